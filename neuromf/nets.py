@@ -1,0 +1,165 @@
+"""The average velocity as a network u(z, t, r): a 3D UNet for latents, an MLP for the torus, and their EMA.
+
+Times enter RAW, in [0, 1]: multiplied by 1000, as diffusion code does, the sinusoids turn a thousand radians
+over the path, du/dt drowns in their phase and one-step generation dies while the losses look normal.
+The network is told t and h = t - r, each by an embedding of its own, summed.
+
+A network predicts either u itself or the data x; `MeanVelocityNet` turns the latter into u = (z - x) / max(t, T_MIN).
+"""
+
+import copy
+import math
+
+import torch
+from einops import rearrange
+from monai.networks.nets import DiffusionModelUNet
+from torch import Tensor, nn
+
+from neuromf import flow
+
+PREDICTIONS = ("u", "x")
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of a raw time in [0, 1] through a two-layer SiLU network: (B,) to (B, width)."""
+
+    def __init__(self, width: int, n_sinusoids: int = 64, max_period: float = 10_000.0) -> None:
+        super().__init__()
+        half = n_sinusoids // 2
+        self.register_buffer("rates", torch.exp(-math.log(max_period) * torch.arange(half) / half), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * half, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t[:, None] * self.rates
+        return self.layers(torch.cat([angles.cos(), angles.sin()], dim=1))
+
+
+class UNet(DiffusionModelUNet):
+    """MONAI's diffusion UNet, told two raw times, behind a space-to-depth of the latent.
+
+    Arguments:
+        channels: Channels of the latent, in and out.
+        widths: Channels at each resolution; each further one halves the grid.
+        res_blocks: Residual blocks at each resolution.
+        attention: Whether each resolution has self-attention (plain, since fused kernels have no forward-mode
+            derivative).
+        head_width: Channels of an attention head.
+        patch: Space-to-depth factor: 2 turns 4 x 16^3 into 32 x 8^3 before the first convolution.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        widths: tuple[int, ...],
+        res_blocks: int,
+        attention: tuple[bool, ...],
+        head_width: int = 32,
+        norm_groups: int = 16,
+        patch: int = 1,
+    ) -> None:
+        super().__init__(
+            spatial_dims=3,
+            in_channels=channels * patch**3,
+            out_channels=channels * patch**3,
+            channels=widths,
+            num_res_blocks=res_blocks,
+            attention_levels=attention,
+            num_head_channels=head_width,
+            norm_num_groups=norm_groups,
+            resblock_updown=True,
+            use_flash_attention=False,
+        )
+        self.patch = patch
+        self.stride = patch * 2 ** (len(widths) - 1)
+        self.time_embed = TimeEmbedding(4 * widths[0])
+        self.interval_embed = TimeEmbedding(4 * widths[0])
+
+    def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        """Output (B, C, I, J, K) at latents z of that shape and times t, r (B,); sizes must divide by `stride`."""
+        if any(n % self.stride for n in z.shape[2:]):
+            raise ValueError(f"latent sizes must be multiples of {self.stride}; got {tuple(z.shape[2:])}")
+        p = self.patch
+        time = self.time_embed(t) + self.interval_embed(t - r)
+        z = self.conv_in(rearrange(z, "b c (i p) (j q) (k s) -> b (c p q s) i j k", p=p, q=p, s=p))
+        skips = [z]
+        for down in self.down_blocks:
+            z, outputs = down(hidden_states=z, temb=time)
+            skips.extend(outputs)
+        z = self.middle_block(hidden_states=z, temb=time)
+        for up in self.up_blocks:
+            n = len(up.resnets)
+            z, skips = up(hidden_states=z, res_hidden_states_list=skips[-n:], temb=time), skips[:-n]
+        return rearrange(self.out(z), "b (c p q s) i j k -> b c (i p) (j q) (k s)", p=p, q=p, s=p)
+
+
+class MLP(nn.Module):
+    """Residual SiLU network on vectors: u(z, t, r) for z (B, D). Smooth, so that its derivative is one too."""
+
+    def __init__(self, dim: int, *, width: int = 128, depth: int = 3) -> None:
+        super().__init__()
+        self.inlet, self.outlet = nn.Linear(dim, width), nn.Linear(width, dim)
+        self.time_embed, self.interval_embed = TimeEmbedding(width), TimeEmbedding(width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+            for _ in range(depth)
+        )
+        nn.init.zeros_(self.outlet.weight)
+
+    def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        hidden, time = self.inlet(z), self.time_embed(t) + self.interval_embed(t - r)
+        for block in self.blocks:
+            hidden = hidden + block(hidden + time)
+        return self.outlet(nn.functional.silu(hidden))
+
+
+class MeanVelocityNet(nn.Module):
+    """u(z, t, r) from a network that predicts u, or the data x and with it u = (z - x) / t.
+
+    In training t is clipped at T_MIN in that division, as it is in the target; in evaluation it is not, or
+    steps taken below T_MIN would fall short of their end.
+    """
+
+    SMALLEST_T = 1e-4  # in evaluation: the division stays finite at t = 0, where no step starts
+
+    def __init__(self, net: nn.Module, prediction: str) -> None:
+        super().__init__()
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
+        self.net, self.prediction = net, prediction
+
+    def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        out = self.net(z, t, r)
+        if self.prediction == "u":
+            return out
+        return flow.velocity_from_data(out, z, t, flow.T_MIN if self.training else self.SMALLEST_T)
+
+
+class EMA(nn.Module):
+    """Exponential moving average of a network's weights, updated once per optimiser step.
+
+    The decay follows from a half-life in images, so it means the same at any batch size, and rises
+    from zero over the first updates so that the random start is forgotten (EDM2, section 3).
+
+    Arguments:
+        net: The network to follow.
+        halflife_images: Images after which a weight's share has halved.
+        rampup: The half-life is never more than this share of the images seen so far.
+    """
+
+    def __init__(self, net: nn.Module, *, halflife_images: float, rampup: float = 0.1) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(net).requires_grad_(False).eval()
+        self.halflife_images, self.rampup = halflife_images, rampup
+
+    def decay(self, batch: int, images_seen: int) -> float:
+        """Share of the old average that is kept when `batch` images are added to `images_seen`."""
+        halflife = min(self.halflife_images, self.rampup * (images_seen + batch))
+        return 0.5 ** (batch / max(halflife, 1e-8))
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, batch: int, images_seen: int) -> None:
+        """Move the average towards the weights of net."""
+        weight = 1 - self.decay(batch, images_seen)
+        for average, now in zip(self.net.parameters(), net.parameters(), strict=True):
+            average.lerp_(now, weight)
