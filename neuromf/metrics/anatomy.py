@@ -1,0 +1,164 @@
+"""Cheap anatomical sanity of T1-weighted, skull-stripped volumes.
+
+Volumes have shape (N, I, J, K) and intensities in [0, 1]; axis 0 runs from left to right, with the
+mid-sagittal plane in the middle of the array. Foreground is what is brighter than 0.05. On T1 the
+tissues brighten from CSF over grey to white matter, and a mixture of three Gaussians separates
+them. These are checks that a volume looks like a brain, not a segmentation: without a bias-field
+correction or an atlas, deep grey matter and partial volume fall on either side.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from sklearn.mixture import GaussianMixture
+
+from neuromf.metrics.spectral import as_spacing, as_volumes
+
+FOREGROUND = 0.05  # intensity above which a voxel is brain
+DEBRIS = 8  # voxels; pieces of this size or smaller are not counted
+CSF, GM, WM = 1, 2, 3
+NEIGHBOURS = np.ones((3, 3, 3))  # faces, edges and corners: 26
+
+
+def symmetry(volumes: ArrayLike, foreground: float = FOREGROUND) -> NDArray:
+    """Correlation of each volume with its left-right mirror, 1 for perfect symmetry.
+
+    Taken over the voxels that are foreground in the volume or in its mirror; NaN when these all
+    have one intensity or there are none.
+
+    Arguments:
+        volumes: Volumes in [0, 1], with shape (N, I, J, K), left-right along I.
+        foreground: Intensity above which a voxel is brain.
+
+    Returns:
+        Correlations with shape (N,).
+    """
+    return np.array([mirror_correlation(x, foreground) for x in as_volumes(volumes)])
+
+
+def mirror_correlation(volume: NDArray, foreground: float) -> float:
+    """Correlation of one (I, J, K) volume with its mirror along axis 0."""
+    mirror = volume[::-1]
+    mask = (volume > foreground) | (mirror > foreground)
+    a, b = volume[mask].astype(np.float64), mirror[mask].astype(np.float64)
+    if len(a) < 2 or np.ptp(a) == 0:
+        return np.nan
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def cuts(sample: NDArray, seed: int) -> tuple[float, float]:
+    """Intensities between CSF and GM, and between GM and WM.
+
+    Where the posterior of the brighter class overtakes that of the darker one between their means.
+    Cutting there, rather than taking the likeliest class, keeps a broad class out of the far tail
+    of a narrow one.
+    """
+    model = GaussianMixture(3, random_state=seed).fit(sample[:, None])
+    order = np.argsort(model.means_.ravel())
+    means = model.means_.ravel()[order]
+
+    def cut(dark: int) -> float:
+        grid = np.linspace(means[dark], means[dark + 1], 1001)
+        posterior = model.predict_proba(grid[:, None])[:, order]
+        brighter = posterior[:, dark + 1] >= posterior[:, dark]
+        return float(grid[brighter.argmax()] if brighter.any() else grid[-1])
+
+    return cut(0), cut(1)
+
+
+def tissues(volume: NDArray, foreground: float = FOREGROUND, seed: int = 0, n_voxels: int = 20_000) -> NDArray:
+    """Tissue of each voxel: 0 background, 1 CSF, 2 grey matter, 3 white matter.
+
+    A volume with fewer than 100 foreground voxels, or fewer than three intensities among them, has
+    no tissues: all its voxels are 0.
+
+    Arguments:
+        volume: One volume in [0, 1], with shape (I, J, K).
+        foreground: Intensity above which a voxel is brain.
+        seed: Seed of the subsample and of the mixture's start.
+        n_voxels: Foreground voxels the mixture is fitted to, at most.
+    """
+    inside = volume > foreground
+    values = volume[inside].astype(np.float64)
+    labels = np.zeros(volume.shape, dtype=np.uint8)
+    sample = np.random.default_rng(seed).permutation(values)[:n_voxels]
+    if len(sample) >= 100 and len(np.unique(sample)) >= 3:
+        labels[inside] = CSF + np.digitize(values, cuts(sample, seed))
+    return labels
+
+
+def tissue_volumes(
+    volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = FOREGROUND, seed: int = 0
+) -> pd.DataFrame:
+    """Volumes of the three tissues and of the whole brain in millilitres, one row per volume.
+
+    Arguments:
+        volumes: Volumes in [0, 1], with shape (N, I, J, K).
+        spacing_mm: Voxel length in mm, one or one per axis.
+        foreground: Intensity above which a voxel is brain.
+        seed: Seed of the mixtures.
+
+    Returns:
+        Columns csf_ml, gm_ml, wm_ml and brain_ml (all foreground); see ``tissues`` for volumes
+        that have a brain_ml and no tissues.
+    """
+    volumes = as_volumes(volumes)
+    voxel_ml = as_spacing(spacing_mm).prod() / 1000
+    counts = [np.bincount(tissues(x, foreground, seed).ravel(), minlength=4)[1:] for x in volumes]
+    table = pd.DataFrame(np.array(counts) * voxel_ml, columns=["csf_ml", "gm_ml", "wm_ml"])
+    return table.assign(brain_ml=(volumes > foreground).sum(axis=(1, 2, 3)) * voxel_ml)
+
+
+def tissue_contrast(volumes: ArrayLike, foreground: float = FOREGROUND, seed: int = 0) -> NDArray:
+    """White minus grey matter mean, over their pooled standard deviation; unitless, shape (N,).
+
+    Classes are cut at one intensity, which trims their overlapping tails: compare values with each
+    other, not with those of another segmentation. NaN where a class has fewer than two voxels or
+    neither varies.
+    """
+    return np.array([contrast(x, tissues(x, foreground, seed)) for x in as_volumes(volumes)])
+
+
+def contrast(volume: NDArray, labels: NDArray) -> float:
+    """Contrast between white and grey matter of one labelled volume."""
+    gm, wm = volume[labels == GM].astype(np.float64), volume[labels == WM].astype(np.float64)
+    if min(len(gm), len(wm)) < 2:
+        return np.nan
+    squares = (len(gm) - 1) * gm.var(ddof=1) + (len(wm) - 1) * wm.var(ddof=1)
+    sd = np.sqrt(squares / (len(gm) + len(wm) - 2))
+    return float((wm.mean() - gm.mean()) / sd) if sd > 0 else np.nan
+
+
+def ventricle_ml(volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = FOREGROUND, seed: int = 0) -> NDArray:
+    """CSF in the middle of the brain in millilitres, with shape (N,): an index of the ventricles.
+
+    Counts the CSF voxels in the central third, along each axis, of the foreground's bounding box,
+    in 26-connected pieces of more than 8 voxels. Horns that reach out of the box are cut off, and
+    ventricles that the skull-stripped intensity puts below the foreground are not seen.
+    """
+    volumes = as_volumes(volumes)
+    voxel_ml = as_spacing(spacing_mm).prod() / 1000
+    counts = [pieces(middle(tissues(x, foreground, seed)) == CSF).sum() for x in volumes]
+    return np.array(counts) * voxel_ml
+
+
+def middle(labels: NDArray) -> NDArray:
+    """Central third, along each axis, of the box around all labels; empty when there are none."""
+    box = ndimage.find_objects((labels > 0).astype(int))
+    if not box:
+        return labels[:0]
+    thirds = ((s.start, s.stop - s.start) for s in box[0])
+    return labels[tuple(slice(start + round(n / 3), start + round(2 * n / 3)) for start, n in thirds)]
+
+
+def pieces(mask: NDArray) -> NDArray:
+    """Sizes in voxels of the 26-connected components of a mask that are larger than debris."""
+    labels, _ = ndimage.label(mask, structure=NEIGHBOURS)
+    sizes = np.bincount(labels.ravel())[1:]
+    return sizes[sizes > DEBRIS]
+
+
+def components(volumes: ArrayLike, foreground: float = FOREGROUND) -> NDArray:
+    """Number of 26-connected foreground pieces of more than 8 voxels, shape (N,): 1 for one brain."""
+    return np.array([len(pieces(x > foreground)) for x in as_volumes(volumes)])
