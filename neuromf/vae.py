@@ -1,0 +1,268 @@
+"""The frozen autoencoder between volumes and latents: MAISI's, published or compact.
+
+A volume (B, 1, I, J, K) in [0, 1] becomes the posterior mean and standard deviation of a latent
+(B, 4, I/4, J/4, K/4), and back. Latents are MONAI's own, unscaled: the 0.96240234375 of NVIDIA's
+diffusion checkpoints belongs to their diffusion model and is applied nowhere here; each study
+normalises latents by its own per-channel statistics (`latents.py`).
+
+The compact layout is the same MONAI class behind a 2x space-to-depth, so that no convolution runs at full
+resolution: about ten times faster on a CPU at the same contract.
+
+References:
+    MAISI: Medical AI for Synthetic Imaging (Guo et al., 2024), arXiv:2409.11169
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi, MaisiGroupNorm3D
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from neuromf.metrics import similarity
+
+PACKAGED = Path(__file__).parent / "weights" / "compact_vae.safetensors"
+LATENT_CHANNELS = 4
+DOWNSAMPLING = 4  # voxels per latent position, along each axis
+START_LOG_STD = -3.0  # a fresh posterior starts narrow: training must not begin by reading through noise
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the network is made of; `patch` is the space-to-depth factor in front of the first convolution."""
+
+    patch: int = 1
+    widths: tuple[int, ...] = (64, 128, 256)
+    res_blocks: int = 2
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        if (factor := self.patch * 2 ** (len(self.widths) - 1)) != DOWNSAMPLING:
+            raise ValueError(
+                f"patch {self.patch} with {len(self.widths)} widths downsamples {factor}x; latents are "
+                f"{DOWNSAMPLING}x: use patch 1 with 3 widths or patch 2 with 2"
+            )
+
+
+PUBLISHED = Architecture()  # 20,944,897 parameters in 130 tensors
+COMPACT = Architecture(patch=2, widths=(32, 64), res_blocks=1, norm_groups=16)
+ARCHITECTURES = {"published": PUBLISHED, "compact": COMPACT}
+
+
+class MAISIVAEWrapper(nn.Module):
+    """Frozen autoencoder with posterior moments out and latents in.
+
+    Arguments:
+        architecture: The layout; weights are random until `load_weights`.
+        num_splits: Pieces in which MONAI computes a convolution, to save memory at 256^3 and beyond.
+            More than one fails on small or odd sizes, so 1 unless memory forbids.
+    """
+
+    def __init__(self, architecture: Architecture = PUBLISHED, *, num_splits: int = 1) -> None:
+        super().__init__()
+        self.architecture = architecture
+        depth = architecture.patch**3
+        self.net = AutoencoderKlMaisi(
+            spatial_dims=3,
+            in_channels=depth,
+            out_channels=depth,
+            latent_channels=LATENT_CHANNELS,
+            num_channels=architecture.widths,
+            num_res_blocks=[architecture.res_blocks] * len(architecture.widths),
+            norm_num_groups=architecture.norm_groups,
+            norm_eps=1e-6,
+            attention_levels=[False] * len(architecture.widths),
+            with_encoder_nonlocal_attn=False,
+            with_decoder_nonlocal_attn=False,
+            norm_float16=False,
+            num_splits=num_splits,
+            dim_split=1,
+            save_mem=False,
+        )
+        _use_native_group_norm(self.net)
+        self.requires_grad_(False)
+        self.eval()
+
+    def encode(self, volume: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and standard deviation (B, 4, I/4, J/4, K/4) of volumes (B, 1, I, J, K) in [0, 1]."""
+        if volume.ndim != 5 or volume.shape[1] != 1 or any(n % DOWNSAMPLING for n in volume.shape[2:]):
+            wanted = f"(B, 1, I, J, K) with I, J, K multiples of {DOWNSAMPLING}"
+            raise ValueError(f"volumes must have shape {wanted}; got {tuple(volume.shape)}: crop or pad them first")
+        p = self.architecture.patch
+        return self.net.encode(rearrange(volume, "b c (i p) (j q) (k s) -> b (c p q s) i j k", p=p, q=p, s=p))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Volumes (B, 1, 4I, 4J, 4K) of latents (B, 4, I, J, K); not clipped to [0, 1]."""
+        if latent.ndim != 5 or latent.shape[1] != LATENT_CHANNELS:
+            raise ValueError(f"latents must have shape (B, {LATENT_CHANNELS}, I, J, K); got {tuple(latent.shape)}")
+        p = self.architecture.patch
+        return rearrange(self.net.decode(latent), "b (c p q s) i j k -> b c (i p) (j q) (k s)", p=p, q=p, s=p)
+
+    def reconstruct(self, volume: Tensor) -> Tensor:
+        """Decoded posterior mean of volumes (B, 1, I, J, K)."""
+        return self.decode(self.encode(volume)[0])
+
+
+def _use_native_group_norm(net: nn.Module) -> None:
+    """Replace MONAI's group-by-group normalisation by torch's own: same weights, 1e-6 apart, far faster."""
+    for module in net.modules():
+        if isinstance(module, MaisiGroupNorm3D):
+            module.__class__ = nn.GroupNorm
+
+
+# --- weights -----------------------------------------------------------------------------------------
+
+
+def save_weights(vae: MAISIVAEWrapper, path: Path, *, half: bool = False) -> None:
+    """Write weights and architecture to one safetensors file, in float16 where `half`."""
+    state = {name: (w.half() if half else w).contiguous() for name, w in vae.net.state_dict().items()}
+    save_file(state, path, metadata={"architecture": json.dumps(asdict(vae.architecture))})
+
+
+def locate(weights: str | None, sha256: str | None = None) -> Path | None:
+    """The file that `vae.weights` of the config names, verified: "packaged", a path, or None for a fresh start."""
+    if weights is None:
+        return None
+    path = PACKAGED if weights == "packaged" else Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no autoencoder weights at {path} (config key vae.weights; SHA-256 {sha256 or 'not given'}). Take "
+            f"autoencoder_v1.pt from nvidia/NV-Generate-CT or autoencoder_v2.pt from nvidia/NV-Generate-MR, "
+            f"put it there, or set vae.weights to packaged or null"
+        )
+    if sha256 and (found := hashlib.sha256(path.read_bytes()).hexdigest()) != sha256:
+        raise ValueError(f"{path} has SHA-256 {found}, vae.sha256 asks for {sha256}: it is another file or damaged")
+    return path
+
+
+def load(path: Path) -> MAISIVAEWrapper:
+    """A frozen autoencoder from a file of `save_weights`, or from published MAISI weights (.pt, wrapped or not).
+
+    Raises:
+        ValueError: If the file is not an autoencoder of its architecture; the message says what differs.
+    """
+    architecture = _stored_architecture(path) or PUBLISHED
+    vae = MAISIVAEWrapper(architecture)
+    state = read_state(path)
+    check_state(state, {name: w.shape for name, w in vae.net.state_dict().items()}, path)
+    vae.net.load_state_dict({name: w.float() for name, w in state.items()})
+    return vae
+
+
+def _stored_architecture(path: Path) -> Architecture | None:
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as file:
+        stored = json.loads((file.metadata() or {}).get("architecture", "null"))
+    return Architecture(**{**stored, "widths": tuple(stored["widths"])}) if stored else None
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a weights file by name, unwrapped from "unet_state_dict" where NVIDIA wraps them."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}: {error})") from error
+    state = state.get("unet_state_dict", state) if isinstance(state, dict) else {}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict of tensors; a MAISI autoencoder has 130 named tensors")
+    return state
+
+
+def check_state(state: dict[str, Tensor], wanted: dict[str, torch.Size], path: Path) -> None:
+    """Refuse weights whose names or shapes are not those wanted, with the first differences named."""
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    if missing or extra:
+        raise ValueError(
+            f"{path} is not this autoencoder: wanted {len(wanted)} tensors, got {len(state)}; "
+            f"missing {missing[:2] or 'none'}, unknown {extra[:2] or 'none'}. "
+            f"Expected autoencoder_v1.pt of nvidia/NV-Generate-CT, autoencoder_v2.pt of nvidia/NV-Generate-MR, "
+            f"or a file made by the rule vae"
+        )
+    for name, shape in wanted.items():
+        if state[name].shape != shape:
+            raise ValueError(
+                f"{path} is not this autoencoder: {name} has shape {tuple(state[name].shape)}, wanted {tuple(shape)}"
+            )
+        if not torch.isfinite(state[name]).all():
+            raise ValueError(f"{path} is damaged: {name} holds values that are not finite")
+
+
+# --- the loss of the compact autoencoder --------------------------------------------------------------
+
+
+def reconstruction_loss(
+    volume: Tensor, decoded: Tensor, mean: Tensor, std: Tensor, *, kl_weight: float
+) -> dict[str, Tensor]:
+    """L1 of intensities, L1 of their differences along each axis (sharp cortex), and KL to N(0, 1).
+
+    Each part is a mean over elements, the gradient part summed over the three axes; "loss" is
+    intensity + gradient + kl_weight * KL. No adversary.
+    """
+    intensity = F.l1_loss(decoded, volume)
+    gradient = sum(F.l1_loss(decoded.diff(dim=axis), volume.diff(dim=axis)) for axis in (2, 3, 4))
+    kl = 0.5 * (mean**2 + std**2 - 2 * std.log() - 1).mean()
+    return {
+        "loss": intensity + gradient + kl_weight * kl,
+        "intensity": intensity,
+        "gradient": gradient,
+        "kl": kl,
+    }
+
+
+def initial(architecture: Architecture, weights: Path | None, *, seed: int) -> MAISIVAEWrapper:
+    """The autoencoder a study starts from: stored weights, or random ones of this architecture and seed."""
+    if weights:
+        vae = load(weights)
+        if vae.architecture != architecture:
+            raise ValueError(f"{weights} is {vae.architecture}; the study asks for {architecture}")
+        return vae
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        vae = MAISIVAEWrapper(architecture)
+    nn.init.constant_(vae.net.quant_conv_log_sigma.conv.bias, 2 * START_LOG_STD)
+    return vae
+
+
+@torch.no_grad()
+def standardise(vae: MAISIVAEWrapper, volumes: Tensor) -> None:
+    """Give latents mean 0 and standard deviation 1 per channel over these volumes, exactly, in place.
+
+    A weak KL term leaves a trained autoencoder's latents at any scale; the 1x1 convolutions around the latent
+    absorb scale and shift, so that no reconstruction changes.
+    """
+    means = torch.cat([vae.encode(volume[None].float())[0] for volume in volumes])
+    centre = means.double().mean((0, 2, 3, 4)).float()
+    scale = means.double().std((0, 2, 3, 4)).float()
+    mu, log_sigma, post = vae.net.quant_conv_mu.conv, vae.net.quant_conv_log_sigma.conv, vae.net.post_quant_conv.conv
+    post.bias += torch.einsum("oi...,i->o", post.weight, centre)
+    post.weight *= scale.view(1, -1, 1, 1, 1)
+    mu.weight /= scale.view(-1, 1, 1, 1, 1)
+    mu.bias.copy_((mu.bias - centre) / scale)
+    log_sigma.bias -= 2 * scale.log()  # this convolution gives the logarithm of the variance
+
+
+@torch.no_grad()
+def validate(vae: MAISIVAEWrapper, volumes: Tensor) -> dict:
+    """Round trip of volumes (N, 1, I, J, K) in [0, 1]: mean SSIM and PSNR (dB), each per volume too, and the size."""
+    decoded = torch.cat([vae.reconstruct(volume[None]) for volume in volumes]).clamp(0, 1)
+    pair = volumes[:, 0].numpy(), decoded[:, 0].numpy()
+    each = {"ssim_each": similarity.ssim(*pair).tolist(), "psnr_each": similarity.psnr(*pair).tolist()}
+    state = vae.net.state_dict()
+    return {
+        "n": len(volumes),
+        "ssim": sum(each["ssim_each"]) / len(volumes),
+        "psnr": sum(each["psnr_each"]) / len(volumes),
+        "parameters": sum(weight.numel() for weight in state.values()),
+        "entries": len(state),
+        **each,
+    }
