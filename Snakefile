@@ -1,0 +1,38 @@
+"""neuromf: from raw heads to figures. `snakemake --cores all` rebuilds whatever is stale."""
+
+from snakemake.utils import min_version
+
+from neuromf.config import read_config
+
+min_version("9.20")
+
+
+configfile: f"{workflow.basedir}/config.yaml"
+
+
+cfg = read_config(config)
+
+
+include: "rules/common.smk"
+include: "rules/cohort.smk"
+include: "rules/volumes.smk"
+include: "rules/vae.smk"
+include: "rules/latents.smk"
+include: "rules/torus.smk"
+include: "rules/train.smk"
+include: "rules/samples.smk"
+include: "rules/gates.smk"
+include: "rules/figures.smk"
+
+
+rule all:
+    """Every artefact of the study."""
+    default_target: True
+    input:
+        rules.figures.input,
+        rules.gates.input,
+        "results/metrics/metrics.csv",
+
+
+localrules:
+    all,

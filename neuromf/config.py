@@ -1,0 +1,254 @@
+"""The shape of config.yaml: what a study may say. Checked before any job; unknown keys are refused.
+
+Every key is explained in config.yaml, where it stands; here are its type, its bounds and its default.
+Only the Snakefile reads this; library functions take plain values.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Law = tuple[float, Positive]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Embedded(Section):
+    n_people: int = Field(420, ge=8)
+    seed: int = 0
+    shape: tuple[Count, Count, Count] = (128, 128, 75)
+    spacing_mm: tuple[Positive, Positive, Positive] = (1.875, 1.875, 2.4)
+    variation: dict[str, float | tuple[float, float]] = {}
+
+
+class Folder(Section):
+    root: str
+    pattern: str = "**/*.nii.gz"
+    scan_regex: str = "(?P<scan>.+)"
+    participants: str | None = None
+    masks: str | None = None
+
+
+class Split(Section):
+    train: Share
+    val: Share
+    test: Share
+
+    @model_validator(mode="after")
+    def whole(self) -> "Split":
+        if abs((total := self.train + self.val + self.test) - 1) > 1e-6:
+            raise ValueError(f"shares of people must sum to 1; got {total:g}")
+        return self
+
+
+class Cohort(Section):
+    source: Literal["embedded", "folder"] = "embedded"
+    embedded: Embedded = Embedded()
+    folder: Folder | None = None
+    split: Split = Split(train=0.85, val=0.0, test=0.15)
+    scans_per_shard: Count = 210
+
+    @model_validator(mode="after")
+    def sourced(self) -> "Cohort":
+        if self.source == "folder" and self.folder is None:
+            raise ValueError("source is folder, so cohort.folder must say at least root; got none")
+        return self
+
+
+class Volumes(Section):
+    spacing_mm: Positive = 2.5
+    shape: tuple[Count, Count, Count] = (64, 80, 64)
+    percentiles: tuple[Annotated[float, Field(ge=0, lt=100)], Annotated[float, Field(gt=0, le=100)]] = (0.0, 99.5)
+
+    @model_validator(mode="after")
+    def encodable(self) -> "Volumes":
+        if any(n % 4 for n in self.shape):
+            raise ValueError(f"volumes.shape must be multiples of 4, the autoencoder's downsampling; got {self.shape}")
+        return self
+
+
+class VAE(Section):
+    architecture: Literal["compact", "published"] = "compact"
+    weights: str | None = "packaged"
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    steps: int = Field(0, ge=0)
+    batch: Count = 2
+    lr: Positive = 2e-3
+    kl_weight: float = Field(1e-5, ge=0)
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+
+    @model_validator(mode="after")
+    def trained(self) -> "VAE":
+        if self.weights is None and self.steps == 0:
+            raise ValueError("vae.weights is null, so vae.steps must say how long to train; got 0")
+        return self
+
+
+class Latents(Section):
+    mirror: bool = True
+    batch: Count = 4
+    n_validated: Count = 5
+
+
+class Arm(Section):
+    prediction: Literal["u", "x"]
+    dim: int = Field(ge=4)
+
+
+class Torus(Section):
+    arms: list[Arm]
+    evaluations: list[Count]
+    n_steps: Count
+    batch: Count
+    width: Count
+    depth: Count
+    lr: Positive
+    share_r_equals_t: Share
+    share_corner: Share
+    halflife_steps: Positive
+    n_samples: Count
+    seed: int
+
+
+class Net(Section):
+    widths: list[Count]
+    res_blocks: Count
+    attention: list[bool]
+    head_width: Count = 32
+    norm_groups: Count = 16
+    patch: Count = 1
+
+    @model_validator(mode="after")
+    def matched(self) -> "Net":
+        if len(self.widths) != len(self.attention):
+            raise ValueError(f"net.attention must have one entry per width; got {self.attention} for {self.widths}")
+        if odd := [w for w in self.widths if w % self.norm_groups]:
+            raise ValueError(f"net.widths must be multiples of norm_groups {self.norm_groups}; got {odd}")
+        return self
+
+
+class Times(Section):
+    t_law: Law = (-0.6, 1.6)
+    r_law: Law | None = (-4.0, 1.6)
+    share_r_equals_t: Share = 0.5
+    share_corner: Share = 0.0
+
+    @model_validator(mode="after")
+    def shared(self) -> "Times":
+        if self.share_r_equals_t + self.share_corner > 1:
+            raise ValueError("share_r_equals_t and share_corner must sum to at most 1")
+        return self
+
+
+class Flow(Section):
+    prediction: Literal["u", "x"] = "x"
+    tangent: Literal["conditional", "predicted"] = "conditional"
+    p: Positive | list[Positive] = 2.0
+    channel_weights: list[Positive] | None = None
+    adaptive_power: float = Field(1.0, ge=0)
+    adaptive_c: Positive = 0.01
+    times: Times = Times()
+
+
+class Train(Section):
+    steps: Count
+    batch: Count
+    lr: Positive
+    warmup: int = Field(50, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: Positive = 1.0
+    accumulate: Count = 1
+    ema_images: Positive = 4000.0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    log_every: Count = 50
+    checkpoint_every: Count = 200
+    seed: int = 0
+
+
+class Samples(Section):
+    n: int = Field(64, ge=4)
+    evaluations: list[Count] = [1, 2, 10, 50]
+    batch: Count = 16
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def one_step(self) -> "Samples":
+        if 1 not in self.evaluations or max(self.evaluations) == 1:
+            raise ValueError(f"samples.evaluations must hold 1 and something larger to compare; got {self.evaluations}")
+        return self
+
+
+class Metrics(Section):
+    n_components: Count = 32
+    n_pairs: Count = 24
+    n_anatomy: Count = 24
+    n_boot: int = Field(200, ge=2)
+
+
+class Gate(Section):
+    bounds: dict[str, float]
+    informational: list[str] = []
+
+
+class Config(Section):
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    seed: int = 0
+    cohort: Cohort
+    volumes: Volumes
+    vae: VAE
+    latents: Latents
+    torus: Torus
+    net: Net
+    flow: Flow
+    train: Train
+    samples: Samples
+    metrics: Metrics
+    gates: Gate
+
+    @model_validator(mode="after")
+    def fits(self) -> "Config":
+        stride = 4 * self.net.patch * 2 ** (len(self.net.widths) - 1)
+        if any(n % stride for n in self.volumes.shape):
+            raise ValueError(
+                f"volumes.shape must be multiples of {stride} (4 of the autoencoder x net.patch {self.net.patch} x "
+                f"{2 ** (len(self.net.widths) - 1)} of net.widths); got {self.volumes.shape}"
+            )
+        return self
+
+
+def read_config(config: dict) -> Config:
+    """The study as typed values.
+
+    Raises:
+        SystemExit: With one line for each wrong key: its name, what is allowed and what was found.
+    """
+    try:
+        return Config.model_validate(config)
+    except ValidationError as error:
+        raise SystemExit("\n".join(["config refused, nothing was run:", *map(_explain, error.errors())])) from None
+
+
+def _explain(error: dict) -> str:
+    place = [str(part) for part in error["loc"]]
+    if error["type"] == "extra_forbidden":
+        section = Config
+        for part in place[:-1]:
+            section = _section(section, part)
+        allowed = ", ".join(sorted(section.model_fields))
+        return f"  {'.'.join(place)}: unknown key; allowed here: {allowed}"
+    found = "" if error["type"] == "value_error" else f"; found {error['input']!r}"
+    return f"  {'.'.join(place) or 'config'}: {error['msg'].removeprefix('Value error, ')}{found}"
+
+
+def _section(section: type[BaseModel], part: str) -> type[BaseModel]:
+    """The section that a key of a section holds; list positions lead to the type of the items."""
+    if part.isdigit():
+        return section
+    kind = section.model_fields[part].annotation
+    inner = [kind, *getattr(kind, "__args__", ())]
+    return next(k for k in inner if isinstance(k, type) and issubclass(k, BaseModel))

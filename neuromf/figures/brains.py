@@ -1,0 +1,45 @@
+"""Slices of brains the way every figure shows them: RAS+, radiological neighbours named, one window, one crop.
+
+Volumes are arrays (I, J, K) in [0, 1], RAS+. Axial and coronal slices have the left of the person on the left of
+the page (marked L), sagittal ones the front on the right.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+PLANES = ("axial", "coronal", "sagittal")
+SAGITTAL_OFFSET_MM = 8.0  # beside the midline, where a lateral ventricle is seen
+
+
+def box(volumes: Sequence[NDArray], margin: int = 2, threshold: float = 0.1) -> tuple[slice, slice, slice]:
+    """The smallest box that holds all the brains, with a margin in voxels."""
+    inside = np.any([volume > threshold for volume in volumes], axis=0)
+    ends = []
+    for axis in range(3):
+        line = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = (line[0], line[-1]) if len(line) else (0, inside.shape[axis] - 1)
+        ends.append(slice(max(0, first - margin), min(inside.shape[axis], last + margin + 1)))
+    return tuple(ends)
+
+
+def cut(volume: NDArray, plane: str, crop: tuple[slice, slice, slice], spacing_mm: float) -> NDArray:
+    """The middle slice of a plane, as an image with rows from top to bottom."""
+    i, j, k = ((s.start + s.stop) // 2 for s in crop)
+    if plane == "axial":
+        image = volume[crop[0], crop[1], k]
+    elif plane == "coronal":
+        image = volume[crop[0], j, crop[2]]
+    else:
+        image = volume[i + round(SAGITTAL_OFFSET_MM / spacing_mm), crop[1], crop[2]]
+    return image.T[::-1]
+
+
+def show(ax: Axes, image: NDArray, *, mark: bool = False, window: tuple[float, float] = (0.0, 1.0)) -> None:
+    """One slice without axes; `mark` writes L where the left of the person is."""
+    ax.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="bilinear", aspect="equal")
+    ax.set_axis_off()
+    if mark:
+        ax.text(0.03, 0.04, "L", transform=ax.transAxes, color="white", fontsize=7, family="sans-serif")

@@ -1,0 +1,235 @@
+"""Gates: measured values against criteria fixed beforehand. A phase is OPEN when every critical row passes.
+
+The criteria and where their numbers come from stand here; their bounds stand in the config, since a study of
+minutes and the paper's have different ones. A stage of phase N + 1 calls `require_open` on the gate of phase N.
+Standard library only: a gate is read by every script that stands behind it.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Criterion(NamedTuple):
+    """One row of verification.md: how it is measured from files, and on which side of its bound it must lie."""
+
+    what: str
+    side: str  # "above" or "below"
+    measure: Callable[[dict[str, Path]], float]
+    source: str  # key of the file that holds the number
+    kind: str = "critical"
+    cure: str = ""
+
+
+def judge(
+    phase: int, measured: dict[str, str], *, bounds: dict[str, float], informational: list[str], before: str, study: str
+) -> dict:
+    """The gate of a phase as the dict that its file holds.
+
+    Arguments:
+        measured: Files the numbers come from, by the names the criteria use.
+        bounds: Bound of each criterion, by id; one without a bound is refused.
+        informational: Criteria that this study reports but does not stop for.
+        before: The gate file of the phase before, or "none": a blocked one blocks this one too.
+    """
+    files = {name: Path(file) for name, file in measured.items()}
+    rows = [] if phase != 3 else _test_rows(files["verdicts"])
+    for name, criterion in CRITERIA.get(phase, {}).items():
+        if name not in bounds:
+            raise ValueError(f"gates.bounds has no bound for {name} ({criterion.what}); add one to the config")
+        kind = "informational" if name in informational else criterion.kind
+        rows.append(_row(name, criterion, criterion.measure(files), bounds[name], kind, files))
+    blocked = [row["id"] for row in rows if row["kind"] == "critical" and not row["passed"]]
+    if before != "none" and read_gate(Path(before))["status"] != "OPEN":
+        blocked.append(f"phase {phase - 1}")
+    return {
+        "phase": phase,
+        "status": "BLOCKED" if blocked else "OPEN",
+        "study": study,
+        "blocked_by": blocked,
+        "rows": rows,
+    }
+
+
+def _row(name: str, criterion: Criterion, value: float, bound: float, kind: str, files: dict[str, Path]) -> dict:
+    passed = math.isfinite(value) and (value >= bound if criterion.side == "above" else value <= bound)
+    return {
+        "id": name,
+        "what": criterion.what,
+        "measured": round(value, 5) if math.isfinite(value) else str(value),
+        "bound": f"{'>=' if criterion.side == 'above' else '<='} {bound:g}",
+        "kind": kind,
+        "passed": passed,
+        "source": str(files[criterion.source]),
+        **({} if passed or not criterion.cure else {"next": criterion.cure}),
+    }
+
+
+def _test_rows(verdicts: Path) -> list[dict]:
+    """One row per verification test; no test at all is a failure."""
+    tests = json.loads(verdicts.read_text()) or {"P3-T1 no verification test was found": False}
+    return [
+        {"id": "-".join(name.split("_")[1:3]) or name, "what": name, "measured": float(passed), "bound": ">= 1",
+         "kind": "critical", "passed": passed, "source": str(verdicts)}
+        for name, passed in tests.items()
+    ]  # fmt: skip
+
+
+def read_gate(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def summary(gate: dict) -> str:
+    """The gate in lines for a terminal: status, then every failed row with its bound."""
+    lines = [
+        f"phase {gate['phase']} is {gate['status']}: {sum(r['passed'] for r in gate['rows'])} of {len(gate['rows'])} rows"
+    ]
+    for row in gate["rows"]:
+        if not row["passed"]:
+            cure = f"; next: {row['next']}" if "next" in row else ""
+            lines.append(f"  {row['id']} ({row['kind']}) {row['what']}: {row['measured']}, wanted {row['bound']}{cure}")
+    return "\n".join(lines)
+
+
+def require_open(path: Path) -> None:
+    """Stop the script here, with the failed rows, where the gate of the phase before is blocked."""
+    gate = read_gate(path)
+    if gate["status"] != "OPEN":
+        raise SystemExit(
+            f"stopped at {path}: blocked by {', '.join(gate['blocked_by'])}.\n{summary(gate)}\n"
+            f"Mend what failed; or, if the study can live with it, list the id in gates.informational of the config."
+        )
+
+
+# --- where the numbers come from ---------------------------------------------------------------------
+
+
+def _json(name: str, key: str, reduce: Callable = float) -> Callable[[dict[str, Path]], float]:
+    return lambda files: float(reduce(json.loads(files[name].read_text())[key]))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _share_encoded(files: dict[str, Path]) -> float:
+    accepted = sum(row["status"] == "accepted" for row in _rows(files["qc"]))
+    return json.loads(files["stats"].read_text())["encoded"] / max(accepted, 1)
+
+
+def _shape_as_wanted(files: dict[str, Path]) -> float:
+    stats = json.loads(files["stats"].read_text())
+    return float(stats["shapes"] == [str(stats["shape"])])
+
+
+def _torus(evaluations: int, column: str) -> Callable[[dict[str, Path]], float]:
+    """A column of the torus summary for the main arm, the last of the table."""
+
+    def measure(files: dict[str, Path]) -> float:
+        return float([row for row in _rows(files["summary"]) if int(row["evaluations"]) == evaluations][-1][column])
+
+    return measure
+
+
+def _torus_falls(files: dict[str, Path]) -> float:
+    """Largest ratio of raw losses, epoch 10 over 1 and last over 10, over the arms: below 1 where all fall.
+
+    Of the pairs with r = t: with the conditional tangent the raw loss of the others need not fall as u becomes right.
+    """
+    rows, ratios = _rows(files["history"]), []
+    for arm in {(row["prediction"], row["dim"]) for row in rows}:
+        raw = [float(r["raw_r_equals_t"]) for r in rows if (r["prediction"], r["dim"]) == arm]
+        ratios += [raw[9] / raw[0], raw[-1] / raw[9]]
+    return max(ratios)
+
+
+def _history(column: str, late: bool = True) -> Callable[[dict[str, Path]], float]:
+    def measure(files: dict[str, Path]) -> float:
+        values = [float(row[column]) for row in _rows(files["history"]) if row[column]]
+        return mean(values[-3:]) if late else values[0]
+
+    return measure
+
+
+def _falls(files: dict[str, Path]) -> float:
+    return _history("raw_mf")(files) / _history("raw_mf", late=False)(files)
+
+
+def _ratio(files: dict[str, Path]) -> float:
+    """Largest raw MeanFlow over raw flow-matching loss at equal t, over the time bins, late in training."""
+    bins = [name for name in _rows(files["history"])[0] if name.startswith("raw_mf_t")]
+    return max(_history(name)(files) / _history(name.replace("_mf_", "_fm_"))(files) for name in bins)
+
+
+def _metric(metric: str, evaluations: int | str) -> Callable[[dict[str, Path]], float]:
+    def measure(files: dict[str, Path]) -> float:
+        rows = _rows(files["metrics"])
+        nfe = evaluations if evaluations != "most" else max(int(r["nfe"]) for r in rows if r["nfe"].isdigit())
+        found = [r for r in rows if r["metric"] == metric and r["nfe"] == str(nfe)]
+        if len(found) != 1:
+            raise ValueError(f"{files['metrics']} holds {len(found)} rows of {metric} at {nfe} evaluations, wanted 1")
+        return float(found[0]["value"])
+
+    return measure
+
+
+def _over(metric: str, other: int | str) -> Callable[[dict[str, Path]], float]:
+    """A metric of one-step samples over the same metric elsewhere."""
+    return lambda files: _metric(metric, 1)(files) / _metric(metric, other)(files)
+
+
+CRITERIA: dict[int, dict[str, Criterion]] = {
+    0: {
+        "P0-T4": Criterion("round-trip SSIM of held-out volumes", "above", _json("validation", "ssim"), "validation",
+                           cure="train the autoencoder longer (vae.steps) or use the published weights"),
+        "P0-T5": Criterion("round-trip PSNR of held-out volumes, dB", "above", _json("validation", "psnr"), "validation",
+                           cure="train the autoencoder longer (vae.steps) or use the published weights"),
+    },
+    1: {
+        "P1-T1": Criterion("share of accepted scans that were encoded", "above", _share_encoded, "stats"),
+        "P1-T2": Criterion("stored latents all of one right shape", "above", _shape_as_wanted, "stats"),
+        "P1-T3": Criterion("largest channel mean of training latents, absolute", "below",
+                           _json("stats", "mean", lambda m: max(map(abs, m))), "stats"),
+        "P1-T4": Criterion("smallest channel standard deviation", "above", _json("stats", "std", min), "stats"),
+        "P1-T4b": Criterion("largest channel standard deviation", "below", _json("stats", "std", max), "stats"),
+        "P1-T5": Criterion("no NaN or Inf in any latent", "above", _json("stats", "finite"), "stats"),
+        "P1-T7": Criterion("SSIM of decoded stored latents", "above", _json("stats", "roundtrip_ssim", mean), "stats"),
+    },
+    2: {
+        "P2-T4": Criterion("raw loss of epochs 10 over 1, and last over 10, worst arm", "below", _torus_falls, "history"),
+        "P2-T5": Criterion("distance of one-step samples to the torus", "below", _torus(1, "mean_distance"), "summary"),
+        "P2-T6": Criterion("smaller KS p-value of the two angles", "above",
+                           lambda f: min(_torus(1, "ks_p_a")(f), _torus(1, "ks_p_b")(f)), "summary"),
+        "P2-T7": Criterion("distance at 5 evaluations over that at 1", "below",
+                           lambda f: _torus(5, "mean_distance")(f) / _torus(1, "mean_distance")(f), "summary",
+                           "informational"),
+    },
+    4: {
+        "P4-T1": Criterion("optimiser steps taken", "above",
+                           lambda f: float(_rows(f["history"])[-1]["step"]), "history"),
+        "P4-T2": Criterion("late over early raw MeanFlow loss", "below", _falls, "history"),
+        "P4-T2b": Criterion("raw MeanFlow over flow-matching loss at equal t, worst bin", "below", _ratio, "history"),
+        "P4-T3": Criterion("final raw loss is a number", "below", _history("raw_mf"), "history"),
+        "P4-T4": Criterion("early one-step samples: Frechet distance over that of the mean head", "below",
+                           lambda f: _metric("frechet", "early")(f) / _metric("frechet", "mean-head")(f), "metrics"),
+        "P4-T5": Criterion("white-grey contrast of one-step samples over that of real heads", "above",
+                           _over("tissue_contrast", "real"), "metrics"),
+        "P4-T5b": Criterion("left-right symmetry of one-step samples over that of real heads", "above",
+                            _over("symmetry", "real"), "metrics"),
+        "P4-T5c": Criterion("ventricle volume of one-step samples over that of real heads", "above",
+                            _over("ventricle_ml", "real"), "metrics"),
+        "P4-T6": Criterion("Frechet distance of EMA over online weights", "below", _over("frechet", "online"), "metrics"),
+        "P4-T7": Criterion("largest departure of a channel's one-step deviation from the training latents'", "below",
+                           _metric("latent_std_error", 1), "metrics", "informational"),
+        "P6-T4": Criterion("Frechet distance at 1 evaluation over that at the most", "below",
+                           _over("frechet", "most"), "metrics"),
+    },
+}  # fmt: skip

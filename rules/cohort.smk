@@ -1,0 +1,70 @@
+"""Who is in the study: the embedded cohort or a folder of scans, one table, splits by person."""
+
+
+def cohort_values():
+    """The source of scans: the tables of the embedded cohort, or a folder and how its names are read."""
+    source = {
+        "source": cfg.cohort.source,
+        "shares": cfg.cohort.split.model_dump(),
+        "seed": cfg.seed,
+    }
+    if cfg.cohort.source == "embedded":
+        return as_json(
+            tables=expand("results/phantom/{shard}/participants.tsv", shard=SHARDS),
+            **source,
+        )
+    folder = {
+        **cfg.cohort.folder.model_dump(),
+        "root": str(resolve(cfg.cohort.folder.root)),
+    }
+    return as_json(**folder, **source)
+
+
+rule phantom:
+    """Make one shard of the embedded cohort: people deformed from MNI152, scanned, written as NIfTI."""
+    output:
+        folder=directory("results/phantom/{shard}"),
+    log:
+        "results/logs/phantom/{shard}.log",
+    benchmark:
+        "results/benchmarks/phantom/{shard}.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        cfg=as_json(n_shards=len(SHARDS), **cfg.cohort.embedded.model_dump(mode="json")),
+        code=code_digest("workflow_scripts.phantom"),
+    shell:
+        "python -m workflow_scripts.phantom --shard {wildcards.shard} --config {params.cfg:q} --out {output.folder:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule cohort:
+    """List the scans of the study with their people, sites and splits."""
+    input:
+        folders=(
+            expand("results/phantom/{shard}", shard=SHARDS)
+            if cfg.cohort.source == "embedded"
+            else []
+        ),
+    output:
+        participants="results/cohort/participants.tsv",
+    log:
+        "results/logs/cohort.log",
+    benchmark:
+        "results/benchmarks/cohort.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=cohort_values(),
+        scans=listing_digest(cfg.cohort),
+        code=code_digest("workflow_scripts.cohort"),
+    shell:
+        "python -m workflow_scripts.cohort --config {params.cfg:q} --out {output.participants:q} 2>&1 | tee {log:q}"

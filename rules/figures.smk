@@ -1,0 +1,113 @@
+"""Figures of the paper, each from files only: a changed figure trains nothing."""
+
+
+def provenance(*sections):
+    """What made a figure, for its metadata and side file: study, run, and the values behind it."""
+    dumped = cfg.model_dump(mode="json")
+    return as_json(
+        study=cfg.study,
+        run=RUN,
+        seed=cfg.samples.seed,
+        spacing_mm=cfg.volumes.spacing_mm,
+        values={name: dumped[name] for name in sections},
+    )
+
+
+rule fig_1:
+    """The method at a glance, with this study's own brains in its boxes."""
+    input:
+        qc=rules.qc.output.table,
+        latents=rules.stats.input.latents,
+        stats=rules.stats.output.stats,
+        samples=rules.sample.output.folder.format(run=RUN, steps=1),
+    output:
+        pdf="results/figures/fig_1.pdf",
+        png="results/figures/fig_1.png",
+        facts="results/figures/fig_1.json",
+    log:
+        "results/logs/fig_1.log",
+    benchmark:
+        "results/benchmarks/fig_1.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        cfg=provenance("flow"),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.fig_1"),
+    shell:
+        "python -m workflow_scripts.fig_1 --qc {input.qc:q} --latents {input.latents:q}"
+        " --stats {input.stats:q} --samples {input.samples:q}"
+        " --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"
+
+
+rule fig_2:
+    """The torus: losses, one-step samples, angles, distances."""
+    input:
+        history=rules.torus.output.history,
+        samples=rules.torus.output.samples,
+        summary=rules.torus.output.summary,
+    output:
+        pdf="results/figures/fig_2.pdf",
+        png="results/figures/fig_2.png",
+        facts="results/figures/fig_2.json",
+    log:
+        "results/logs/fig_2.log",
+    benchmark:
+        "results/benchmarks/fig_2.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        cfg=provenance("torus"),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.fig_2"),
+    shell:
+        "python -m workflow_scripts.fig_2 --history {input.history:q} --samples {input.samples:q}"
+        " --summary {input.summary:q}"
+        " --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"
+
+
+rule fig_3:
+    """Real and generated brains in three planes."""
+    input:
+        qc=rules.qc.output.table,
+        samples=expand(
+            rules.sample.output.folder,
+            run=RUN,
+            steps=[1, max(cfg.samples.evaluations)],
+        ),
+    output:
+        pdf="results/figures/fig_3.pdf",
+        png="results/figures/fig_3.png",
+        facts="results/figures/fig_3.json",
+    log:
+        "results/logs/fig_3.log",
+    benchmark:
+        "results/benchmarks/fig_3.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        cfg=provenance("flow", "train"),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.fig_3"),
+    shell:
+        "python -m workflow_scripts.fig_3 --qc {input.qc:q} --samples {input.samples:q}"
+        " --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"
+
+
+rule figures:
+    """Target: every figure."""
+    input:
+        expand("results/figures/fig_{n}.pdf", n=[1, 2, 3]),
+    localrule: True

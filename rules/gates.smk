@@ -1,0 +1,79 @@
+"""Nine gates, one per phase: measured values against the bounds of the study. A blocked one stops what rests on it."""
+
+MEASURED = {
+    0: {"validation": rules.validate.output.report},
+    1: {"stats": rules.stats.output.stats, "qc": rules.qc.output.table},
+    2: {"history": rules.torus.output.history, "summary": rules.torus.output.summary},
+    3: {"verdicts": "results/gates/verdicts_3.json"},
+    4: {
+        "history": rules.train.output.history.format(run=RUN),
+        "metrics": rules.measure.output.metrics.format(run=RUN),
+    },
+}
+
+
+def gate_before(wildcards):
+    """The gate of the phase before, which blocks this one with it."""
+    phase = int(wildcards.phase)
+    return [f"results/gates/phase_{phase - 1}.json"] if phase else []
+
+
+rule verify:
+    """Run the verification tests of a phase whose criteria are tests, and keep their verdicts."""
+    input:
+        tests=verification_tests(),
+    output:
+        verdicts="results/gates/verdicts_{phase}.json",
+    log:
+        "results/logs/verify/{phase}.log",
+    benchmark:
+        "results/benchmarks/verify/{phase}.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        code=code_digest(
+            "workflow_scripts.verify",
+            "neuromf.flow",
+            "neuromf.nets",
+            "neuromf.training",
+        ),
+    shell:
+        "python -m workflow_scripts.verify --phase {wildcards.phase} --tests {input.tests:q} --out {output.verdicts:q} 2>&1 | tee {log:q}"
+
+
+rule gate:
+    """Judge one phase: OPEN, or BLOCKED with the failed rows, their bounds and what to do."""
+    input:
+        measured=lambda w: list(MEASURED[int(w.phase)].values()),
+        before=gate_before,
+    output:
+        gate="results/gates/phase_{phase}.json",
+    log:
+        "results/logs/gate/{phase}.log",
+    benchmark:
+        "results/benchmarks/gate/{phase}.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        cfg=as_json(study=cfg.study, **cfg.gates.model_dump()),
+        measured=lambda w: as_json(**MEASURED[int(w.phase)]),
+        before=lambda w: "".join(gate_before(w)) or "none",
+        code=code_digest("workflow_scripts.gate"),
+    shell:
+        "python -m workflow_scripts.gate --phase {wildcards.phase} --config {params.cfg:q}"
+        " --measured {params.measured:q} --before {params.before:q} --out {output.gate:q} 2>&1 | tee {log:q}"
+
+
+rule gates:
+    """Target: the gate of every phase."""
+    input:
+        expand(rules.gate.output.gate, phase=PHASES),
+    localrule: True

@@ -1,0 +1,55 @@
+"""Volumes through the frozen encoder, once; statistics over training people."""
+
+
+rule encode:
+    """Posterior moments of one shard of the volumes, and of their mirrors."""
+    input:
+        folder=rules.prepare.output.folder,
+        weights=rules.vae.output.weights,
+        gate="results/gates/phase_0.json",
+    output:
+        latents="results/latents/{shard}.pt",
+    log:
+        "results/logs/encode/{shard}.log",
+    benchmark:
+        "results/benchmarks/encode/{shard}.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        cfg=values(cfg.latents, "batch", "mirror"),
+        code=code_digest("workflow_scripts.encode"),
+    shell:
+        "python -m workflow_scripts.encode --gate {input.gate:q} --folder {input.folder:q}"
+        " --weights {input.weights:q} --config {params.cfg:q} --out {output.latents:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule stats:
+    """Statistics of the training latents, and a look back at what some of them decode to."""
+    input:
+        latents=expand(rules.encode.output.latents, shard=SHARDS),
+        qc=rules.qc.output.table,
+        weights=rules.vae.output.weights,
+    output:
+        stats="results/latents/stats.json",
+    log:
+        "results/logs/stats.log",
+    benchmark:
+        "results/benchmarks/stats.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        cfg=values(cfg.latents, "n_validated"),
+        code=code_digest("workflow_scripts.stats"),
+    shell:
+        "python -m workflow_scripts.stats --latents {input.latents:q} --qc {input.qc:q}"
+        " --weights {input.weights:q} --config {params.cfg:q} --out {output.stats:q}"
+        " 2>&1 | tee {log:q}"

@@ -1,0 +1,72 @@
+"""Volumes from noise, and how far they are from real ones."""
+
+
+rule sample:
+    """Draw volumes from one trained run with a given number of network evaluations."""
+    input:
+        model=rules.train.output.model,
+        weights=rules.vae.output.weights,
+        qc=rules.qc.output.table,
+    output:
+        folder=directory("results/samples/{run}/nfe-{steps}"),
+    log:
+        "results/logs/sample/{run}-{steps}.log",
+    benchmark:
+        "results/benchmarks/sample/{run}-{steps}.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        cfg=as_json(
+            spacing_mm=cfg.volumes.spacing_mm,
+            **{
+                k: v for k, v in cfg.samples.model_dump().items() if k != "evaluations"
+            },
+        ),
+        code=code_digest("workflow_scripts.sample"),
+    shell:
+        "python -m workflow_scripts.sample --model {input.model:q} --weights {input.weights:q}"
+        " --steps {wildcards.steps} --config {params.cfg:q} --out {output.folder:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule measure:
+    """Every metric of one run at every number of evaluations, with real people beside it."""
+    input:
+        samples=expand(
+            rules.sample.output.folder,
+            steps=cfg.samples.evaluations,
+            allow_missing=True,
+        ),
+        model=rules.train.output.model,
+        latents=rules.stats.input.latents,
+        qc=rules.qc.output.table,
+        weights=rules.vae.output.weights,
+    output:
+        metrics="results/metrics/{run}.csv",
+        spectra="results/metrics/{run}-spectra.csv",
+    log:
+        "results/logs/measure/{run}.log",
+    benchmark:
+        "results/benchmarks/measure/{run}.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        cfg=as_json(
+            spacing_mm=cfg.volumes.spacing_mm,
+            seed=cfg.seed,
+            **cfg.metrics.model_dump(),
+        ),
+        code=code_digest("workflow_scripts.measure"),
+    shell:
+        "python -m workflow_scripts.measure --samples {input.samples:q} --model {input.model:q}"
+        " --latents {input.latents:q} --qc {input.qc:q} --weights {input.weights:q} --run {wildcards.run}"
+        " --config {params.cfg:q} --metrics {output.metrics:q} --spectra {output.spectra:q}"
+        " 2>&1 | tee {log:q}"

@@ -1,0 +1,28 @@
+"""The frozen autoencoder of the study: stored weights as they are, or trained on its own training people."""
+
+from collections.abc import Sequence
+
+from neuromf import training, vae
+from neuromf.cohort import read_table
+from neuromf.volumes import of_split, read_volumes
+from workflow_scripts._cli import arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(__doc__, argv, "qc", "config:json", "out")
+    settings = dict(args.config)
+    architecture = vae.ARCHITECTURES[settings.pop("architecture")]
+    stored = vae.locate(settings.pop("weights"), settings.pop("sha256"))
+    net = vae.initial(architecture, stored, seed=settings["seed"])
+    if settings["steps"]:
+        volumes = read_volumes(of_split(read_table(args.qc), "train"))
+        precision = settings.pop("precision")
+        study = training.VAEStudy(net, volumes, **settings)
+        training.fit(study, checkpoint=args.out.parent / "ckpt" / "vae.ckpt", precision=precision)
+        training.write_history(study, args.out.with_name("history.csv"))
+        vae.standardise(net.eval().requires_grad_(False), volumes)
+    vae.save_weights(net, args.out)
+
+
+if __name__ == "__main__":
+    main()
