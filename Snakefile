@@ -31,7 +31,7 @@ rule all:
     input:
         rules.figures.input,
         rules.gates.input,
-        "results/metrics/metrics.csv",
+        rules.metrics.output.table,
 
 
 localrules:

@@ -152,6 +152,7 @@ class Flow(Section):
     channel_weights: list[Positive] | None = None
     adaptive_power: float = Field(1.0, ge=0)
     adaptive_c: Positive = 0.01
+    fm_steps: int = Field(0, ge=0)
     times: Times = Times()
 
 

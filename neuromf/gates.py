@@ -84,9 +84,8 @@ def read_gate(path: Path) -> dict:
 
 def summary(gate: dict) -> str:
     """The gate in lines for a terminal: status, then every failed row with its bound."""
-    lines = [
-        f"phase {gate['phase']} is {gate['status']}: {sum(r['passed'] for r in gate['rows'])} of {len(gate['rows'])} rows"
-    ]
+    n_passed, n = sum(row["passed"] for row in gate["rows"]), len(gate["rows"])
+    lines = [f"phase {gate['phase']} is {gate['status']}: {n_passed} of {n} rows passed"]
     for row in gate["rows"]:
         if not row["passed"]:
             cure = f"; next: {row['next']}" if "next" in row else ""
@@ -190,7 +189,8 @@ CRITERIA: dict[int, dict[str, Criterion]] = {
     0: {
         "P0-T4": Criterion("round-trip SSIM of held-out volumes", "above", _json("validation", "ssim"), "validation",
                            cure="train the autoencoder longer (vae.steps) or use the published weights"),
-        "P0-T5": Criterion("round-trip PSNR of held-out volumes, dB", "above", _json("validation", "psnr"), "validation",
+        "P0-T5": Criterion("round-trip PSNR of held-out volumes, dB", "above",
+                           _json("validation", "psnr"), "validation",
                            cure="train the autoencoder longer (vae.steps) or use the published weights"),
     },
     1: {
@@ -204,7 +204,8 @@ CRITERIA: dict[int, dict[str, Criterion]] = {
         "P1-T7": Criterion("SSIM of decoded stored latents", "above", _json("stats", "roundtrip_ssim", mean), "stats"),
     },
     2: {
-        "P2-T4": Criterion("raw loss of epochs 10 over 1, and last over 10, worst arm", "below", _torus_falls, "history"),
+        "P2-T4": Criterion("raw loss of epochs 10 over 1, and last over 10, worst arm", "below",
+                           _torus_falls, "history"),
         "P2-T5": Criterion("distance of one-step samples to the torus", "below", _torus(1, "mean_distance"), "summary"),
         "P2-T6": Criterion("smaller KS p-value of the two angles", "above",
                            lambda f: min(_torus(1, "ks_p_a")(f), _torus(1, "ks_p_b")(f)), "summary"),
@@ -226,7 +227,8 @@ CRITERIA: dict[int, dict[str, Criterion]] = {
                             _over("symmetry", "real"), "metrics"),
         "P4-T5c": Criterion("ventricle volume of one-step samples over that of real heads", "above",
                             _over("ventricle_ml", "real"), "metrics"),
-        "P4-T6": Criterion("Frechet distance of EMA over online weights", "below", _over("frechet", "online"), "metrics"),
+        "P4-T6": Criterion("Frechet distance of EMA over online weights", "below",
+                           _over("frechet", "online"), "metrics"),
         "P4-T7": Criterion("largest departure of a channel's one-step deviation from the training latents'", "below",
                            _metric("latent_std_error", 1), "metrics", "informational"),
         "P6-T4": Criterion("Frechet distance at 1 evaluation over that at the most", "below",

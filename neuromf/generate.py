@@ -23,12 +23,12 @@ from neuromf.volumes import write_volume
 logger = logging.getLogger(__name__)
 
 
-def build(net: dict, prediction: str, *, seed: int = 0) -> MeanVelocityNet:
+def build(net: dict, prediction: str, *, mean: Tensor | None = None, seed: int = 0) -> MeanVelocityNet:
     """The network of a study with fresh weights; `net` holds the keyword arguments of `nets.UNet`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         settings = {**net, "widths": tuple(net["widths"]), "attention": tuple(net["attention"])}
-        return MeanVelocityNet(UNet(LATENT_CHANNELS, **settings), prediction)
+        return MeanVelocityNet(UNet(LATENT_CHANNELS, **settings), prediction, mean)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def save_run(path: Path, u: MeanVelocityNet, *, online: MeanVelocityNet, early: 
 def load_run(path: Path, weights: str = "ema") -> Run:
     """A run as written by `save_run`, frozen, on the CPU; weights are "ema" or "online"."""
     stored = torch.load(path, map_location="cpu", weights_only=True)
-    u = build(stored["net"], stored["prediction"])
+    u = build(stored["net"], stored["prediction"], mean=torch.empty_like(stored[weights]["mean"]))
     u.load_state_dict(stored[weights])
     stats = json.loads(stored["stats"])
     return Run(u.requires_grad_(False).eval(), stats, tuple(stats["shape"]))

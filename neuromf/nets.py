@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from neuromf import flow
 
 PREDICTIONS = ("u", "x")
+N_POSITIONS = 21  # channels of `positions`
 
 
 class TimeEmbedding(nn.Module):
@@ -34,8 +35,19 @@ class TimeEmbedding(nn.Module):
         return self.layers(torch.cat([angles.cos(), angles.sin()], dim=1))
 
 
+def positions(shape: tuple[int, ...], octaves: int = 3) -> Tensor:
+    """Where each voxel of a grid lies: its coordinates in [-1, 1] and their sinusoids, (3 + 6 * octaves, I, J, K).
+
+    Heads are aligned, so where a voxel lies says much of what it holds; a convolution alone cannot know.
+    """
+    axes = torch.meshgrid(*((2 * torch.arange(n) + 1) / n - 1 for n in shape), indexing="ij")
+    where = torch.stack(axes)
+    waves = [wave(math.pi * 2**k * where / 2) for k in range(octaves) for wave in (torch.sin, torch.cos)]
+    return torch.cat([where, *waves])
+
+
 class UNet(DiffusionModelUNet):
-    """MONAI's diffusion UNet, told two raw times, behind a space-to-depth of the latent.
+    """MONAI's diffusion UNet, told two raw times and where each voxel lies, behind a space-to-depth of the latent.
 
     Arguments:
         channels: Channels of the latent, in and out.
@@ -60,7 +72,7 @@ class UNet(DiffusionModelUNet):
     ) -> None:
         super().__init__(
             spatial_dims=3,
-            in_channels=channels * patch**3,
+            in_channels=channels * patch**3 + N_POSITIONS,
             out_channels=channels * patch**3,
             channels=widths,
             num_res_blocks=res_blocks,
@@ -81,7 +93,9 @@ class UNet(DiffusionModelUNet):
             raise ValueError(f"latent sizes must be multiples of {self.stride}; got {tuple(z.shape[2:])}")
         p = self.patch
         time = self.time_embed(t) + self.interval_embed(t - r)
-        z = self.conv_in(rearrange(z, "b c (i p) (j q) (k s) -> b (c p q s) i j k", p=p, q=p, s=p))
+        z = rearrange(z, "b c (i p) (j q) (k s) -> b (c p q s) i j k", p=p, q=p, s=p)
+        where = positions(tuple(z.shape[2:])).to(z).expand(len(z), -1, -1, -1, -1)
+        z = self.conv_in(torch.cat([z, where], dim=1))
         skips = [z]
         for down in self.down_blocks:
             z, outputs = down(hidden_states=z, temb=time)
@@ -118,21 +132,28 @@ class MeanVelocityNet(nn.Module):
 
     In training t is clipped at T_MIN in that division, as it is in the target; in evaluation it is not, or
     steps taken below T_MIN would fall short of their end.
+
+    Arguments:
+        net: The network, called as net(z, t, r).
+        prediction: "u" or "x".
+        mean: Mean of the training data, with shape (C, I, J, K). A data prediction is the mean plus what the
+            network gives, so that training starts from the mean head and learns how people differ from it.
     """
 
     SMALLEST_T = 1e-4  # in evaluation: the division stays finite at t = 0, where no step starts
 
-    def __init__(self, net: nn.Module, prediction: str) -> None:
+    def __init__(self, net: nn.Module, prediction: str, mean: Tensor | None = None) -> None:
         super().__init__()
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
         self.net, self.prediction = net, prediction
+        self.register_buffer("mean", torch.zeros(()) if mean is None else mean)
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         out = self.net(z, t, r)
         if self.prediction == "u":
             return out
-        return flow.velocity_from_data(out, z, t, flow.T_MIN if self.training else self.SMALLEST_T)
+        return flow.velocity_from_data(self.mean + out, z, t, flow.T_MIN if self.training else self.SMALLEST_T)
 
 
 class EMA(nn.Module):

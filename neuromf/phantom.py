@@ -45,16 +45,17 @@ class Variation:
     """How people differ: one standard deviation each, unless said otherwise."""
 
     age_years: tuple[float, float] = (20.0, 86.0)  # uniform between, as the range of IXI
-    coarse_mm: float = 3.0  # displacement by a field smoothed with sigma 12 mm: shape of head and lobes
-    medium_mm: float = 1.8  # with sigma 6 mm: course of gyri and sulci
-    fine_mm: float = 0.7  # with sigma 3.5 mm: shape of single folds
-    scale: float = 0.04  # of each axis, beside the 7 % between the sexes
-    rotation_deg: float = 3.0
+    lobes_mm: float = 0.6  # displacement by a field smoothed with sigma 12 mm: shape of lobes
+    gyri_mm: float = 0.3  # with sigma 6 mm: course of gyri and sulci
+    folds_mm: float = 0.15  # with sigma 3.5 mm: shape of single folds
+    head_mm: float = 2.0  # with sigma 24 mm: shape of the head
+    scale: float = 0.03  # of each axis, beside the 7 % between the sexes
+    rotation_deg: float = 1.2
     ventricles_mm: float = 1.6  # outward shift of the ventricle wall, added to that of age
-    tissue_bias: float = 0.35  # in log odds, of grey against white and of CSF against both
+    tissue_bias: float = 0.25  # in log odds, of grey against white and of CSF against both
     contrast: float = 0.05  # of each tissue's T1 intensity, where white matter is 1
-    bias_field: float = 0.06  # of the log of the receive field, features over 80 mm
-    noise: float = 0.012  # Rician, where white matter is 1
+    bias_field: float = 0.04  # of the log of the receive field, features over 80 mm
+    noise: float = 0.008  # Rician, where white matter is 1
 
 
 class Template(NamedTuple):
@@ -178,11 +179,8 @@ def warp(number: int, seed: int, facts: dict, variation: Variation) -> tuple[Ten
     push = load_template().ventricle_push
     draw = generator("warp", seed, number)
     velocity = facts["ventricles_mm"] * push.numpy()[0]
-    for sigma_mm, size_mm in (
-        (12.0, variation.coarse_mm),
-        (6.0, variation.medium_mm),
-        (3.5, variation.fine_mm),
-    ):
+    sizes = {12.0: variation.lobes_mm, 6.0: variation.gyri_mm, 3.5: variation.folds_mm, 24.0: variation.head_mm}
+    for sigma_mm, size_mm in sizes.items():
         velocity = velocity + size_mm * smooth_noise(tuple(push.shape[1:]), sigma_mm, draw)
     displacement, smallest = diffeomorphism(torch.from_numpy(velocity / GRID_MM).float()[None])
     return displacement * GRID_MM, smallest

@@ -1,143 +1,14 @@
-"""Lightning wiring: what a step draws, what is logged, where a killed run goes on. No formulas.
+"""Training of the flow: what a step draws, regresses and logs. Wiring, no formulas: those are in `flow.py`."""
 
-Every batch follows from (seed, number of the draw) alone, and the number is part of the checkpoint, so a
-resumed run draws what the unbroken one would have, bit for bit on a CPU.
-"""
-
-import logging
-import math
-import time
 from collections.abc import Sequence
-from importlib import metadata
-from pathlib import Path
 
-import pandas as pd
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from neuromf import flow
+from neuromf.fitting import Study
 from neuromf.nets import EMA, MeanVelocityNet
-from neuromf.seeds import generator, noise
-from neuromf.vae import MAISIVAEWrapper, reconstruction_loss
-
-logger = logging.getLogger(__name__)
-
-
-class Study(pl.LightningModule):
-    """What both trainings share: AdamW with warm-up and cosine, numbered draws, a history that resumes.
-
-    Arguments:
-        items: Number of things a batch is drawn from.
-        batch, steps, lr, warmup, weight_decay, seed: As in the config; steps are optimiser steps.
-    """
-
-    SHOWN: tuple[str, ...] = ("loss",)
-
-    def __init__(
-        self,
-        items: int,
-        *,
-        batch: int,
-        steps: int,
-        lr: float,
-        seed: int,
-        warmup: int = 50,
-        weight_decay: float = 0.0,
-        log_every: int = 50,
-    ) -> None:
-        super().__init__()
-        self.items, self.batch, self.steps, self.lr, self.seed = items, batch, steps, lr, seed
-        self.warmup, self.weight_decay, self.log_every = warmup, weight_decay, log_every
-        self.register_buffer("drawn", torch.zeros((), dtype=torch.long))  # batches drawn so far, ever
-        self.checkpoint: Path | None = None
-        self.checkpoint_every = 0
-        self.began: tuple[float, int] | None = None
-        self.history: list[dict[str, float]] = []
-        self.sums: dict[str, list[float]] = {}  # of the rows since the last line of history
-
-    def draw(self, what: str) -> torch.Generator:
-        """The source of chance of the current draw, one for each purpose."""
-        return generator(what, self.seed, int(self.drawn))
-
-    def choose(self) -> Tensor:
-        """Which items the current batch holds: an endless sequence of shuffled epochs, cut into batches."""
-        first = int(self.drawn) * self.batch
-        numbers = range(first, first + self.batch)
-        epochs = {epoch: torch.randperm(self.items, generator=generator("epoch", self.seed, epoch))
-                  for epoch in {n // self.items for n in numbers}}  # fmt: skip
-        return torch.stack([epochs[n // self.items][n % self.items] for n in numbers])
-
-    def record(self, **values: Tensor | float) -> None:
-        """Add the values of this step to the next line of history; NaN stops the run here."""
-        for name, value in values.items():
-            value = float(value.detach() if isinstance(value, Tensor) else value)
-            if not math.isfinite(value) and name == "loss":
-                raise FloatingPointError(
-                    f"loss is {value} at step {self.global_step}, draw {int(self.drawn)}, items "
-                    f"{self.choose().tolist()}; no weight was changed by it: lower lr, or look at these items"
-                )
-            self.sums.setdefault(name, []).append(value)
-
-    def on_train_batch_end(self, *_: object) -> None:
-        self.drawn += 1
-        if self.global_step % self.log_every == 0 and self.sums:
-            self.history.append({"step": self.global_step, **{name: _mean(v) for name, v in self.sums.items()}})
-            self.sums = {}
-            logger.info(self.progress())
-        if self.checkpoint and self.global_step % self.checkpoint_every == 0 and self.global_step < self.steps:
-            save_whole(self.trainer, self.checkpoint)
-
-    def progress(self) -> str:
-        """One line: how far, how well, how long yet."""
-        now = time.monotonic()
-        self.began = self.began or (now, self.global_step)
-        speed = (self.global_step - self.began[1]) / max(now - self.began[0], 1e-9)
-        left = f"{(self.steps - self.global_step) / speed:.0f} s left" if speed else "started"
-        values = ", ".join(f"{k} {v:.4g}" for k, v in self.history[-1].items() if k in self.SHOWN)
-        return f"step {self.global_step} of {self.steps}: {values}; {left}"
-
-    def configure_optimizers(self) -> dict:
-        trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.lr, betas=(0.9, 0.95), weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def rate(self, step: int) -> float:
-        """Share of the learning rate at a step: linear warm-up, then half a cosine down to zero."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))))
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["history"], checkpoint["sums"] = self.history, self.sums
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.history, self.sums = checkpoint["history"], checkpoint["sums"]
-
-
-class VAEStudy(Study):
-    """Train the compact autoencoder on volumes (N, 1, I, J, K) held in memory."""
-
-    SHOWN = ("intensity", "gradient", "kl")
-
-    def __init__(self, vae: MAISIVAEWrapper, volumes: Tensor, *, kl_weight: float, **study: object) -> None:
-        super().__init__(len(volumes), **study)
-        self.vae, self.volumes, self.kl_weight = vae.requires_grad_(True).train(), volumes, kl_weight
-
-    def training_step(self, _: object, __: int) -> Tensor:
-        chosen = self.choose()
-        volume = self.volumes[chosen].to(self.device, torch.float32)
-        if torch.rand((), generator=self.draw("mirror")) < 0.5:
-            volume = volume.flip(2)
-        mean, std = self.vae.encode(volume)
-        eps = torch.randn(mean.shape, generator=self.draw("posterior")).to(mean)
-        decoded = self.vae.decode(mean + std * eps)
-        parts = reconstruction_loss(volume, decoded.float(), mean.float(), std.float(), kl_weight=self.kl_weight)
-        self.record(**parts, std=std.float().mean())
-        return parts["loss"]
+from neuromf.seeds import noise
 
 
 class FlowStudy(Study):
@@ -147,6 +18,7 @@ class FlowStudy(Study):
         u: The network to train; its EMA is kept beside it.
         latents: Normalised posterior means.
         times: Keyword arguments of `flow.draw_times`.
+        fm_steps: First steps of plain flow matching (r = t always), cheaper, before the intervals open.
         tangent: "conditional" for v = eps - x in the derivative (MF), "predicted" for u(z, t, t) (iMF, head-free).
         p, channel_weights: Exponents and weights of `flow.channel_lp`.
         adaptive_power, adaptive_c: Of `flow.adaptive`.
@@ -161,6 +33,7 @@ class FlowStudy(Study):
         latents: Tensor,
         *,
         times: dict,
+        fm_steps: int = 0,
         tangent: str = "conditional",
         p: float | Sequence[float] = 2.0,
         channel_weights: Sequence[float] | None = None,
@@ -171,6 +44,7 @@ class FlowStudy(Study):
     ) -> None:
         super().__init__(len(latents), **study)
         self.u, self.ema, self.latents = u, EMA(u, halflife_images=ema_images), latents
+        self.fm_steps = fm_steps
         self.times, self.tangent, self.p, self.channel_weights = times, tangent, p, channel_weights
         self.adaptive_power, self.adaptive_c = adaptive_power, adaptive_c
         self.early: Tensor | None = None  # normalised one-step samples after a quarter of the run
@@ -178,7 +52,7 @@ class FlowStudy(Study):
     def training_step(self, _: object, __: int) -> Tensor:
         x = self.latents[self.choose()].to(self.device)
         eps = torch.randn(x.shape, generator=self.draw("eps")).to(x)
-        t, r = (times.to(x) for times in flow.draw_times(self.batch, self.draw("times"), **self.times))
+        t, r = (times.to(x) for times in flow.draw_times(self.batch, self.draw("times"), **self.shares()))
         z, v = flow.training_path(x, eps, t, self.u.prediction)
         du_dt = self.derivative(z, t, r, v)
         V = flow.instantaneous(self.u, z, t, r, du_dt)
@@ -186,6 +60,10 @@ class FlowStudy(Study):
         loss = flow.adaptive(loss, power=self.adaptive_power, c=self.adaptive_c).mean()
         self.record(loss=loss, **raw_by_time(flow.raw_loss(V, v), t, r))
         return loss
+
+    def shares(self) -> dict:
+        """Arguments of `flow.draw_times` at this step."""
+        return {**self.times, **(FLOW_MATCHING if self.global_step < self.fm_steps else {})}
 
     def on_train_batch_end(self, *args: object) -> None:
         if self.early is None and self.global_step >= self.steps // 4:
@@ -214,6 +92,7 @@ class FlowStudy(Study):
         self.ema.update(self.u, images, (self.global_step - 1) * images)
 
 
+FLOW_MATCHING = {"share_r_equals_t": 1.0, "share_corner": 0.0}
 EARLY = 32  # samples kept of the early network
 TIME_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -226,88 +105,3 @@ def raw_by_time(raw: Tensor, t: Tensor, r: Tensor) -> dict[str, float]:
         for low, high in zip(TIME_BINS[:-1], TIME_BINS[1:], strict=True):
             row[f"raw_{kind}_t{low:g}-{high:g}"] = raw[chosen & (t > low) & (t <= high)].mean()
     return row
-
-
-def _mean(values: list[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else float("nan")
-
-
-# --- running -----------------------------------------------------------------------------------------
-
-
-class Draws(Dataset):
-    """What the loader yields: only that there is another draw; the module makes the batch itself."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, i: int) -> int:
-        return i
-
-
-def fit(
-    module: Study,
-    *,
-    checkpoint: Path,
-    checkpoint_every: int = 200,
-    precision: str = "32-true",
-    clip: float = 1.0,
-    accumulate: int = 1,
-    accelerator: str = "auto",
-) -> None:
-    """Train to the last step, from `checkpoint` if a killed run left one there.
-
-    Arguments:
-        module: What is trained; its history is complete afterwards, whatever was interrupted.
-        checkpoint: File of the last whole state. It is removed when the run has ended.
-        precision: Of Lightning; the derivative of the flow is float32 all the same.
-        clip: Largest norm of the gradient.
-        accumulate: Batches per optimiser step.
-    """
-    module.checkpoint, module.checkpoint_every = checkpoint, checkpoint_every
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    trainer = pl.Trainer(
-        max_steps=module.steps,
-        max_epochs=-1,
-        precision=precision,
-        gradient_clip_val=clip,
-        accumulate_grad_batches=accumulate,
-        accelerator=accelerator,
-        devices=1,
-        plugins=[LightningEnvironment()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    loader = DataLoader(Draws(module.steps * accumulate))
-    trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
-    checkpoint.unlink(missing_ok=True)
-    if module.global_step < module.steps:
-        raise RuntimeError(f"training ended at step {module.global_step} of {module.steps}; run it again to go on")
-
-
-def write_history(module: Study, path: Path) -> None:
-    """The history as CSV, one row per logged stretch of steps."""
-    pd.DataFrame(module.history).to_csv(path, index=False, float_format="%.6g")
-
-
-def card(module: Study, config: dict, data: dict) -> dict:
-    """What made a run: its values, its data, versions, size, and where its raw losses ended."""
-    versions = {name: metadata.version(name) for name in ("neuromf", "torch", "monai", "pytorch-lightning")}
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    seconds = round(time.monotonic() - module.began[0], 1) if module.began else 0.0
-    return {"config": config, "data": data, "versions": versions, "parameters": trained,
-            "seconds_since_last_start": seconds, "last": module.history[-1] if module.history else {}}  # fmt: skip
-
-
-def save_whole(trainer: pl.Trainer, path: Path) -> None:
-    """Write the state to a file beside, then put it in place: a kill leaves the old one or the new one."""
-    part = path.with_suffix(".part")
-    trainer.save_checkpoint(part)
-    part.replace(path)

@@ -46,8 +46,8 @@ rule measure:
         qc=rules.qc.output.table,
         weights=rules.vae.output.weights,
     output:
-        metrics="results/metrics/{run}.csv",
-        spectra="results/metrics/{run}-spectra.csv",
+        metrics="results/runs/{run}/metrics.csv",
+        spectra="results/runs/{run}/spectra.csv",
     log:
         "results/logs/measure/{run}.log",
     benchmark:
@@ -70,3 +70,25 @@ rule measure:
         " --latents {input.latents:q} --qc {input.qc:q} --weights {input.weights:q} --run {wildcards.run}"
         " --config {params.cfg:q} --metrics {output.metrics:q} --spectra {output.spectra:q}"
         " 2>&1 | tee {log:q}"
+
+
+rule metrics:
+    """All metrics of all runs in one tidy table: run, nfe, metric, features, n, value, low, high."""
+    input:
+        runs=expand(rules.measure.output.metrics, run=RUN),
+    output:
+        table="results/metrics/metrics.csv",
+    log:
+        "results/logs/metrics.log",
+    benchmark:
+        "results/benchmarks/metrics.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        code=code_digest("workflow_scripts.metrics"),
+    shell:
+        "python -m workflow_scripts.metrics --runs {input.runs:q} --out {output.table:q} 2>&1 | tee {log:q}"

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Sequence
 
-from neuromf import generate, latents, training
+from neuromf import fitting, generate, latents
 from neuromf.cohort import read_table
+from neuromf.training import FlowStudy
 from workflow_scripts._cli import arguments
 
 
@@ -16,12 +17,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = {**config["flow"], **config["train"]}
     prediction = settings.pop("prediction")
     running = {name: settings.pop(name) for name in ("checkpoint_every", "precision", "clip", "accumulate")}
-    u = generate.build(config["net"], prediction, seed=settings["seed"])
-    study = training.FlowStudy(u, data, **settings)
-    training.fit(study, checkpoint=args.model.parent / "ckpt" / "last.ckpt", **running)
+    u = generate.build(config["net"], prediction, mean=data.mean(0), seed=settings["seed"])
+    study = FlowStudy(u, data, **settings)
+    fitting.fit(study, checkpoint=args.model.parent / "ckpt" / "last.ckpt", **running)
     generate.save_run(args.model, study.ema.net, online=u, early=study.early, net=config["net"], stats=stats)
-    training.write_history(study, args.history)
-    card = training.card(study, config, {"stats": str(args.stats), "n_latents": len(data)})
+    fitting.write_history(study, args.history)
+    card = fitting.card(study, config, {"stats": str(args.stats), "n_latents": len(data)})
     args.card.write_text(json.dumps(card, indent=1))
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from neuromf import training, vae
+from neuromf import fitting, vae
 from neuromf.cohort import read_table
+from neuromf.vae_training import VAEStudy
 from neuromf.volumes import of_split, read_volumes
 from workflow_scripts._cli import arguments
 
@@ -17,9 +18,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if settings["steps"]:
         volumes = read_volumes(of_split(read_table(args.qc), "train"))
         precision = settings.pop("precision")
-        study = training.VAEStudy(net, volumes, **settings)
-        training.fit(study, checkpoint=args.out.parent / "ckpt" / "vae.ckpt", precision=precision)
-        training.write_history(study, args.out.with_name("history.csv"))
+        study = VAEStudy(net, volumes, **settings)
+        fitting.fit(study, checkpoint=args.out.parent / "ckpt" / "vae.ckpt", precision=precision)
+        fitting.write_history(study, args.out.with_name("history.csv"))
         vae.standardise(net.eval().requires_grad_(False), volumes)
     vae.save_weights(net, args.out)
 

@@ -13,19 +13,10 @@ from workflow_scripts._cli import arguments
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "phase:int", "tests:paths", "out")
-    report = Path(args.out).with_suffix(".xml")
-    command = [
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        f"P{args.phase}_T",
-        f"--junitxml={report}",
-        "tests",
-    ]
-    subprocess.run([sys.executable, *command], check=False)
+    report = args.out.with_suffix(".xml").absolute()
+    options = ["-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", f"--junitxml={report}"]
+    tests = ["-k", f"P{args.phase}_T", *map(str, args.tests)]
+    subprocess.run([sys.executable, "-m", "pytest", *options, *tests], check=False, cwd=ROOT)
     args.out.write_text(json.dumps(verdicts(report), indent=1))
     report.unlink()
 

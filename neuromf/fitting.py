@@ -1,0 +1,199 @@
+"""Lightning wiring that every training shares: numbered draws, a history, checkpoints, resume. No formulas.
+
+Every batch follows from (seed, number of the draw) alone, and the number is part of the checkpoint, so a
+resumed run draws what the unbroken one would have, bit for bit on a CPU.
+"""
+
+import logging
+import math
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from neuromf.seeds import generator
+
+logger = logging.getLogger(__name__)
+
+
+class Study(pl.LightningModule):
+    """What both trainings share: AdamW with warm-up and cosine, numbered draws, a history that resumes.
+
+    Arguments:
+        items: Number of things a batch is drawn from.
+        batch, steps, lr, warmup, weight_decay, seed: As in the config; steps are optimiser steps.
+    """
+
+    SHOWN: tuple[str, ...] = ("loss",)
+
+    def __init__(
+        self,
+        items: int,
+        *,
+        batch: int,
+        steps: int,
+        lr: float,
+        seed: int,
+        warmup: int = 50,
+        weight_decay: float = 0.0,
+        log_every: int = 50,
+    ) -> None:
+        super().__init__()
+        self.items, self.batch, self.steps, self.lr, self.seed = items, batch, steps, lr, seed
+        self.warmup, self.weight_decay, self.log_every = warmup, weight_decay, log_every
+        self.register_buffer("drawn", torch.zeros((), dtype=torch.long))  # batches drawn so far, ever
+        self.checkpoint: Path | None = None
+        self.checkpoint_every = 0
+        self.began: tuple[float, int] | None = None
+        self.history: list[dict[str, float]] = []
+        self.sums: dict[str, list[float]] = {}  # of the rows since the last line of history
+
+    def draw(self, what: str) -> torch.Generator:
+        """The source of chance of the current draw, one for each purpose."""
+        return generator(what, self.seed, int(self.drawn))
+
+    def choose(self) -> Tensor:
+        """Which items the current batch holds: an endless sequence of shuffled epochs, cut into batches."""
+        first = int(self.drawn) * self.batch
+        numbers = range(first, first + self.batch)
+        epochs = {epoch: torch.randperm(self.items, generator=generator("epoch", self.seed, epoch))
+                  for epoch in {n // self.items for n in numbers}}  # fmt: skip
+        return torch.stack([epochs[n // self.items][n % self.items] for n in numbers])
+
+    def record(self, **values: Tensor | float) -> None:
+        """Add the values of this step to the next line of history; NaN stops the run here."""
+        for name, value in values.items():
+            value = float(value.detach() if isinstance(value, Tensor) else value)
+            if not math.isfinite(value) and name == "loss":
+                raise FloatingPointError(
+                    f"loss is {value} at step {self.global_step}, draw {int(self.drawn)}, items "
+                    f"{self.choose().tolist()}; no weight was changed by it: lower lr, or look at these items"
+                )
+            self.sums.setdefault(name, []).append(value)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.drawn += 1
+        if self.global_step % self.log_every == 0 and self.sums:
+            self.history.append({"step": self.global_step, **{name: _mean(v) for name, v in self.sums.items()}})
+            self.sums = {}
+            logger.info(self.progress())
+        if self.checkpoint and self.global_step % self.checkpoint_every == 0 and self.global_step < self.steps:
+            save_whole(self.trainer, self.checkpoint)
+
+    def progress(self) -> str:
+        """One line: how far, how well, how long yet."""
+        now = time.monotonic()
+        self.began = self.began or (now, self.global_step)
+        speed = (self.global_step - self.began[1]) / max(now - self.began[0], 1e-9)
+        left = f"{(self.steps - self.global_step) / speed:.0f} s left" if speed else "started"
+        values = ", ".join(f"{k} {v:.4g}" for k, v in self.history[-1].items() if k in self.SHOWN)
+        return f"step {self.global_step} of {self.steps}: {values}; {left}"
+
+    def configure_optimizers(self) -> dict:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.lr, betas=(0.9, 0.95), weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def rate(self, step: int) -> float:
+        """Share of the learning rate at a step: linear warm-up, then half a cosine down to zero."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))))
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["history"], checkpoint["sums"] = self.history, self.sums
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.history, self.sums = checkpoint["history"], checkpoint["sums"]
+
+
+def _mean(values: list[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else float("nan")
+
+
+# --- running -----------------------------------------------------------------------------------------
+
+
+class Draws(Dataset):
+    """What the loader yields: only that there is another draw; the module makes the batch itself."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> int:
+        return i
+
+
+def fit(
+    module: Study,
+    *,
+    checkpoint: Path,
+    checkpoint_every: int = 200,
+    precision: str = "32-true",
+    clip: float = 1.0,
+    accumulate: int = 1,
+    accelerator: str = "auto",
+) -> None:
+    """Train to the last step, from `checkpoint` if a killed run left one there.
+
+    Arguments:
+        module: What is trained; its history is complete afterwards, whatever was interrupted.
+        checkpoint: File of the last whole state. It is removed when the run has ended.
+        precision: Of Lightning; the derivative of the flow is float32 all the same.
+        clip: Largest norm of the gradient.
+        accumulate: Batches per optimiser step.
+    """
+    module.checkpoint, module.checkpoint_every = checkpoint, checkpoint_every
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    trainer = pl.Trainer(
+        max_steps=module.steps,
+        max_epochs=-1,
+        precision=precision,
+        gradient_clip_val=clip,
+        accumulate_grad_batches=accumulate,
+        accelerator=accelerator,
+        devices=1,
+        plugins=[LightningEnvironment()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    loader = DataLoader(Draws(module.steps * accumulate))
+    trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+    checkpoint.unlink(missing_ok=True)
+    if module.global_step < module.steps:
+        raise RuntimeError(f"training ended at step {module.global_step} of {module.steps}; run it again to go on")
+
+
+def write_history(module: Study, path: Path) -> None:
+    """The history as CSV, one row per logged stretch of steps."""
+    pd.DataFrame(module.history).to_csv(path, index=False, float_format="%.6g")
+
+
+def card(module: Study, config: dict, data: dict) -> dict:
+    """What made a run: its values, its data, versions, size, and where its raw losses ended."""
+    versions = {name: metadata.version(name) for name in ("neuromf", "torch", "monai", "pytorch-lightning")}
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    seconds = round(time.monotonic() - module.began[0], 1) if module.began else 0.0
+    return {"config": config, "data": data, "versions": versions, "parameters": trained,
+            "seconds_since_last_start": seconds, "last": module.history[-1] if module.history else {}}  # fmt: skip
+
+
+def save_whole(trainer: pl.Trainer, path: Path) -> None:
+    """Write the state to a file beside, then put it in place: a kill leaves the old one or the new one."""
+    part = path.with_suffix(".part")
+    trainer.save_checkpoint(part)
+    part.replace(path)

@@ -1,0 +1,125 @@
+"""Training: the loss is its parts, every draw is numbered, a killed run ends with the bits of an unbroken one."""
+
+import pytest
+import torch
+
+from neuromf import fitting, flow, generate, training
+
+NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 1}
+TIMES = {"share_r_equals_t": 0.5, "share_corner": 0.25}
+
+
+@pytest.fixture
+def data():
+    return torch.randn(10, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def study(data, prediction="x", steps=8, **settings):
+    u = generate.build(NET, prediction, seed=3)
+    torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.1, generator=torch.Generator().manual_seed(4))
+    defaults = {"batch": 4, "lr": 1e-2, "seed": 5, "warmup": 2, "log_every": 2, "ema_images": 8, "times": TIMES}
+    return training.FlowStudy(u, data, steps=steps, **{**defaults, **settings})
+
+
+def fit(module, folder, **settings):
+    fitting.fit(module, checkpoint=folder / "last.ckpt", accelerator="cpu", **{"checkpoint_every": 2, **settings})
+    return module
+
+
+@pytest.mark.parametrize("prediction", ["x", "u"])
+def test_P3_T4_loss_of_the_unet_is_finite_and_positive(data, prediction):
+    loss = study(data, prediction).training_step(None, 0)
+    assert torch.isfinite(loss) and loss > 0
+
+
+@pytest.mark.parametrize(("prediction", "tangent"), [("x", "conditional"), ("u", "conditional"), ("x", "predicted")])
+def test_P3_T9_combined_loss_equals_its_parts(data, prediction, tangent):
+    module = study(data.double(), prediction, tangent=tangent, p=[1.0, 2.0, 2.0, 3.0], channel_weights=[1, 2, 1, 1])
+    module = module.double()
+    x = module.latents[module.choose()]
+    eps = torch.randn(x.shape, generator=module.draw("eps")).to(x)
+    t, r = flow.draw_times(4, module.draw("times"), **TIMES)
+    z = (1 - t.view(-1, 1, 1, 1, 1)) * x + t.view(-1, 1, 1, 1, 1) * eps
+    v = (z - x) / t.clamp(min=0.05).view(-1, 1, 1, 1, 1) if prediction == "x" else eps - x
+    along = v if tangent == "conditional" else module.u(z, t, t).detach()
+    du_dt = torch.func.jvp(module.u, (z, t, r), (along, torch.ones_like(t), torch.zeros_like(r)))[1].detach()
+    error = (module.u(z, t, r) + (t - r).view(-1, 1, 1, 1, 1) * du_dt - v).abs()
+    parts = sum(
+        w * (error[:, c] ** p).sum((1, 2, 3)) for c, (p, w) in enumerate(zip((1, 2, 2, 3), (1, 2, 1, 1), strict=True))
+    )
+    expected = (parts / (parts.detach() + 0.01)).mean()
+    torch.testing.assert_close(module.training_step(None, 0), expected)
+
+
+def test_P3_T10_bf16_training_is_finite_and_its_derivative_is_float32(data, tmp_path, monkeypatch):
+    seen = []
+    exact = flow.total_derivative
+
+    def spy(u, z, t, r, v):
+        u_t, du_dt = exact(u, z, t, r, v)
+        seen.append((z.dtype, du_dt.dtype, torch.is_autocast_enabled("cpu")))
+        return u_t, du_dt
+
+    monkeypatch.setattr(flow, "total_derivative", spy)
+    module = fit(study(data, steps=4), tmp_path, precision="bf16-mixed")
+    assert set(seen) == {(torch.float32, torch.float32, False)}
+    assert all(torch.isfinite(p).all() for p in module.u.parameters())
+    assert all(row["loss"] > 0 for row in module.history)
+
+
+def test_average_moves_once_per_optimiser_step_not_per_micro_batch(data, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(training.EMA, "update", lambda self, net, batch, seen: calls.append((batch, seen)))
+    fit(study(data, steps=3), tmp_path, accumulate=2)
+    assert calls == [(8, 0), (8, 8), (8, 16)]
+
+
+def test_P4_T8_killed_training_ends_with_the_bits_of_an_unbroken_one(data, tmp_path):
+    whole = fit(study(data), tmp_path / "whole")
+    broken = study(data)
+    step = broken.training_step
+
+    def killed(batch, i):
+        if broken.global_step == 5:
+            raise KeyboardInterrupt
+        return step(batch, i)
+
+    broken.training_step = killed
+    with pytest.raises(BaseException):  # noqa: B017 - Lightning wraps a keyboard interrupt in an exit
+        fit(broken, tmp_path / "broken")
+    assert (tmp_path / "broken" / "last.ckpt").exists()
+    resumed = fit(study(data), tmp_path / "broken")
+    for ours, theirs in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert whole.history == resumed.history and torch.equal(whole.early, resumed.early)
+    assert not (tmp_path / "broken" / "last.ckpt").exists()
+
+
+def test_every_item_is_drawn_once_per_epoch(data):
+    module = study(data)
+    drawn = []
+    for _ in range(5):  # 5 batches of 4 are two epochs of 10
+        drawn += module.choose().tolist()
+        module.drawn += 1
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
+    assert drawn[:10] != drawn[10:]
+
+
+def test_nan_stops_the_run_and_says_where(data, tmp_path):
+    poisoned = data.clone()
+    poisoned[:] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 0, draw 0, items \[.*\]; no weight was changed"):
+        fit(study(poisoned), tmp_path)
+
+
+def test_raw_losses_are_split_by_kind_and_time():
+    t, r = torch.tensor([0.1, 0.9, 0.9]), torch.tensor([0.1, 0.9, 0.2])
+    row = training.raw_by_time(torch.tensor([1.0, 2.0, 4.0]), t, r)
+    assert row["raw_fm"] == 1.5 and row["raw_mf"] == 4.0
+    assert row["raw_fm_t0-0.25"] == 1.0 and row["raw_mf_t0.75-1"] == 4.0
+    assert torch.isnan(row["raw_mf_t0-0.25"])
+
+
+def test_a_short_run_lowers_the_raw_loss(data, tmp_path):
+    history = fit(study(data, steps=60, log_every=10), tmp_path).history
+    assert history[-1]["raw_fm"] < history[0]["raw_fm"] and history[-1]["raw_mf"] < history[0]["raw_mf"]

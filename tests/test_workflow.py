@@ -1,0 +1,155 @@
+"""Staleness: what an edit makes again, and what it must not."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neuromf import workflow
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_digest_covers_what_a_script_really_imports():
+    code = (
+        "import sys, workflow_scripts.train, json;"
+        "print(json.dumps([m.__file__ for n, m in sys.modules.items()"
+        " if n.split('.')[0] in ('neuromf', 'workflow_scripts') and m.__file__]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    imported = {Path(file).resolve() for file in json.loads(done.stdout)}
+    packages = {path for path in imported if path.name == "__init__.py"}
+    assert imported - packages <= set(workflow.code_files("workflow_scripts.train"))
+
+
+def test_training_does_not_depend_on_figures_or_the_judging_of_samples():
+    names = {str(path.relative_to(ROOT)) for path in workflow.code_files("workflow_scripts.train")}
+    assert "neuromf/flow.py" in names and "neuromf/training.py" in names
+    assert not {
+        name for name in names if "figures" in name or "frechet" in name or "phantom" in name or "torus" in name
+    }
+
+
+@pytest.fixture
+def edited(tmp_path, monkeypatch):
+    """A copy of the library whose files a test may edit, with the digest functions pointed at it."""
+    for package in workflow.PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "weights"))
+    monkeypatch.setattr(workflow, "ROOT", tmp_path)
+
+    def edit(file, old, new):
+        path = tmp_path / file
+        text = path.read_text()
+        assert text.count(old) >= 1, f"{old!r} is not in {file}"
+        path.write_text(text.replace(old, new, 1))
+        workflow._tree.cache_clear()
+        workflow._imports.cache_clear()
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stale"),
+    [
+        ("neuromf/flow.py", "# --- times", "# --- moments", set()),
+        ("neuromf/flow.py", "    v = eps - x\n", "\n\n    v = (eps -  x)\n", set()),
+        ("neuromf/flow.py", '"""Mean squared error per element', '"""Average squared error per element', set()),
+        ("neuromf/flow.py", "    v = eps - x\n", "    v = x - eps\n", {"train", "sample", "torus", "measure"}),
+        ("neuromf/fitting.py", "betas=(0.9, 0.95)", "betas=(0.9, 0.99)", {"train", "vae"}),
+        ("neuromf/phantom.py", "WHITE = 0.7", "WHITE = 0.8", {"phantom"}),
+        ("neuromf/figures/fig_3.py", "hspace=0.03", "hspace=0.04", {"fig_3"}),
+    ],
+)
+def test_an_edit_changes_the_digest_of_those_who_use_it_and_no_other(edited, file, old, new, stale):
+    scripts = ("phantom", "cohort", "prepare", "vae", "encode", "stats", "train", "sample", "measure", "torus", "fig_3")
+    before = {name: workflow.code_digest(f"workflow_scripts.{name}") for name in scripts}
+    edited(file, old, new)
+    after = {name: workflow.code_digest(f"workflow_scripts.{name}") for name in scripts}
+    assert {name for name in scripts if before[name] != after[name]} == stale
+
+
+def test_values_are_one_string_whatever_their_order():
+    assert workflow.as_json(lr=1, wd=2) == workflow.as_json(wd=2, lr=1) != workflow.as_json(lr=2, wd=1)
+
+
+def test_a_missing_module_and_a_relative_import_are_refused(edited, tmp_path):
+    with pytest.raises(ValueError, match="no module neuromf.nothing under"):
+        workflow.code_files("neuromf.nothing")
+    edited("neuromf/flow.py", "import torch\n", "import torch\nfrom . import nets\n")
+    with pytest.raises(ValueError, match="imports relatively; write the module's full name"):
+        workflow.code_files("neuromf.flow")
+
+
+# --- Snakemake itself --------------------------------------------------------------------------------
+
+
+def snakemake(*arguments, cwd, check=True):
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", str(ROOT / "tests/config/tiny.yaml")]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=check, cwd=cwd, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the repository whose torus branch was run to its figure, which is quick and trains a net."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in ("neuromf", "workflow_scripts", "rules", "profiles", "envs", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, copy / name)
+    snakemake("results/figures/fig_2.pdf", cwd=copy)
+    return copy
+
+
+def stale(checkout):
+    """Rules that would run again for figure 2, from the summary of Snakemake."""
+    table = snakemake("results/figures/fig_2.pdf", "--summary", cwd=checkout).stdout
+    rows = csv.DictReader(io.StringIO(table), delimiter="\t")
+    return {row["output_file"].split("/")[1] for row in rows if row["plan"] == "update pending"}
+
+
+@pytest.mark.slow
+def test_nothing_to_do_after_a_run_nor_after_a_comment_but_after_a_formula(checkout):
+    assert stale(checkout) == set()
+    flow = checkout / "neuromf" / "flow.py"
+    text = flow.read_text()
+    flow.write_text(text.replace("# --- times", "# --- moments"))
+    assert stale(checkout) == set()
+    flow.write_text(text.replace("v = eps - x", "v = x - eps"))
+    assert stale(checkout) == {"toy", "figures"}
+    flow.write_text(text)
+    for path in checkout.rglob("*.py"):
+        path.touch()  # as a fresh checkout does
+    assert stale(checkout) == set()
+
+
+@pytest.mark.slow
+def test_a_changed_value_reruns_and_swapped_values_are_noticed(checkout):
+    config = checkout / "config.yaml"
+    text = config.read_text()
+    config.write_text(
+        text.replace("share_r_equals_t: 0.25", "share_r_equals_t: 0.1").replace(
+            "share_corner: 0.1", "share_corner: 0.25", 1
+        )
+    )
+    assert stale(checkout) == {"toy", "figures"}
+    config.write_text(text.replace("study: embedded ", "study: embedded  # a comment"))
+    assert stale(checkout) == set()
+
+
+def test_a_wrong_key_is_refused_before_any_job(tmp_path):
+    done = snakemake(
+        "-n", "--config", "train={'step': 3}", "--snakefile", str(ROOT / "Snakefile"), cwd=tmp_path, check=False
+    )
+    assert done.returncode != 0
+    assert "train.step: unknown key; allowed here: accumulate, batch, checkpoint_every" in done.stderr + done.stdout
+
+
+def test_the_same_values_in_another_order_and_with_comments_make_no_difference():
+    assert workflow.as_json(**json.loads('{"a": [1, 2], "b": {"d": 1, "c": 2}}')) == workflow.as_json(
+        b={"c": 2, "d": 1}, a=[1, 2]
+    )
