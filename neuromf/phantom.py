@@ -45,9 +45,9 @@ class Variation:
     """How people differ: one standard deviation each, unless said otherwise."""
 
     age_years: tuple[float, float] = (20.0, 86.0)  # uniform between, as the range of IXI
-    lobes_mm: float = 0.6  # displacement by a field smoothed with sigma 12 mm: shape of lobes
-    gyri_mm: float = 0.3  # with sigma 6 mm: course of gyri and sulci
-    folds_mm: float = 0.15  # with sigma 3.5 mm: shape of single folds
+    lobes_mm: float = 0.4  # displacement by a field smoothed with sigma 12 mm: shape of lobes
+    gyri_mm: float = 0.1  # with sigma 6 mm: course of gyri and sulci
+    folds_mm: float = 0.05  # with sigma 3.5 mm: shape of single folds
     head_mm: float = 2.0  # with sigma 24 mm: shape of the head
     scale: float = 0.03  # of each axis, beside the 7 % between the sexes
     rotation_deg: float = 1.2

@@ -51,7 +51,9 @@ def test_P3_T9_combined_loss_equals_its_parts(data, prediction, tangent):
     torch.testing.assert_close(module.training_step(None, 0), expected)
 
 
-def test_P3_T10_bf16_training_is_finite_and_its_derivative_is_float32(data, tmp_path, monkeypatch):
+def test_P3_T10_bf16_training_is_finite_and_its_derivative_is_float32(tmp_path, monkeypatch):
+    # not 4^3: on the CPU, torch 2.13 reads unset memory in the bf16 weight gradient of convolutions over 2^3 voxels
+    data = torch.randn(10, 4, 8, 8, 8, generator=torch.Generator().manual_seed(1))
     seen = []
     exact = flow.total_derivative
 
