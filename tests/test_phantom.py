@@ -158,6 +158,15 @@ def test_every_deformation_keeps_every_volume_element(scans):
         assert facts["smallest_jacobian"] == round(smallest, 4)
 
 
+def test_people_with_the_same_facts_still_have_their_own_shape():
+    facts = phantom.person(0, 0, Variation())
+    first, again, other, reseeded = (
+        phantom.warp(*who, facts, Variation())[0] for who in ((0, 0), (0, 0), (1, 0), (0, 1))
+    )
+    assert torch.equal(first, again)
+    assert (first - other).abs().mean() > 0.5 and (first - reseeded).abs().mean() > 0.5  # mm
+
+
 def test_ages_fill_their_range_and_both_sexes_occur():
     people = [phantom.person(number, 0, Variation()) for number in range(300)]
     ages = np.array([facts["age"] for facts in people])

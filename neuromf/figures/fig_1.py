@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from neuromf.figures import brains, style
 
-WIDTH, HEIGHT = style.PAGE, 3.5  # inches; everything below is placed in inches from the lower left
-TRAIN, SAMPLE = 2.42, 0.72  # height of the two rows
+WIDTH, HEIGHT = style.PAGE, 3.45  # inches; everything below is placed in inches from the lower left
+TRAIN, SAMPLE = 2.6, 0.75  # height of the two rows
 SIDE = 0.86  # of a picture
 
 
@@ -31,7 +31,7 @@ def fig_1(real: NDArray, latent: NDArray, eps: NDArray, drawn: NDArray, generate
 
 
 def _train(fig: Figure, ax: Axes, real: NDArray, latent: NDArray, eps: NDArray, texts: dict) -> None:
-    ax.text(0.12, HEIGHT - 0.2, "Training", fontweight="bold")
+    ax.text(0.12, HEIGHT - 0.22, "Training", fontweight="bold")
     _brain(fig, real, 0.2, TRAIN, f"volume\n{texts['volume_shape']}")
     _box(ax, 1.62, TRAIN, "encoder\n(frozen)", "0.9")
     _channels(fig, latent, 2.35, TRAIN, f"latent $x$\n{texts['latent_shape']}")
@@ -43,7 +43,7 @@ def _train(fig: Figure, ax: Axes, real: NDArray, latent: NDArray, eps: NDArray, 
 
 
 def _sample(fig: Figure, ax: Axes, eps: NDArray, drawn: NDArray, generated: NDArray, texts: dict) -> None:
-    ax.text(0.12, HEIGHT / 2 - 0.13, "Sampling: one evaluation", fontweight="bold")
+    ax.text(0.12, 1.42, "Sampling: one evaluation", fontweight="bold")
     _channels(fig, eps, 0.2, SAMPLE, r"noise $\epsilon$")
     _box(ax, 1.72, SAMPLE, "$u_\\theta(\\epsilon,1,0)$\nonce", style.PALETTE[0])
     _channels(fig, drawn, 2.55, SAMPLE, r"$x=\epsilon-u$")

@@ -24,7 +24,9 @@ def fig_3(sets: Mapping[str, NDArray], spacing_mm: float, columns: int = 8) -> F
     fig = style.new(style.PAGE, len(shown) * (sum(heights) * inch + 0.12))
     blocks = fig.subfigures(len(shown), 1, hspace=0.03)
     for block, (name, volumes) in zip(np.atleast_1d(blocks), shown.items(), strict=True):
-        axes = block.subplots(3, columns, gridspec_kw={"height_ratios": heights, "wspace": 0.02, "hspace": 0.02})
+        axes = block.subplots(
+            3, columns, squeeze=False, gridspec_kw={"height_ratios": heights, "wspace": 0.02, "hspace": 0.02}
+        )
         block.supylabel(name, fontsize=10)
         for row, plane in zip(axes, brains.PLANES, strict=True):
             for column, (ax, volume) in enumerate(zip(row, volumes, strict=True)):
