@@ -12,6 +12,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Law = tuple[float, Positive]
+Seed = Annotated[int, Field(ge=0)]
+Variation = Literal[
+    "age_years", "lobes_mm", "gyri_mm", "folds_mm", "head_mm", "scale", "rotation_deg", "ventricles_mm", "tissue_bias",
+    "contrast", "bias_field", "noise",
+]  # fmt: skip  # of neuromf.phantom, whose fields a test compares with these
 
 
 class Section(BaseModel):
@@ -19,11 +24,11 @@ class Section(BaseModel):
 
 
 class Embedded(Section):
-    n_people: int = Field(420, ge=8)
-    seed: int = 0
+    n_people: int = Field(360, ge=8)
+    seed: Seed = 0
     shape: tuple[Count, Count, Count] = (128, 128, 75)
     spacing_mm: tuple[Positive, Positive, Positive] = (1.875, 1.875, 2.4)
-    variation: dict[str, float | tuple[float, float]] = {}
+    variation: dict[Variation, float | tuple[float, float]] = {}
 
 
 class Folder(Section):
@@ -51,7 +56,7 @@ class Cohort(Section):
     embedded: Embedded = Embedded()
     folder: Folder | None = None
     split: Split = Split(train=0.85, val=0.0, test=0.15)
-    scans_per_shard: Count = 210
+    scans_per_shard: Count = 90
 
     @model_validator(mode="after")
     def sourced(self) -> "Cohort":
@@ -64,6 +69,12 @@ class Volumes(Section):
     spacing_mm: Positive = 2.5
     shape: tuple[Count, Count, Count] = (64, 80, 64)
     percentiles: tuple[Annotated[float, Field(ge=0, lt=100)], Annotated[float, Field(gt=0, le=100)]] = (0.0, 99.5)
+
+    @model_validator(mode="after")
+    def windowed(self) -> "Volumes":
+        if self.percentiles[0] >= self.percentiles[1]:
+            raise ValueError(f"volumes.percentiles must be low < high; got {self.percentiles}")
+        return self
 
     @model_validator(mode="after")
     def encodable(self) -> "Volumes":
@@ -112,7 +123,13 @@ class Torus(Section):
     share_corner: Share
     halflife_steps: Positive
     n_samples: Count
-    seed: int
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def gated(self) -> "Torus":
+        if missing := {1, 5} - set(self.evaluations):
+            raise ValueError(f"torus.evaluations must hold 1 and 5, which its gate compares; {sorted(missing)} missing")
+        return self
 
 
 class Net(Section):
@@ -168,14 +185,14 @@ class Train(Section):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     log_every: Count = 50
     checkpoint_every: Count = 200
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Samples(Section):
     n: int = Field(64, ge=4)
     evaluations: list[Count] = [1, 2, 10, 50]
     batch: Count = 16
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def one_step(self) -> "Samples":
@@ -195,10 +212,16 @@ class Gate(Section):
     bounds: dict[str, float]
     informational: list[str] = []
 
+    @model_validator(mode="after")
+    def known(self) -> "Gate":
+        if unknown := set(self.informational) - set(self.bounds):
+            raise ValueError(f"gates.informational names {sorted(unknown)}, which gates.bounds does not know")
+        return self
+
 
 class Config(Section):
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-    seed: int = 0
+    seed: Seed = 0
     cohort: Cohort
     volumes: Volumes
     vae: VAE
@@ -210,6 +233,14 @@ class Config(Section):
     samples: Samples
     metrics: Metrics
     gates: Gate
+
+    @model_validator(mode="after")
+    def per_channel(self) -> "Config":
+        for name in ("p", "channel_weights"):
+            values = getattr(self.flow, name)
+            if isinstance(values, list) and len(values) != 4:
+                raise ValueError(f"flow.{name} must have one entry per latent channel (4); got {values}")
+        return self
 
     @model_validator(mode="after")
     def fits(self) -> "Config":
@@ -242,7 +273,7 @@ def _explain(error: dict) -> str:
             section = _section(section, part)
         allowed = ", ".join(sorted(section.model_fields))
         return f"  {'.'.join(place)}: unknown key; allowed here: {allowed}"
-    found = "" if error["type"] == "value_error" else f"; found {error['input']!r}"
+    found = "" if error["type"] in ("value_error", "missing") else f"; found {error['input']!r}"
     return f"  {'.'.join(place) or 'config'}: {error['msg'].removeprefix('Value error, ')}{found}"
 
 

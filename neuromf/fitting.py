@@ -173,9 +173,9 @@ def fit(
     )
     loader = DataLoader(Draws(module.steps * accumulate))
     trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
-    checkpoint.unlink(missing_ok=True)
     if module.global_step < module.steps:
         raise RuntimeError(f"training ended at step {module.global_step} of {module.steps}; run it again to go on")
+    checkpoint.unlink(missing_ok=True)
 
 
 def write_history(module: Study, path: Path) -> None:

@@ -99,7 +99,8 @@ def require_open(path: Path) -> None:
     if gate["status"] != "OPEN":
         raise SystemExit(
             f"stopped at {path}: blocked by {', '.join(gate['blocked_by'])}.\n{summary(gate)}\n"
-            f"Mend what failed; or, if the study can live with it, list the id in gates.informational of the config."
+            f"Mend what failed; or, where the study can live with a measured value, list its id in gates.informational "
+            f"of the config (a failed test must be mended)."
         )
 
 
@@ -115,8 +116,26 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
 
 
+def number(cell: str) -> float:
+    """A cell as a number; pandas writes NaN as an empty one."""
+    return float(cell or "nan")
+
+
 def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    return sum(values) / len(values) if values else math.nan
+
+
+def largest(values: list[float]) -> float:
+    """The largest value, NaN where any is: `max` would overlook it."""
+    return math.nan if any(map(math.isnan, values)) else max(values, default=math.nan)
+
+
+def smallest(values: list[float]) -> float:
+    return -largest([-value for value in values])
+
+
+def over(value: float, other: float) -> float:
+    return value / other if other else math.nan
 
 
 def _share_encoded(files: dict[str, Path]) -> float:
@@ -133,7 +152,7 @@ def _torus(evaluations: int, column: str) -> Callable[[dict[str, Path]], float]:
     """A column of the torus summary for the main arm, the last of the table."""
 
     def measure(files: dict[str, Path]) -> float:
-        return float([row for row in _rows(files["summary"]) if int(row["evaluations"]) == evaluations][-1][column])
+        return number([row for row in _rows(files["summary"]) if int(row["evaluations"]) == evaluations][-1][column])
 
     return measure
 
@@ -145,27 +164,34 @@ def _torus_falls(files: dict[str, Path]) -> float:
     """
     rows, ratios = _rows(files["history"]), []
     for arm in {(row["prediction"], row["dim"]) for row in rows}:
-        raw = [float(r["raw_r_equals_t"]) for r in rows if (r["prediction"], r["dim"]) == arm]
-        ratios += [raw[9] / raw[0], raw[-1] / raw[9]]
-    return max(ratios)
+        raw = [number(r["raw_r_equals_t"]) for r in rows if (r["prediction"], r["dim"]) == arm]
+        ratios += [over(raw[9], raw[0]), over(raw[-1], raw[9])]
+    return largest(ratios)
 
 
 def _history(column: str, late: bool = True) -> Callable[[dict[str, Path]], float]:
+    """Mean of a column over the last three rows that have it, or its first value."""
+
     def measure(files: dict[str, Path]) -> float:
-        values = [float(row[column]) for row in _rows(files["history"]) if row[column]]
-        return mean(values[-3:]) if late else values[0]
+        values = [number(row[column]) for row in _rows(files["history"]) if row[column]]
+        return mean(values[-3:] if late else values[:1])
 
     return measure
 
 
+def _last(column: str) -> Callable[[dict[str, Path]], float]:
+    return lambda files: number(_rows(files["history"])[-1][column])
+
+
 def _falls(files: dict[str, Path]) -> float:
-    return _history("raw_mf")(files) / _history("raw_mf", late=False)(files)
+    return over(_history("raw_mf")(files), _history("raw_mf", late=False)(files))
 
 
 def _ratio(files: dict[str, Path]) -> float:
-    """Largest raw MeanFlow over raw flow-matching loss at equal t, over the time bins, late in training."""
+    """Largest raw MeanFlow over raw flow-matching loss, late in training, over the bins of t that have both."""
     bins = [name for name in _rows(files["history"])[0] if name.startswith("raw_mf_t")]
-    return max(_history(name)(files) / _history(name.replace("_mf_", "_fm_"))(files) for name in bins)
+    pairs = [(_history(name)(files), _history(name.replace("_mf_", "_fm_"))(files)) for name in bins]
+    return largest([over(mf, fm) for mf, fm in pairs if not math.isnan(mf + fm)])
 
 
 def _metric(metric: str, evaluations: int | str) -> Callable[[dict[str, Path]], float]:
@@ -175,14 +201,14 @@ def _metric(metric: str, evaluations: int | str) -> Callable[[dict[str, Path]], 
         found = [r for r in rows if r["metric"] == metric and r["nfe"] == str(nfe)]
         if len(found) != 1:
             raise ValueError(f"{files['metrics']} holds {len(found)} rows of {metric} at {nfe} evaluations, wanted 1")
-        return float(found[0]["value"])
+        return number(found[0]["value"])
 
     return measure
 
 
 def _over(metric: str, other: int | str) -> Callable[[dict[str, Path]], float]:
     """A metric of one-step samples over the same metric elsewhere."""
-    return lambda files: _metric(metric, 1)(files) / _metric(metric, other)(files)
+    return lambda files: over(_metric(metric, 1)(files), _metric(metric, other)(files))
 
 
 CRITERIA: dict[int, dict[str, Criterion]] = {
@@ -197,9 +223,9 @@ CRITERIA: dict[int, dict[str, Criterion]] = {
         "P1-T1": Criterion("share of accepted scans that were encoded", "above", _share_encoded, "stats"),
         "P1-T2": Criterion("stored latents all of one right shape", "above", _shape_as_wanted, "stats"),
         "P1-T3": Criterion("largest channel mean of training latents, absolute", "below",
-                           _json("stats", "mean", lambda m: max(map(abs, m))), "stats"),
-        "P1-T4": Criterion("smallest channel standard deviation", "above", _json("stats", "std", min), "stats"),
-        "P1-T4b": Criterion("largest channel standard deviation", "below", _json("stats", "std", max), "stats"),
+                           _json("stats", "mean", lambda m: largest([abs(x) for x in m])), "stats"),
+        "P1-T4": Criterion("smallest channel standard deviation", "above", _json("stats", "std", smallest), "stats"),
+        "P1-T4b": Criterion("largest channel standard deviation", "below", _json("stats", "std", largest), "stats"),
         "P1-T5": Criterion("no NaN or Inf in any latent", "above", _json("stats", "finite"), "stats"),
         "P1-T7": Criterion("SSIM of decoded stored latents", "above", _json("stats", "roundtrip_ssim", mean), "stats"),
     },
@@ -208,9 +234,9 @@ CRITERIA: dict[int, dict[str, Criterion]] = {
                            _torus_falls, "history"),
         "P2-T5": Criterion("distance of one-step samples to the torus", "below", _torus(1, "mean_distance"), "summary"),
         "P2-T6": Criterion("smaller KS p-value of the two angles", "above",
-                           lambda f: min(_torus(1, "ks_p_a")(f), _torus(1, "ks_p_b")(f)), "summary"),
+                           lambda f: smallest([_torus(1, "ks_p_a")(f), _torus(1, "ks_p_b")(f)]), "summary"),
         "P2-T7": Criterion("distance at 5 evaluations over that at 1", "below",
-                           lambda f: _torus(5, "mean_distance")(f) / _torus(1, "mean_distance")(f), "summary",
+                           lambda f: over(_torus(5, "mean_distance")(f), _torus(1, "mean_distance")(f)), "summary",
                            "informational"),
     },
     4: {
@@ -218,9 +244,10 @@ CRITERIA: dict[int, dict[str, Criterion]] = {
                            lambda f: float(_rows(f["history"])[-1]["step"]), "history"),
         "P4-T2": Criterion("late over early raw MeanFlow loss", "below", _falls, "history"),
         "P4-T2b": Criterion("raw MeanFlow over flow-matching loss at equal t, worst bin", "below", _ratio, "history"),
-        "P4-T3": Criterion("final raw loss is a number", "below", _history("raw_mf"), "history"),
+        "P4-T3": Criterion("final raw loss is a number", "below", _last("raw_mf"), "history"),
         "P4-T4": Criterion("early one-step samples: Frechet distance over that of the mean head", "below",
-                           lambda f: _metric("frechet", "early")(f) / _metric("frechet", "mean-head")(f), "metrics"),
+                           lambda f: over(_metric("frechet", "early")(f), _metric("frechet", "mean-head")(f)),
+                           "metrics"),
         "P4-T5": Criterion("white-grey contrast of one-step samples over that of real heads", "above",
                            _over("tissue_contrast", "real"), "metrics"),
         "P4-T5b": Criterion("left-right symmetry of one-step samples over that of real heads", "above",

@@ -52,6 +52,7 @@ def decode(vae: MAISIVAEWrapper, latent: Tensor) -> Tensor:
 def load_shards(paths: Sequence[Path]) -> dict[str, list[str] | Tensor]:
     """All shards as one dict, memory-mapped where there is only one."""
     shards = [torch.load(path, weights_only=True, mmap=True) for path in paths]
+    shards = [shard for shard in shards if shard["scans"]]  # one may hold only scans that were set aside
     joined: dict = {"scans": [scan for shard in shards for scan in shard["scans"]]}
     for name in shards[0].keys() - {"scans"}:
         joined[name] = torch.cat([shard[name] for shard in shards])

@@ -89,7 +89,7 @@ class FlowStudy(Study):
         """One step of the optimiser, then one of the average; micro-batches of an accumulation count together."""
         super().optimizer_step(*args, **kwargs)
         images = self.batch * self.trainer.accumulate_grad_batches
-        self.ema.update(self.u, images, (self.global_step - 1) * images)
+        self.ema.update(self.u, images, self.global_step * images)
 
 
 FLOW_MATCHING = {"share_r_equals_t": 1.0, "share_corner": 0.0}

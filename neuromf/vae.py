@@ -158,9 +158,12 @@ def load(path: Path) -> MAISIVAEWrapper:
 def _stored_architecture(path: Path) -> Architecture | None:
     if path.suffix != ".safetensors":
         return None
-    with safe_open(path, framework="pt") as file:
-        stored = json.loads((file.metadata() or {}).get("architecture", "null"))
-    return Architecture(**{**stored, "widths": tuple(stored["widths"])}) if stored else None
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = json.loads((file.metadata() or {}).get("architecture", "null"))
+        return Architecture(**{**stored, "widths": tuple(stored["widths"])}) if stored else None
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}: {error})") from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -171,9 +174,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 return {name: file.get_tensor(name) for name in file.keys()}
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__})") from error
     state = state.get("unet_state_dict", state) if isinstance(state, dict) else {}
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds no state dict of tensors; a MAISI autoencoder has 130 named tensors")
     return state
 

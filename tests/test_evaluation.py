@@ -96,7 +96,6 @@ def test_rows_say_how_many_volumes_they_rest_on(table):
     assert n["1", "latent_std_error"] == N_TRAIN
 
 
-@pytest.mark.xfail(reason="the row says how many pairs were asked for, not how many there are", strict=True)
 def test_the_row_of_pairs_says_how_many_there_were(new, people):
     rows = pd.DataFrame(new(n_pairs=24).looks(people[1][:3].numpy())).set_index("metric")
     assert rows.loc["pair_ms_ssim", "n"] == 3

@@ -126,7 +126,6 @@ def test_P0_T1_what_is_no_state_dict_is_refused(tmp_path, thing):
     )
 
 
-@pytest.mark.xfail(reason="what was wrapped is taken for a dict unseen", strict=True)
 def test_a_wrapped_thing_that_is_no_state_dict_is_refused_too(tmp_path):
     torch.save({"unet_state_dict": torch.ones(3)}, tmp_path / "other.pt")
     assert refusal(tmp_path / "other.pt").startswith(f"{tmp_path / 'other.pt'} holds no state dict of tensors;")
@@ -148,11 +147,10 @@ def test_P0_T1_a_pickle_that_holds_more_than_tensors_is_never_run(stored, tmp_pa
             return (Path.touch, (witness,))
 
     path = stored(lambda state: {**state, "note": Payload()})
-    assert refusal(path).startswith(f"{path} cannot be read as weights (UnpicklingError: Weights only load failed.")
+    assert refusal(path) == f"{path} cannot be read as weights (UnpicklingError)"
     assert not witness.exists()
 
 
-@pytest.mark.xfail(reason="the architecture is read before the file is known to be whole", strict=True)
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
 def test_a_truncated_safetensors_file_is_refused_as_any_other(compact, tmp_path, keep):
     path = tmp_path / "vae.safetensors"

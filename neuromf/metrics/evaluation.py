@@ -105,7 +105,8 @@ class Evaluation:
             "high_frequency_ratio": spectral.high_frequency_ratio(volumes, self.spacing_mm),
             **{name: column.to_numpy() for name, column in anatomy.tissue_volumes(some, self.spacing_mm).items()},
         }
-        rows = [row("pair_ms_ssim", similarity.pair_ms_ssim(volumes, self.n_pairs, self.seed), self.n_pairs)]
+        n_pairs = min(self.n_pairs, len(volumes) * (len(volumes) - 1) // 2)
+        rows = [row("pair_ms_ssim", similarity.pair_ms_ssim(volumes, n_pairs, self.seed), n_pairs)]
         for name, values in per_volume.items():
             low, high = np.nanpercentile(values, [2.5, 97.5])
             rows.append(row(name, np.nanmean(values), len(values), low=low, high=high))
