@@ -450,3 +450,12 @@ def test_components_count_pieces_joined_by_corners_and_leave_out_debris():
     assert anatomy.components(x) == [1]
     x[0, 10, 8, 8] = 1  # the ninth
     assert anatomy.components(x) == [2]
+
+
+def test_one_segmentation_gives_what_the_functions_give_one_by_one():
+    volumes = np.random.default_rng(3).random((2, 12, 12, 12)).astype(np.float32)
+    table = anatomy.describe(volumes, 2.0)
+    np.testing.assert_allclose(table["tissue_contrast"], anatomy.tissue_contrast(volumes))
+    np.testing.assert_allclose(table["ventricle_ml"], anatomy.ventricle_ml(volumes, 2.0))
+    names = ["csf_ml", "gm_ml", "wm_ml", "brain_ml"]
+    np.testing.assert_allclose(table[names], anatomy.tissue_volumes(volumes, 2.0)[names])

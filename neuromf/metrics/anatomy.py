@@ -143,6 +143,22 @@ def ventricle_ml(volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = 
     return np.array(counts) * voxel_ml
 
 
+def describe(volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = FOREGROUND, seed: int = 0) -> pd.DataFrame:
+    """Contrast, ventricle and tissue volumes of each volume from one segmentation, one row per volume.
+
+    Returns:
+        Columns tissue_contrast, ventricle_ml, csf_ml, gm_ml, wm_ml and brain_ml, as the functions above give them one by one.
+    """
+    voxel_ml, rows = as_spacing(spacing_mm).prod() / 1000, []
+    for x in as_volumes(volumes):
+        labels = tissues(x, foreground, seed)
+        csf, gm, wm = np.bincount(labels.ravel(), minlength=4)[1:] * voxel_ml
+        ventricles = pieces(middle(labels) == CSF).sum() * voxel_ml
+        rows.append({"tissue_contrast": contrast(x, labels), "ventricle_ml": ventricles,
+                     "csf_ml": csf, "gm_ml": gm, "wm_ml": wm, "brain_ml": (x > foreground).sum() * voxel_ml})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def middle(labels: NDArray) -> NDArray:
     """Central third, along each axis, of the box around all labels; empty when there are none."""
     box = ndimage.find_objects((labels > 0).astype(int))

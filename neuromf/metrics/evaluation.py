@@ -96,14 +96,12 @@ class Evaluation:
 
     def looks(self, volumes: NDArray) -> list[dict]:
         """Rows of diversity, symmetry and anatomy, each with the middle 95 % of its volumes."""
-        some = volumes[: self.n_anatomy]
+        segmented = anatomy.describe(volumes[: self.n_anatomy], self.spacing_mm)
         per_volume = {
-            "tissue_contrast": anatomy.tissue_contrast(some),
-            "ventricle_ml": anatomy.ventricle_ml(some, self.spacing_mm),
             "symmetry": anatomy.symmetry(volumes),
             "components": anatomy.components(volumes),
             "high_frequency_ratio": spectral.high_frequency_ratio(volumes, self.spacing_mm),
-            **{name: column.to_numpy() for name, column in anatomy.tissue_volumes(some, self.spacing_mm).items()},
+            **{name: column.to_numpy() for name, column in segmented.items()},
         }
         n_pairs = min(self.n_pairs, len(volumes) * (len(volumes) - 1) // 2)
         rows = [row("pair_ms_ssim", similarity.pair_ms_ssim(volumes, n_pairs, self.seed), n_pairs)]
