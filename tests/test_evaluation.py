@@ -13,8 +13,8 @@ SIDE, SPACING_MM = 32, 4.0
 N_TRAIN, N_TEST = 20, 6
 NEAREST = ["fake_to_train", "heldout_to_train", "ratio", "share_closer_to_train", "share_by_chance"]
 LOOKS = [
-    "pair_ms_ssim", "tissue_contrast", "ventricle_ml", "symmetry", "components", "high_frequency_ratio",
-    "csf_ml", "gm_ml", "wm_ml", "brain_ml",
+    "pair_ms_ssim", "symmetry", "components", "high_frequency_ratio",
+    "tissue_contrast", "ventricle_ml", "csf_ml", "gm_ml", "wm_ml", "brain_ml",
 ]  # fmt: skip
 
 

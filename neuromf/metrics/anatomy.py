@@ -154,8 +154,13 @@ def describe(volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = FORE
         labels = tissues(x, foreground, seed)
         csf, gm, wm = np.bincount(labels.ravel(), minlength=4)[1:] * voxel_ml
         ventricles = pieces(middle(labels) == CSF).sum() * voxel_ml
-        rows.append({"tissue_contrast": contrast(x, labels), "ventricle_ml": ventricles,
-                     "csf_ml": csf, "gm_ml": gm, "wm_ml": wm, "brain_ml": (x > foreground).sum() * voxel_ml})  # fmt: skip
+        rows.append(
+            {
+                "tissue_contrast": contrast(x, labels),
+                "ventricle_ml": ventricles,
+                **{"csf_ml": csf, "gm_ml": gm, "wm_ml": wm, "brain_ml": (x > foreground).sum() * voxel_ml},
+            }
+        )
     return pd.DataFrame(rows)
 
 
