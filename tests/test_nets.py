@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from neuromf import flow, seeds
-from neuromf.nets import EMA, MLP, MeanVelocityNet, TimeEmbedding, UNet
+from neuromf.nets import EMA, MLP, N_POSITIONS, MeanVelocityNet, TimeEmbedding, UNet, positions
 
 TINY = {"widths": (8, 16), "res_blocks": 1, "attention": (False, True), "head_width": 8, "norm_groups": 4}
 
@@ -115,9 +115,9 @@ def test_patches_lose_no_voxel_and_keep_their_place():
     seen = []
     net.conv_in.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     net.out = nn.Module()
-    net.out.forward = lambda _: seen[0]
+    net.out.forward = lambda _: seen[0][:, :16]  # what follows is where each voxel lies
     torch.testing.assert_close(net(z, *torch.ones(2, 1).double()), z, rtol=0, atol=0)
-    assert seen[0].shape == (1, 16, 2, 2, 2)
+    assert seen[0].shape == (1, 16 + N_POSITIONS, 2, 2, 2)
 
 
 def test_a_new_network_starts_from_a_constant_and_ends_in_a_zero_layer():
@@ -260,3 +260,12 @@ def test_the_average_of_an_unchanging_network_is_that_network():
     for step in range(3):
         ema.update(net, 4, 4 * step)
     torch.testing.assert_close(ema.net.state_dict(), net.state_dict())
+
+
+def test_positions_say_where_a_voxel_lies_on_a_grid_of_any_size():
+    for shape in ((4, 4, 4), (2, 5, 3)):
+        where = positions(shape)
+        assert where.shape == (N_POSITIONS, *shape)
+        torch.testing.assert_close(where[0, :, 0, 0], (2 * torch.arange(shape[0]) + 1) / shape[0] - 1)
+        torch.testing.assert_close(where[:3], -where[:3].flip(1, 2, 3))  # the middle of the grid is 0
+        assert len(where.flatten(1).T.unique(dim=0)) == shape[0] * shape[1] * shape[2]

@@ -147,7 +147,7 @@ def describe(volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = FORE
     """Contrast, ventricle and tissue volumes of each volume from one segmentation, one row per volume.
 
     Returns:
-        Columns tissue_contrast, ventricle_ml, csf_ml, gm_ml, wm_ml and brain_ml, as the functions above give them one by one.
+        Columns tissue_contrast, ventricle_ml, csf_ml, gm_ml, wm_ml and brain_ml, as the functions above give them.
     """
     voxel_ml, rows = as_spacing(spacing_mm).prod() / 1000, []
     for x in as_volumes(volumes):
