@@ -1,25 +1,6 @@
 """Who is in the study: the embedded cohort or a folder of scans, one table, splits by person."""
 
 
-def cohort_values():
-    """The source of scans: the tables of the embedded cohort, or a folder and how its names are read."""
-    source = {
-        "source": cfg.cohort.source,
-        "shares": cfg.cohort.split.model_dump(),
-        "seed": cfg.seed,
-    }
-    if cfg.cohort.source == "embedded":
-        return as_json(
-            tables=expand("results/phantom/{shard}/participants.tsv", shard=SHARDS),
-            **source,
-        )
-    folder = {
-        **cfg.cohort.folder.model_dump(),
-        "root": str(resolve(cfg.cohort.folder.root)),
-    }
-    return as_json(**folder, **source)
-
-
 rule phantom:
     """Make one shard of the embedded cohort: people deformed from MNI152, scanned, written as NIfTI."""
     output:
@@ -63,7 +44,7 @@ rule cohort:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=cohort_values(),
+        cfg=lambda w: cohort_values(),
         scans=listing_digest(cfg.cohort),
         code=code_digest("workflow_scripts.cohort"),
     shell:

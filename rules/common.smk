@@ -1,4 +1,4 @@
-"""What every rule shares: shards, wildcards, parameters."""
+"""What all of them share: shards, wildcards, parameters."""
 
 from neuromf.workflow import as_json, code_digest, listing_digest, n_shards, resolve
 
@@ -15,7 +15,7 @@ wildcard_constraints:
 
 
 def values(section, *names):
-    """A rule's values as one JSON string: all of a config section, or the named keys of it."""
+    """One JSON string of all of a config section, or of the named keys of it."""
     dumped = section.model_dump(mode="json")
     return as_json(**({name: dumped[name] for name in names} if names else dumped))
 
@@ -29,3 +29,49 @@ def verification_tests():
     """The files of the tests that judge a phase, which are part of its inputs."""
     names = ("flow", "nets", "training")
     return [f"{workflow.basedir}/tests/test_{name}.py" for name in names]
+
+
+def cohort_values():
+    """The source of scans: the tables of the embedded cohort, or a folder and how its names are read."""
+    source = {
+        "source": cfg.cohort.source,
+        "shares": cfg.cohort.split.model_dump(),
+        "seed": cfg.seed,
+    }
+    if cfg.cohort.source == "embedded":
+        return as_json(
+            tables=expand("results/phantom/{shard}/participants.tsv", shard=SHARDS),
+            **source,
+        )
+    folder = {
+        **cfg.cohort.folder.model_dump(),
+        "root": str(resolve(cfg.cohort.folder.root)),
+    }
+    return as_json(**folder, **source)
+
+
+def vae_values():
+    """The autoencoder of the study; a path to weights is taken from the repository's root."""
+    weights = cfg.vae.weights
+    located = weights if weights in (None, "packaged") else str(resolve(weights))
+    return as_json(
+        **{**cfg.vae.model_dump(mode="json"), "weights": located, "seed": cfg.seed}
+    )
+
+
+def gate_before(wildcards):
+    """The gate of the phase before, which blocks this one with it."""
+    phase = int(wildcards.phase)
+    return [f"results/gates/phase_{phase - 1}.json"] if phase else []
+
+
+def provenance(*sections):
+    """What made a figure, for its metadata and side file: study, run, and the values behind it."""
+    dumped = cfg.model_dump(mode="json")
+    return as_json(
+        study=cfg.study,
+        run=RUN,
+        seed=cfg.samples.seed,
+        spacing_mm=cfg.volumes.spacing_mm,
+        values={name: dumped[name] for name in sections},
+    )

@@ -1,18 +1,6 @@
 """Figures of the paper, each from files only: a changed figure trains nothing."""
 
 
-def provenance(*sections):
-    """What made a figure, for its metadata and side file: study, run, and the values behind it."""
-    dumped = cfg.model_dump(mode="json")
-    return as_json(
-        study=cfg.study,
-        run=RUN,
-        seed=cfg.samples.seed,
-        spacing_mm=cfg.volumes.spacing_mm,
-        values={name: dumped[name] for name in sections},
-    )
-
-
 rule fig_1:
     """The method at a glance, with this study's own brains in its boxes."""
     input:

@@ -12,12 +12,6 @@ MEASURED = {
 }
 
 
-def gate_before(wildcards):
-    """The gate of the phase before, which blocks this one with it."""
-    phase = int(wildcards.phase)
-    return [f"results/gates/phase_{phase - 1}.json"] if phase else []
-
-
 rule verify:
     """Run the verification tests of a phase whose criteria are tests, and keep their verdicts."""
     input:

@@ -1,15 +1,6 @@
 """The frozen autoencoder: published weights, the packaged compact one, or trained on training people."""
 
 
-def vae_values():
-    """The autoencoder of the study; a path to weights is taken from the repository's root."""
-    weights = cfg.vae.weights
-    located = weights if weights in (None, "packaged") else str(resolve(weights))
-    return as_json(
-        **{**cfg.vae.model_dump(mode="json"), "weights": located, "seed": cfg.seed}
-    )
-
-
 rule vae:
     """Take stored weights, or train on the study's training people, and freeze."""
     input:
