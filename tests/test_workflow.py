@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -89,8 +90,11 @@ def test_a_missing_module_and_a_relative_import_are_refused(edited, tmp_path):
 
 
 def snakemake(*arguments, cwd, check=True):
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", str(ROOT / "tests/config/tiny.yaml")]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=check, cwd=cwd, timeout=300)
+    tiny = ["--configfile", str(ROOT / "tests/config/tiny.yaml")]
+    command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", *tiny]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # rules call python by name
+    env = {**os.environ, "PATH": path}
+    return subprocess.run(command, capture_output=True, text=True, check=check, cwd=cwd, timeout=300, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +116,6 @@ def stale(checkout):
     return {row["output_file"].split("/")[1] for row in rows if row["plan"] == "update pending"}
 
 
-@pytest.mark.slow
 def test_nothing_to_do_after_a_run_nor_after_a_comment_but_after_a_formula(checkout):
     assert stale(checkout) == set()
     flow = checkout / "neuromf" / "flow.py"
@@ -127,7 +130,6 @@ def test_nothing_to_do_after_a_run_nor_after_a_comment_but_after_a_formula(check
     assert stale(checkout) == set()
 
 
-@pytest.mark.slow
 def test_a_changed_value_reruns_and_swapped_values_are_noticed(checkout):
     config = checkout / "config.yaml"
     text = config.read_text()
