@@ -1,11 +1,14 @@
 """The embedded cohort against geometry whose answer is known, and against what is true of people."""
 
+import dataclasses
+import typing
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from neuromf import phantom, seeds
+from neuromf import config, phantom, seeds
 from neuromf.phantom import GRID_MM, Variation
 
 SCANNER = {"shape": (32, 32, 24), "spacing_mm": (7.5, 7.5, 7.5)}
@@ -309,3 +312,8 @@ def test_an_unknown_kind_of_variation_is_named(tmp_path):
         "'gyri_mm', 'head_mm', 'lobes_mm', 'noise', 'rotation_deg', 'scale', 'tissue_bias', 'ventricles_mm']"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_the_config_knows_every_kind_of_variation_and_no_other():
+    known = [field.name for field in dataclasses.fields(phantom.Variation)]
+    assert sorted(known) == sorted(typing.get_args(config.Variation))
