@@ -32,11 +32,6 @@ def find_scans(root: str | Path, pattern: str) -> list[Path]:
     return sorted(path for path in Path(root).glob(pattern) if not path.is_dir())
 
 
-def count_scans(root: str | Path, pattern: str) -> int:
-    """Number of files under root that match a glob, 0 where there is no such folder."""
-    return len(find_scans(root, pattern))
-
-
 def read_folder(
     root: str | Path,
     pattern: str,

@@ -1,4 +1,4 @@
-"""What the Snakefile needs of the library: code digests and JSON parameters. Standard library only.
+"""What the Snakefile needs of the library: code digests, JSON parameters, shards. Standard library only.
 
 A rule's `params` hold the values it uses as one JSON string, and a digest of the code it runs: the script, and every
 module of this repository that it imports, directly or not. Comments, docstrings, layout and file times
@@ -91,21 +91,21 @@ def resolve(path: str) -> Path:
 # --- shards ------------------------------------------------------------------------------------------
 
 
-def find_scans(cohort: object) -> list[str]:
+def scan_names(cohort: object) -> list[str]:
     """Names of the scans a cohort section speaks of: people by number, or files below its folder, sorted."""
     if cohort.source == "embedded":
         return [str(number) for number in range(cohort.embedded.n_people)]
     root = resolve(cohort.folder.root)
     if not root.is_dir():
         raise SystemExit(f"cohort.folder.root is {root}, which is no folder; set it to where your scans are")
-    return sorted(str(path.relative_to(root)) for path in root.glob(cohort.folder.pattern))
+    return sorted(str(path.relative_to(root)) for path in root.glob(cohort.folder.pattern) if not path.is_dir())
 
 
 def n_shards(cohort: object) -> int:
     """How many jobs handle the scans of a cohort, each about cohort.scans_per_shard of them."""
-    return max(1, math.ceil(len(find_scans(cohort)) / cohort.scans_per_shard))
+    return max(1, math.ceil(len(scan_names(cohort)) / cohort.scans_per_shard))
 
 
 def listing_digest(cohort: object) -> str:
     """Digest of the names of the scans, so that a new file in the folder makes the cohort stale."""
-    return hashlib.sha256("\n".join(find_scans(cohort)).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(scan_names(cohort)).encode()).hexdigest()[:16]

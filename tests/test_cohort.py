@@ -60,8 +60,8 @@ def test_a_name_says_who_and_where(folder):
 def test_without_groups_scan_and_person_are_the_name_of_the_file(folder):
     table = cohort.read_folder(folder("a.b.nii.gz", "c.nii"), "*.nii*", "")
     assert table["scan"].tolist() == table["person"].tolist() == ["a.b", "c"]
-    assert cohort.count_scans(folder(), "*.nii*") == 2
-    assert cohort.count_scans(folder() / "nowhere", "*.nii*") == 0
+    assert len(cohort.find_scans(folder(), "*.nii*")) == 2
+    assert cohort.find_scans(folder() / "nowhere", "*.nii*") == []
 
 
 def test_an_empty_folder_is_named_with_its_pattern_and_the_way_out(folder):
@@ -287,5 +287,5 @@ def test_a_study_without_one_usable_scan_ends_with_the_reasons(shards, tmp_path)
 def test_light_scripts_import_neither_torch_nor_monai():
     code = "import sys, workflow_scripts.cohort, workflow_scripts.qc; print({'torch', 'monai'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
-    code = "import sys, neuromf.cohort as c; c.count_scans('.', '*'); print({'pandas', 'numpy'} & set(sys.modules))"
+    code = "import sys, neuromf.cohort as c; c.find_scans('.', '*'); print({'pandas', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
