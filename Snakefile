@@ -2,7 +2,7 @@
 
 from snakemake.utils import min_version
 
-from neuromf.config import read_config
+from neuromf.config import BASE, read_config, runs
 
 min_version("9.20")
 
@@ -11,6 +11,9 @@ configfile: f"{workflow.basedir}/config.yaml"
 
 
 cfg = read_config(config)
+RUN, RUNS = BASE, runs(
+    cfg
+)  # the run that figures and gates are about, and all that are made
 
 
 include: "rules/common.smk"
@@ -23,6 +26,7 @@ include: "rules/train.smk"
 include: "rules/samples.smk"
 include: "rules/gates.smk"
 include: "rules/figures.smk"
+include: "rules/bench.smk"
 
 
 rule all:

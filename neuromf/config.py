@@ -4,7 +4,7 @@ Every key is explained in config.yaml, where it stands; here are its type, its b
 Only the Snakefile reads this; library functions take plain values.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -139,6 +139,7 @@ class Net(Section):
     head_width: Count = 32
     norm_groups: Count = 16
     patch: Count = 1
+    conditioning: Literal["t-h", "t-r", "h"] = "t-h"
 
     @model_validator(mode="after")
     def matched(self) -> "Net":
@@ -154,23 +155,42 @@ class Times(Section):
     r_law: Law | None = (-4.0, 1.6)
     share_r_equals_t: Share = 0.5
     share_corner: Share = 0.0
+    share_uniform: Share = 0.0
 
     @model_validator(mode="after")
     def shared(self) -> "Times":
-        if self.share_r_equals_t + self.share_corner > 1:
-            raise ValueError("share_r_equals_t and share_corner must sum to at most 1")
+        if self.share_r_equals_t + self.share_corner + self.share_uniform > 1:
+            raise ValueError("share_r_equals_t, share_corner and share_uniform must sum to at most 1")
         return self
 
 
 class Flow(Section):
     prediction: Literal["u", "x"] = "x"
-    tangent: Literal["conditional", "predicted"] = "conditional"
+    base_axes: int = Field(0, ge=0)
+    tangent: Literal["conditional", "predicted", "head"] = "conditional"
+    derivative: Literal["joint", "lean", "differences"] = "joint"
     p: Positive | list[Positive] = 2.0
     channel_weights: list[Positive] | None = None
     adaptive_power: float = Field(1.0, ge=0)
     adaptive_c: Positive = 0.01
+    adaptive_over: Literal["sum", "mean"] = "sum"
     fm_steps: int = Field(0, ge=0)
+    gap_steps: int = Field(0, ge=0)
     times: Times = Times()
+
+
+class Start(Section):
+    weights: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    modality: int | None = None
+    spacing_mm: tuple[Positive, Positive, Positive] | None = None
+
+
+class Diagnostics(Section):
+    every: Count = 200
+    evaluations: Count = 50
+    n: int = Field(8, ge=2)
+    on_alarm: Literal["warn", "stop"] = "warn"
 
 
 class Train(Section):
@@ -181,14 +201,17 @@ class Train(Section):
     weight_decay: float = Field(0.0, ge=0)
     clip: Positive = 1.0
     accumulate: Count = 1
-    ema_images: Positive = 4000.0
+    ema_images: list[Positive] = Field([4000.0], min_length=1)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     log_every: Count = 50
     checkpoint_every: Count = 200
+    diagnostics: Diagnostics = Diagnostics()
+    start: Start | None = None
     seed: Seed = 0
 
 
 class Samples(Section):
+    sampler: Literal["mean", "euler", "heun"] = "mean"
     n: int = Field(64, ge=4)
     evaluations: list[Count] = [1, 2, 10, 50]
     batch: Count = 16
@@ -219,6 +242,11 @@ class Gate(Section):
         return self
 
 
+Overrides = dict[Literal["net", "flow", "train", "samples"], dict[str, Any]]
+RunName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+BASE = "meanflow"  # the run of the config as it stands
+
+
 class Config(Section):
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     seed: Seed = 0
@@ -233,6 +261,16 @@ class Config(Section):
     samples: Samples
     metrics: Metrics
     gates: Gate
+    ablations: dict[RunName, Overrides] = {}
+    active: list[RunName] = []
+
+    @model_validator(mode="after")
+    def named(self) -> "Config":
+        if BASE in self.ablations:
+            raise ValueError(f"ablations may not be called {BASE}, the name of the run without changes")
+        if unknown := set(self.active) - set(self.ablations):
+            raise ValueError(f"active names {sorted(unknown)}, which ablations does not hold: {sorted(self.ablations)}")
+        return self
 
     @model_validator(mode="after")
     def per_channel(self) -> "Config":
@@ -240,6 +278,12 @@ class Config(Section):
             values = getattr(self.flow, name)
             if isinstance(values, list) and len(values) != 4:
                 raise ValueError(f"flow.{name} must have one entry per latent channel (4); got {values}")
+        return self
+
+    @model_validator(mode="after")
+    def startable(self) -> "Config":
+        if self.train.start and self.flow.prediction != "u":
+            raise ValueError("train.start holds weights of a velocity, so flow.prediction must be u; got x")
         return self
 
     @model_validator(mode="after")
@@ -263,6 +307,29 @@ def read_config(config: dict) -> Config:
         return Config.model_validate(config)
     except ValidationError as error:
         raise SystemExit("\n".join(["config refused, nothing was run:", *map(_explain, error.errors())])) from None
+
+
+def runs(config: Config) -> dict[str, Config]:
+    """The run of the config as it stands, under `BASE`, and every active ablation merged onto it.
+
+    Raises:
+        SystemExit: As `read_config`, naming the ablation; those that are not active are checked too.
+    """
+    plain = config.model_dump() | {"ablations": {}, "active": []}
+    merged = {}
+    for name, overrides in config.ablations.items():
+        try:
+            merged[name] = read_config(_merge(plain, overrides))
+        except SystemExit as error:
+            raise SystemExit(f"ablation {name}: {error}") from None
+    return {BASE: config, **{name: merged[name] for name in config.active}}
+
+
+def _merge(values: dict, overrides: dict) -> dict:
+    """Values with those of overrides put in, section by section."""
+    inner = {k: _merge(values[k], v) if isinstance(v, dict) and isinstance(values.get(k), dict) else v
+             for k, v in overrides.items()}  # fmt: skip
+    return {**values, **inner}
 
 
 def _explain(error: dict) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -66,21 +67,37 @@ class Study(pl.LightningModule):
                   for epoch in {n // self.items for n in numbers}}  # fmt: skip
         return torch.stack([epochs[n // self.items][n % self.items] for n in numbers])
 
-    def record(self, **values: Tensor | float) -> None:
-        """Add the values of this step to the next line of history; NaN stops the run here."""
+    def mine(self, batch: Tensor) -> Tensor:
+        """The rows of a global batch that fall to this process: every batch is drawn whole by each of them."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
+        if len(batch) % world:
+            raise ValueError(f"train.batch must be a multiple of the number of processes, {world}; got {len(batch)}")
+        return batch[rank::world]
+
+    def gathered(self, rows: list) -> list:
+        """The lists of all processes, joined in their order."""
+        if self.trainer.world_size == 1:
+            return rows
+        parts: list = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, rows)
+        return [row for part in parts for row in part]
+
+    def record(self, **values: Tensor) -> None:
+        """Add values of this step, one or several a name, to the next line of history; a NaN loss stops the run."""
+        if not values["loss"].isfinite():
+            raise FloatingPointError(
+                f"loss is {float(values['loss'])} at step {self.global_step}, draw {int(self.drawn)}, items "
+                f"{self.choose().tolist()}; no weight was changed by it: lower lr, or look at these items"
+            )
         for name, value in values.items():
-            value = float(value.detach() if isinstance(value, Tensor) else value)
-            if not math.isfinite(value) and name == "loss":
-                raise FloatingPointError(
-                    f"loss is {value} at step {self.global_step}, draw {int(self.drawn)}, items "
-                    f"{self.choose().tolist()}; no weight was changed by it: lower lr, or look at these items"
-                )
-            self.sums.setdefault(name, []).append(value)
+            self.sums.setdefault(name, []).extend(value.detach().flatten().tolist())
 
     def on_train_batch_end(self, *_: object) -> None:
         self.drawn += 1
         if self.global_step % self.log_every == 0 and self.sums:
-            self.history.append({"step": self.global_step, **{name: _mean(v) for name, v in self.sums.items()}})
+            self.history.append(
+                {"step": self.global_step, **{name: _mean(self.gathered(v)) for name, v in self.sums.items()}}
+            )
             self.sums = {}
             logger.info(self.progress())
         if self.checkpoint and self.global_step % self.checkpoint_every == 0 and self.global_step < self.steps:
@@ -115,8 +132,7 @@ class Study(pl.LightningModule):
 
 
 def _mean(values: list[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else float("nan")
+    return sum(values) / len(values) if values else math.nan
 
 
 # --- running -----------------------------------------------------------------------------------------
@@ -144,6 +160,8 @@ def fit(
     clip: float = 1.0,
     accumulate: int = 1,
     accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
 ) -> None:
     """Train to the last step, from `checkpoint` if a killed run left one there.
 
@@ -153,6 +171,7 @@ def fit(
         precision: Of Lightning; the derivative of the flow is float32 all the same.
         clip: Largest norm of the gradient.
         accumulate: Batches per optimiser step.
+        devices, num_nodes: Processes a node and nodes; a batch is shared out among all of them.
     """
     module.checkpoint, module.checkpoint_every = checkpoint, checkpoint_every
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +182,9 @@ def fit(
         gradient_clip_val=clip,
         accumulate_grad_batches=accumulate,
         accelerator=accelerator,
-        devices=1,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=DDPStrategy(broadcast_buffers=False) if devices * num_nodes > 1 else "auto",
         plugins=[LightningEnvironment()],
         logger=False,
         enable_checkpointing=False,
@@ -178,9 +199,9 @@ def fit(
     checkpoint.unlink(missing_ok=True)
 
 
-def write_history(module: Study, path: Path) -> None:
-    """The history as CSV, one row per logged stretch of steps."""
-    pd.DataFrame(module.history).to_csv(path, index=False, float_format="%.6g")
+def write_rows(rows: list[dict], path: Path) -> None:
+    """Rows of a history or of diagnostics as CSV."""
+    pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6g")
 
 
 def card(module: Study, config: dict, data: dict) -> dict:
@@ -196,4 +217,5 @@ def save_whole(trainer: pl.Trainer, path: Path) -> None:
     """Write the state to a file beside, then put it in place: a kill leaves the old one or the new one."""
     part = path.with_suffix(".part")
     trainer.save_checkpoint(part)
-    part.replace(path)
+    if trainer.is_global_zero:
+        part.replace(path)

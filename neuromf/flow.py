@@ -14,6 +14,7 @@ References:
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -77,13 +78,16 @@ def draw_times(
     r_law: tuple[float, float] | None = (-4.0, 1.6),
     share_r_equals_t: float = 0.5,
     share_corner: float = 0.0,
+    share_uniform: float = 0.0,
+    largest_gap: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Training times t and r <= t, each with shape (n,), float64.
 
     The two-law sampler of the authors' CIFAR recipe: t and r are logit-normal, and r becomes min(t, r).
     With r_law None both follow t_law and are swapped into order (MF, table 1d). The first
     round(n * share_r_equals_t) pairs get r = t (with two laws some others tie as well, where r was drawn above t),
-    and the last round(n * share_corner) are uniform in the corner t > 0.9, r < 0.1 of one-step sampling.
+    the last round(n * share_corner) are uniform in the corner t > 0.9, r < 0.1 of one-step sampling, and
+    round(n * share_uniform) before them are uniform in r <= t.
 
     Arguments:
         n: How many pairs.
@@ -92,48 +96,92 @@ def draw_times(
         r_law: Likewise for r.
         share_r_equals_t: Share of plain flow-matching pairs, in [0, 1].
         share_corner: Share of corner pairs, in [0, 1 - share_r_equals_t].
+        share_uniform: Share of uniform pairs, likewise.
+        largest_gap: r is raised to t - largest_gap where it lies below: intervals that grow as training goes on.
     """
-    if min(share_r_equals_t, share_corner) < 0 or share_r_equals_t + share_corner > 1:
-        shares = f"share_r_equals_t={share_r_equals_t}, share_corner={share_corner}"
-        raise ValueError(f"shares of time pairs must be in [0, 1] and sum to at most 1; got {shares}")
+    shares = {"share_r_equals_t": share_r_equals_t, "share_corner": share_corner, "share_uniform": share_uniform}
+    if min(shares.values()) < 0 or sum(shares.values()) > 1:
+        named = ", ".join(f"{name}={share}" for name, share in shares.items())
+        raise ValueError(f"shares of time pairs must be in [0, 1] and sum to at most 1; got {named}")
     t, other = logit_normal(n, *t_law, generator), logit_normal(n, *(r_law or t_law), generator)
     t, r = (t, torch.minimum(t, other)) if r_law else (torch.maximum(t, other), torch.minimum(t, other))
-    n_equal, n_corner = round(n * share_r_equals_t), round(n * share_corner)
-    corner = torch.rand(2, n, generator=generator, dtype=torch.float64) / 10
-    in_corner = torch.arange(n) >= n - n_corner
-    t, r = torch.where(in_corner, 1 - corner[0], t), torch.where(in_corner, corner[1], r)
-    return t, torch.where(torch.arange(n) < n_equal, t, r)
+    corner, uniform = torch.rand(2, 2, n, generator=generator, dtype=torch.float64)
+    place, n_equal = torch.arange(n), round(n * share_r_equals_t)
+    in_corner = place >= (first := n - round(n * share_corner))
+    in_uniform = (place >= first - round(n * share_uniform)) & ~in_corner
+    t = torch.where(in_corner, 1 - corner[0] / 10, torch.where(in_uniform, uniform.amax(0), t))
+    r = torch.where(in_corner, corner[1] / 10, torch.where(in_uniform, uniform.amin(0), r))
+    return t, torch.where(place < n_equal, t, torch.maximum(r, t - largest_gap))
 
 
 # --- the MeanFlow identity ---------------------------------------------------------------------------
 
 
 def total_derivative(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    r"""u(z, t, r) and its derivative along the path at fixed r, by one forward-mode pass.
+    r"""u(z, t, r) and its derivative along the path at fixed r, by one forward-mode pass without autocast.
 
     .. math:: \frac{d}{dt} u(z_t, t, r) = \partial_z u \cdot v + \partial_t u        (MF, eq. 8)
     """
-    return torch.func.jvp(u, (z, t, r), (v, torch.ones_like(t), torch.zeros_like(r)))
+    with torch.autocast(z.device.type, enabled=False):
+        return torch.func.jvp(u, (z, t, r), (v, torch.ones_like(t), torch.zeros_like(r)))
 
 
-@torch.no_grad()
-def derivative_where_moving(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> Tensor:
-    """du/dt for the samples with r < t, and zero for the others, whose h = 0 cancels it; no gradient."""
-    du_dt = torch.zeros_like(z)
-    moving = torch.nonzero(r < t)[:, 0]
+def central_difference(
+    u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor, step: float = 5e-3
+) -> tuple[Tensor, Tensor]:
+    """u and its derivative along the path from two more evaluations, for networks without a forward mode.
+
+    The error is of order step^2, and rounding adds the precision over step: 2e-5 in float32, and noise in bf16.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        ahead, behind = (u(z + s * v, t + s, r) for s in (step, -step))
+        return u(z, t, r), (ahead - behind) / (2 * step)
+
+
+def joint(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """u with gradient and du/dt without, in one forward-mode pass where r < t and one plain pass elsewhere.
+
+    The fastest form: nothing is evaluated twice. The pass keeps the activations of u and of its derivative.
+    """
+    moving = r < t
+    parts = torch.nonzero(~moving)[:, 0], torch.nonzero(moving)[:, 0]
+    still, on = ([a[part] for a in (z, t, r)] for part in parts)
+    u_still = u(*still) if len(parts[0]) else z[parts[0]]
+    if not len(parts[1]):
+        return u_still, torch.zeros_like(u_still)
+    u_on, du_on = total_derivative(u, *on, v[parts[1]])
+    back = torch.argsort(torch.cat(parts))
+    du_dt = torch.cat([u_on.new_zeros(len(parts[0]), *u_on.shape[1:]), du_on.detach()])
+    return torch.cat([u_still.to(u_on), u_on])[back], du_dt[back]
+
+
+def lean(
+    u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor, derivative: Callable = total_derivative
+) -> tuple[Tensor, Tensor]:
+    """The same from a plain pass for u and one without gradient for du/dt: little more memory than flow matching."""
+    out = u(z, t, r)
+    du_dt, moving = torch.zeros_like(out), torch.nonzero(r < t)[:, 0]
     if len(moving):
-        du_dt[moving] = total_derivative(u, z[moving], t[moving], r[moving], v[moving])[1]
-    return du_dt
+        with torch.no_grad():
+            du_dt[moving] = derivative(u, z[moving], t[moving], r[moving], v[moving])[1].to(du_dt)
+    return out, du_dt
 
 
-def instantaneous(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, du_dt: Tensor) -> Tensor:
+FORMS: dict[str, Callable] = {
+    "joint": joint,
+    "lean": lean,
+    "differences": partial(lean, derivative=central_difference),
+}  # how u (with gradient) and du/dt (without, and zero where r = t: h = 0 cancels it there) are computed
+
+
+def instantaneous(u: Tensor, du_dt: Tensor, t: Tensor, r: Tensor) -> Tensor:
     r"""The velocity V at z that an average velocity implies, regressed on v (iMF, section 3).
 
     .. math:: V = u(z, t, r) + (t - r) \, \mathrm{sg}\!\left[\frac{d}{dt} u(z_t, t, r)\right]
 
     V - v equals u - sg[v - (t - r) du/dt], the residual of MF eq. 10: one loss, two ways to write it.
     """
-    return u(z, t, r) + like(t - r, z) * du_dt.detach()
+    return u + like(t - r, u) * du_dt.detach()
 
 
 # --- losses ------------------------------------------------------------------------------------------
@@ -212,3 +260,10 @@ def heun(u: MeanVelocity, z: Tensor, times: Sequence[float]) -> Tensor:
         ahead = z - like(t - r, z) * slope
         z = z - like(t - r, z) * (slope + u(ahead, r, r)) / 2
     return z
+
+
+SAMPLERS: dict[str, tuple[Callable, int]] = {  # and the evaluations that each takes for an interval
+    "mean": (sample, 1),
+    "euler": (euler, 1),
+    "heun": (heun, 2),
+}

@@ -16,8 +16,15 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from neuromf import flow
+from neuromf.gaussian import GaussianFlow
+from neuromf.layers import lean_forward_mode
 
 PREDICTIONS = ("u", "x")
+CONDITIONINGS = {  # what a network is told of an interval, from its times t and r: two numbers or one
+    "t-h": lambda t, r: (t, t - r),
+    "t-r": lambda t, r: (t, r),
+    "h": lambda t, r: (t - r,),
+}
 N_POSITIONS = 21  # channels of `positions`
 
 
@@ -33,6 +40,21 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         angles = t[:, None] * self.rates
         return self.layers(torch.cat([angles.cos(), angles.sin()], dim=1))
+
+
+class Conditioning(nn.Module):
+    """Times (B,), (B,) to (B, width): the sum of one embedding for each number of `CONDITIONINGS[name]`."""
+
+    def __init__(self, width: int, name: str = "t-h") -> None:
+        super().__init__()
+        if name not in CONDITIONINGS:
+            raise ValueError(f"conditioning must be one of {', '.join(CONDITIONINGS)}; got {name!r}")
+        self.name = name
+        self.embeddings = nn.ModuleList(TimeEmbedding(width) for _ in name.split("-"))
+
+    def forward(self, t: Tensor, r: Tensor) -> Tensor:
+        told = CONDITIONINGS[self.name](t, r)
+        return sum(embedding(number) for embedding, number in zip(self.embeddings, told, strict=True))
 
 
 def positions(shape: tuple[int, ...], octaves: int = 3) -> Tensor:
@@ -57,6 +79,8 @@ class UNet(DiffusionModelUNet):
             derivative).
         head_width: Channels of an attention head.
         patch: Space-to-depth factor: 2 turns 4 x 16^3 into 32 x 8^3 before the first convolution.
+        conditioning: Which numbers of the interval it is told, of `CONDITIONINGS`.
+        out_channels: Channels it gives where they are not those of the latent.
     """
 
     def __init__(
@@ -69,11 +93,13 @@ class UNet(DiffusionModelUNet):
         head_width: int = 32,
         norm_groups: int = 16,
         patch: int = 1,
+        conditioning: str = "t-h",
+        out_channels: int | None = None,
     ) -> None:
         super().__init__(
             spatial_dims=3,
             in_channels=channels * patch**3 + N_POSITIONS,
-            out_channels=channels * patch**3,
+            out_channels=(out_channels or channels) * patch**3,
             channels=widths,
             num_res_blocks=res_blocks,
             attention_levels=attention,
@@ -84,15 +110,15 @@ class UNet(DiffusionModelUNet):
         )
         self.patch = patch
         self.stride = patch * 2 ** (len(widths) - 1)
-        self.time_embed = TimeEmbedding(4 * widths[0])
-        self.interval_embed = TimeEmbedding(4 * widths[0])
+        self.time_embed = Conditioning(4 * widths[0], conditioning)
+        lean_forward_mode(self)
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Output (B, C, I, J, K) at latents z of that shape and times t, r (B,); sizes must divide by `stride`."""
         if any(n % self.stride for n in z.shape[2:]):
             raise ValueError(f"latent sizes must be multiples of {self.stride}; got {tuple(z.shape[2:])}")
         p = self.patch
-        time = self.time_embed(t) + self.interval_embed(t - r)
+        time = self.time_embed(t, r)
         z = rearrange(z, "b c (i p) (j q) (k s) -> b (c p q s) i j k", p=p, q=p, s=p)
         where = positions(tuple(z.shape[2:])).to(z).expand(len(z), -1, -1, -1, -1)
         z = self.conv_in(torch.cat([z, where], dim=1))
@@ -110,10 +136,10 @@ class UNet(DiffusionModelUNet):
 class MLP(nn.Module):
     """Residual SiLU network on vectors: u(z, t, r) for z (B, D). Smooth, so that its derivative is one too."""
 
-    def __init__(self, dim: int, *, width: int = 128, depth: int = 3) -> None:
+    def __init__(self, dim: int, *, width: int = 128, depth: int = 3, conditioning: str = "t-h") -> None:
         super().__init__()
         self.inlet, self.outlet = nn.Linear(dim, width), nn.Linear(width, dim)
-        self.time_embed, self.interval_embed = TimeEmbedding(width), TimeEmbedding(width)
+        self.time_embed = Conditioning(width, conditioning)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
             for _ in range(depth)
@@ -121,7 +147,7 @@ class MLP(nn.Module):
         nn.init.zeros_(self.outlet.weight)
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        hidden, time = self.inlet(z), self.time_embed(t) + self.interval_embed(t - r)
+        hidden, time = self.inlet(z), self.time_embed(t, r)
         for block in self.blocks:
             hidden = hidden + block(hidden + time)
         return self.outlet(nn.functional.silu(hidden))
@@ -136,24 +162,38 @@ class MeanVelocityNet(nn.Module):
     Arguments:
         net: The network, called as net(z, t, r).
         prediction: "u" or "x".
-        mean: Mean of the training data, with shape (C, I, J, K). A data prediction is the mean plus what the
-            network gives, so that training starts from the mean head and learns how people differ from it.
+        base: Of a data prediction: what is known beforehand. The network adds to it, so that training starts
+            from the Gaussian that fits the data and learns what is not Gaussian. It is shown the base beside z.
+        head: Whether the network gives twice the channels: u, and a second head for the instantaneous v (iMF).
     """
 
     SMALLEST_T = 1e-4  # in evaluation: the division stays finite at t = 0, where no step starts
 
-    def __init__(self, net: nn.Module, prediction: str, mean: Tensor | None = None) -> None:
+    def __init__(
+        self, net: nn.Module, prediction: str, base: GaussianFlow | None = None, *, head: bool = False
+    ) -> None:
         super().__init__()
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
-        self.net, self.prediction = net, prediction
-        self.register_buffer("mean", torch.zeros(()) if mean is None else mean)
+        self.net, self.prediction, self.base, self.head = net, prediction, base, head
+
+    def outputs(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        """u, or u and v one after the other along the channels where there is a second head."""
+        if self.prediction == "u":
+            return self.net(z, t, r)
+        if self.base is None:
+            x = self.net(z, t, r)
+        else:
+            known = self.base(z, t, r)
+            x = self.net(torch.cat([z, known], dim=1) if self.base.n_axes else z, t, r) + self.per_head(known)
+        return flow.velocity_from_data(x, self.per_head(z), t, flow.T_MIN if self.training else self.SMALLEST_T)
+
+    def per_head(self, a: Tensor) -> Tensor:
+        """A field (B, C, ...) once for each head."""
+        return torch.cat([a, a], dim=1) if self.head else a
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        out = self.net(z, t, r)
-        if self.prediction == "u":
-            return out
-        return flow.velocity_from_data(self.mean + out, z, t, flow.T_MIN if self.training else self.SMALLEST_T)
+        return self.outputs(z, t, r)[:, : z.shape[1]]
 
 
 class EMA(nn.Module):

@@ -150,7 +150,7 @@ def train(
     for step in range(n_steps):
         x, eps, t, r = draw_batch(batch, dim, seed, step, **shares)
         z, v = flow.training_path(x, eps, t, prediction)
-        V = flow.instantaneous(net, z, t, r, flow.derivative_where_moving(net, z, t, r, v))
+        V = flow.instantaneous(*flow.joint(net, z, t, r, v), t, r)
         loss = flow.adaptive(flow.channel_lp(V[:, None], v[:, None])).mean()
         if not loss.isfinite():
             raise FloatingPointError(

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuromf import flow
+from neuromf.diagnostics import Diagnostics
 from neuromf.fitting import Study
 from neuromf.nets import EMA, MeanVelocityNet
 from neuromf.seeds import noise
@@ -19,10 +20,15 @@ class FlowStudy(Study):
         latents: Normalised posterior means.
         times: Keyword arguments of `flow.draw_times`.
         fm_steps: First steps of plain flow matching (r = t always), cheaper, before the intervals open.
-        tangent: "conditional" for v = eps - x in the derivative (MF), "predicted" for u(z, t, t) (iMF, head-free).
+        gap_steps: Steps after those in which the largest interval grows from nothing to the whole; 0 opens all at once.
+        tangent: "conditional" for v = eps - x in the derivative (MF), "predicted" for u(z, t, t) (iMF, head-free),
+            "head" for the second head of u (iMF), which is trained beside it.
+        derivative: How du/dt is computed, of `flow.FORMS`.
         p, channel_weights: Exponents and weights of `flow.channel_lp`.
         adaptive_power, adaptive_c: Of `flow.adaptive`.
-        ema_images: Half-life of the average, in images.
+        adaptive_over: Whether the loss that is weighted is the "sum" over elements or their "mean".
+        ema_images: Half-lives of the averages, in images; the first is the one that is sampled from.
+        diagnostics: What looks after the run, if anything does.
     """
 
     SHOWN = ("raw_fm", "raw_mf")
@@ -34,62 +40,109 @@ class FlowStudy(Study):
         *,
         times: dict,
         fm_steps: int = 0,
+        gap_steps: int = 0,
         tangent: str = "conditional",
+        derivative: str = "joint",
         p: float | Sequence[float] = 2.0,
         channel_weights: Sequence[float] | None = None,
         adaptive_power: float = 1.0,
         adaptive_c: float = 0.01,
-        ema_images: float = 2000.0,
+        adaptive_over: str = "sum",
+        ema_images: Sequence[float] = (2000.0,),
+        diagnostics: Diagnostics | None = None,
         **study: object,
     ) -> None:
         super().__init__(len(latents), **study)
-        self.u, self.ema, self.latents = u, EMA(u, halflife_images=ema_images), latents
-        self.fm_steps = fm_steps
-        self.times, self.tangent, self.p, self.channel_weights = times, tangent, p, channel_weights
-        self.adaptive_power, self.adaptive_c = adaptive_power, adaptive_c
+        self.u, self.latents = u, latents
+        self.emas = nn.ModuleList(EMA(u, halflife_images=images) for images in ema_images)
+        self.times, self.fm_steps, self.gap_steps = times, fm_steps, gap_steps
+        self.tangent, self.derivative = tangent, flow.FORMS[derivative]
+        self.p, self.channel_weights = p, channel_weights
+        self.adaptive_power, self.adaptive_c, self.adaptive_over = adaptive_power, adaptive_c, adaptive_over
+        self.diagnostics = diagnostics
         self.early: Tensor | None = None  # normalised one-step samples after a quarter of the run
+
+    @property
+    def ema(self) -> EMA:
+        """The average that is sampled from: the first."""
+        return self.emas[0]
+
+    def nets(self) -> dict[str, MeanVelocityNet]:
+        """The networks of the run by kind: "ema", "online", and further averages by their half-life."""
+        further = {f"ema-{ema.halflife_images:g}": ema.net for ema in self.emas[1:]}
+        return {"ema": self.ema.net, "online": self.u, **further}
 
     def training_step(self, _: object, __: int) -> Tensor:
         x = self.latents[self.choose()].to(self.device)
         eps = torch.randn(x.shape, generator=self.draw("eps")).to(x)
-        t, r = (times.to(x) for times in flow.draw_times(self.batch, self.draw("times"), **self.shares()))
+        t, r = (times.to(x) for times in flow.draw_times(self.batch, self.draw("times"), **self.law()))
         z, v = flow.training_path(x, eps, t, self.u.prediction)
-        du_dt = self.derivative(z, t, r, v)
-        V = flow.instantaneous(self.u, z, t, r, du_dt)
-        loss = flow.channel_lp(V, v, self.p, self.channel_weights)
-        loss = flow.adaptive(loss, power=self.adaptive_power, c=self.adaptive_c).mean()
-        self.record(loss=loss, **raw_by_time(flow.raw_loss(V, v), t, r))
+        z, v, t, r = (self.mine(part) for part in (z, v, t, r))
+        out, d_out = self.derivative(self.u.outputs, z, t, r, self.direction(z, t, r, v))
+        V = flow.instantaneous(out[:, : x.shape[1]], d_out[:, : x.shape[1]], t, r)
+        loss = self.weigh(V, v)
+        if self.u.head:
+            loss = loss + self.weigh(out[:, x.shape[1] :], v)
+        raw = flow.raw_loss(V, v)
+        self.record(loss=loss, **raw_by_time(raw, t, r))
+        if self.diagnostics:
+            self.diagnostics.add(raw, d_out[:, : x.shape[1]], v, t, r)
         return loss
 
-    def shares(self) -> dict:
-        """Arguments of `flow.draw_times` at this step."""
-        return {**self.times, **(FLOW_MATCHING if self.global_step < self.fm_steps else {})}
+    def weigh(self, V: Tensor, v: Tensor) -> Tensor:
+        """The loss that is minimised: per-channel Lp, adaptively weighted per sample, mean over the batch."""
+        loss = flow.channel_lp(V, v, self.p, self.channel_weights)
+        if self.adaptive_over == "mean":
+            loss = loss / v[0].numel()
+        return flow.adaptive(loss, power=self.adaptive_power, c=self.adaptive_c).mean()
+
+    @torch.no_grad()
+    def direction(self, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> Tensor:
+        """The tangent of z: v = eps - x, or what the network says of v at (z, t), by its head or as u(z, t, t).
+
+        In float32 whatever the precision of the run, and only where r < t: elsewhere there is no derivative.
+        """
+        if self.tangent == "conditional" or not (moving := r < t).any():
+            return v
+        with torch.autocast(z.device.type, enabled=False):
+            out = self.u.outputs(z[moving], t[moving], t[moving])
+        along = v.clone()
+        along[moving] = out[:, -v.shape[1] :]
+        return along
+
+    def law(self) -> dict:
+        """Arguments of `flow.draw_times` at this step: flow matching first, then intervals that may open slowly."""
+        if self.global_step < self.fm_steps:
+            return {**self.times, **FLOW_MATCHING}
+        since = self.global_step - self.fm_steps + 1
+        return {**self.times, "largest_gap": min(1.0, since / self.gap_steps) if self.gap_steps else 1.0}
 
     def on_train_batch_end(self, *args: object) -> None:
+        if self.diagnostics and self.diagnostics.due(self.global_step):
+            self.diagnostics.pairs = self.gathered(self.diagnostics.pairs)
+            self.diagnostics.look(self.global_step, self.ema.net, self.latents, self.seed)
         if self.early is None and self.global_step >= self.steps // 4:
-            eps = noise(self.seed, list(range(EARLY)), self.latents.shape[1:]).to(self.device)
+            eps = noise(self.seed, list(range(EARLY)), self.latents.shape[1:]).to(self.device, self.latents.dtype)
             self.early = flow.sample(self.ema.net, eps).cpu()
         super().on_train_batch_end(*args)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["early"] = self.early
+        checkpoint["diagnostics"] = self.diagnostics and self.diagnostics.state()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)
         self.early = checkpoint["early"]
-
-    def derivative(self, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> Tensor:
-        """du/dt along the path, in float32 whatever the precision of the run."""
-        with torch.autocast(z.device.type, enabled=False), torch.no_grad():
-            tangent = v if self.tangent == "conditional" else self.u(z, t, t)
-            return flow.derivative_where_moving(self.u, z, t, r, tangent)
+        if self.diagnostics:
+            self.diagnostics.restore(checkpoint["diagnostics"])
 
     def optimizer_step(self, *args: object, **kwargs: object) -> None:
         """One step of the optimiser, then one of the average; micro-batches of an accumulation count together."""
         super().optimizer_step(*args, **kwargs)
         images = self.batch * self.trainer.accumulate_grad_batches
-        self.ema.update(self.u, images, self.global_step * images)
+        for ema in self.emas:
+            ema.update(self.u, images, self.global_step * images)
 
 
 FLOW_MATCHING = {"share_r_equals_t": 1.0, "share_corner": 0.0}
@@ -97,11 +150,11 @@ EARLY = 32  # samples kept of the early network
 TIME_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def raw_by_time(raw: Tensor, t: Tensor, r: Tensor) -> dict[str, float]:
-    """Mean raw loss of flow-matching (r = t) and of MeanFlow pairs (r < t), overall and by t; NaN where none fell."""
+def raw_by_time(raw: Tensor, t: Tensor, r: Tensor) -> dict[str, Tensor]:
+    """Raw losses of flow-matching (r = t) and of MeanFlow pairs (r < t), all of them and by t; none where none fell."""
     row = {}
     for kind, chosen in (("fm", r == t), ("mf", r < t)):
-        row[f"raw_{kind}"] = raw[chosen].mean()
+        row[f"raw_{kind}"] = raw[chosen]
         for low, high in zip(TIME_BINS[:-1], TIME_BINS[1:], strict=True):
-            row[f"raw_{kind}_t{low:g}-{high:g}"] = raw[chosen & (t > low) & (t <= high)].mean()
+            row[f"raw_{kind}_t{low:g}-{high:g}"] = raw[chosen & (t > low) & (t <= high)]
     return row

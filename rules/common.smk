@@ -3,7 +3,6 @@
 from neuromf.workflow import as_json, code_digest, listing_digest, n_shards, resolve
 
 SHARDS = range(n_shards(cfg.cohort))
-RUN = "meanflow"
 PHASES = range(5)
 
 
@@ -21,8 +20,29 @@ def values(section, *names):
 
 
 def run_values(wildcards):
-    """What trains a run: network, flow and training of the config."""
-    return values(cfg, "net", "flow", "train")
+    """What trains a run: its network, flow and training; a path is taken from the repository's root."""
+    run = RUNS[wildcards.run]
+    train = run.train.model_dump(mode="json")
+    if run.train.start:
+        train["start"]["weights"] = str(resolve(run.train.start.weights))
+    return as_json(net=run.net.model_dump(), flow=run.flow.model_dump(), train=train)
+
+
+def sample_values(wildcards):
+    """How volumes of a run are drawn; the number of evaluations is the rule's own."""
+    samples = RUNS[wildcards.run].samples.model_dump(exclude={"evaluations"})
+    return as_json(spacing_mm=cfg.volumes.spacing_mm, **samples)
+
+
+def bench_values():
+    """The network, flow and batch of the study, and the shape of its latents."""
+    return as_json(
+        net=cfg.net.model_dump(),
+        flow_=cfg.flow.model_dump(mode="json"),
+        shape=[4, *(n // 4 for n in cfg.volumes.shape)],
+        batch=cfg.train.batch,
+        precision=cfg.train.precision,
+    )
 
 
 def verification_tests():

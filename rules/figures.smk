@@ -94,8 +94,37 @@ rule fig_3:
         " --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"
 
 
+rule dashboard:
+    """The health of a training: raw losses, their ratio, the derivative, one-step samples, alarms."""
+    input:
+        history=rules.train.output.history,
+        diagnostics=rules.train.output.diagnostics,
+    output:
+        pdf="results/figures/dashboard-{run}.pdf",
+        png="results/figures/dashboard-{run}.png",
+        facts="results/figures/dashboard-{run}.json",
+    log:
+        "results/logs/dashboard/{run}.log",
+    benchmark:
+        "results/benchmarks/dashboard/{run}.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        cfg=provenance("flow", "train"),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.dashboard"),
+    shell:
+        "python -m workflow_scripts.dashboard --history {input.history:q} --diagnostics {input.diagnostics:q}"
+        " --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"
+
+
 rule figures:
     """Target: every figure."""
     input:
         expand("results/figures/fig_{n}.pdf", n=[1, 2, 3]),
+        expand(rules.dashboard.output.pdf, run=RUNS),
     localrule: True

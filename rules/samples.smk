@@ -20,12 +20,7 @@ rule sample:
         mem_mb=4000,
         runtime=60,
     params:
-        cfg=as_json(
-            spacing_mm=cfg.volumes.spacing_mm,
-            **{
-                k: v for k, v in cfg.samples.model_dump().items() if k != "evaluations"
-            },
-        ),
+        cfg=sample_values,
         code=code_digest("workflow_scripts.sample"),
     shell:
         "python -m workflow_scripts.sample --model {input.model:q} --weights {input.weights:q}"
@@ -75,7 +70,7 @@ rule measure:
 rule metrics:
     """All metrics of all runs in one tidy table: run, nfe, metric, features, n, value, low, high."""
     input:
-        runs=expand(rules.measure.output.metrics, run=RUN),
+        runs=expand(rules.measure.output.metrics, run=RUNS),
     output:
         table="results/metrics/metrics.csv",
     log:

@@ -2,7 +2,7 @@
 
 
 rule train:
-    """Train one run; its EMA weights, its history, and what made it."""
+    """Train one run; its weights, its history and diagnostics, and what made it."""
     input:
         latents=rules.stats.input.latents,
         stats=rules.stats.output.stats,
@@ -11,6 +11,7 @@ rule train:
     output:
         model="results/runs/{run}/model.pt",
         history="results/runs/{run}/history.csv",
+        diagnostics="results/runs/{run}/diagnostics.csv",
         card="results/runs/{run}/card.json",
     log:
         "results/logs/train/{run}.log",
@@ -28,5 +29,5 @@ rule train:
     shell:
         "python -m workflow_scripts.train --gate {input.gate:q} --latents {input.latents:q}"
         " --stats {input.stats:q} --qc {input.qc:q} --config {params.cfg:q} --model {output.model:q}"
-        " --history {output.history:q} --card {output.card:q}"
+        " --history {output.history:q} --diagnostics {output.diagnostics:q} --card {output.card:q}"
         " 2>&1 | tee {log:q}"

@@ -6,6 +6,7 @@ quantiles to quantiles: z_r = mean(r) + std(r) / std(t) (z_t - mean(t)). From th
 
 import inspect
 import types
+from functools import partial
 
 import numpy as np
 import pytest
@@ -86,11 +87,20 @@ def check_conversions(flow):
         close(v, (z - x) / at(t.clamp(min=0.05)))
 
 
-def check_fixed_point(flow):
+def pairs(some_still=False):
+    """Latents z, times t and r, half of them equal where wanted, and a tangent."""
     z, t = latents(), increasing_times()
-    r, v = 0.4 * t, v_exact(z, t)
-    du_dt = flow.derivative_where_moving(u_exact, z, t, r, v)
-    close(flow.instantaneous(u_exact, z, t, r, du_dt), v)
+    moving = torch.tensor([True, False, True, True, False, False]) if some_still else torch.ones(6).bool()
+    return z, t, torch.where(moving, 0.4 * t, t), latents("v")
+
+
+def check_fixed_point(flow):
+    z, t, r, _ = pairs(some_still=True)
+    v = v_exact(z, t)
+    for form in flow.FORMS.values():
+        close(flow.instantaneous(*form(u_exact, z, t, r, v), t, r), v, rtol=1e-4, atol=1e-4)
+    for form in (flow.joint, flow.lean):
+        close(flow.instantaneous(*form(u_exact, z, t, r, v), t, r), v)
 
 
 def check_derivative(flow):
@@ -102,25 +112,39 @@ def check_derivative(flow):
     close(du_dt, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
 
 
-def check_only_moving_pairs_are_differentiated(flow):
-    z, v, t = latents(), latents("v"), increasing_times()
-    moving = torch.tensor([True, False, True, True, False, False])
-    r = torch.where(moving, 0.4 * t, t)
-    du_dt = flow.derivative_where_moving(u_exact, z, t, r, v)
-    full = flow.total_derivative(u_exact, z, t, 0.4 * t, v)[1]
-    close(du_dt, torch.where(at(moving), full, torch.zeros_like(full)))
+def check_forms_agree(flow):
+    """Every form gives u everywhere and du/dt where r < t, zero elsewhere; the exact ones to the last digit."""
+    z, t, r, v = pairs(some_still=True)
+    du_dt = flow.total_derivative(u_exact, z, t, r, v)[1]
+    wanted = u_exact(z, t, r), torch.where(at(r < t), du_dt, torch.zeros_like(du_dt))
+    for form in (flow.joint, flow.lean):
+        close(form(u_exact, z, t, r, v), wanted)
+    close(flow.FORMS["differences"](u_exact, z, t, r, v), wanted, rtol=1e-3, atol=1e-3)
+    finer = partial(flow.central_difference, step=5e-4)
+    errors = [(flow.lean(u_exact, z, t, r, v, d)[1] - wanted[1]).abs().max() for d in (flow.central_difference, finer)]
+    assert 80 < errors[0] / errors[1] < 120  # second order
 
 
 def check_gradients(flow):
-    """Gradient of V = u + (t - r) sg[du/dt] is that of u alone, and the derivative gives none."""
+    """Gradient of V = u + (t - r) sg[du/dt] is that of u alone, in every form."""
     a = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    z, t = latents(), increasing_times()
-    r = 0.4 * t
-    u = lambda z, t, r: a * u_exact(z, t, r)  # noqa: E731
-    du_dt = flow.total_derivative(u, z, t, r, latents("v"))[1]
-    V = flow.instantaneous(u, z, t, r, du_dt)
-    assert not flow.derivative_where_moving(u, z, t, r, latents("v")).requires_grad
-    close(torch.autograd.grad(V.sum(), a)[0], u_exact(z, t, r).sum())
+    z, t, r, v = pairs(some_still=True)
+    for form in flow.FORMS.values():
+        u, du_dt = form(lambda z, t, r: a * u_exact(z, t, r), z, t, r, v)
+        assert not du_dt.requires_grad
+        close(torch.autograd.grad(flow.instantaneous(u, du_dt, t, r).sum(), a)[0], u_exact(z, t, r).sum())
+    du_dt = a * flow.total_derivative(u_exact, z, t, r, v)[1]
+    u = a * u_exact(z, t, r)
+    close(torch.autograd.grad(flow.instantaneous(u, du_dt, t, r).sum(), a)[0], u_exact(z, t, r).sum())
+
+
+def check_some_batches_hold_one_kind(flow):
+    z, t, r, v = pairs()
+    for r_ in (r, t):
+        for form in (flow.joint, flow.lean):
+            u, du_dt = form(u_exact, z, t, r_, v)
+            close(u, u_exact(z, t, r_))
+            assert du_dt.any() == (r_ < t).any()
 
 
 def check_samples_land_on_the_data(flow):
@@ -151,6 +175,10 @@ def check_times(flow):
     shares = {"share_r_equals_t": 0.3, "share_corner": 0.2}
     t, r = flow.draw_times(1000, seeds.generator("times"), r_law=None, **shares)
     assert (r == t).sum() == 300
+    t, r = flow.draw_times(1000, seeds.generator("times"), largest_gap=0.25, **shares)
+    assert (r <= t).all() and (t - r).max() == pytest.approx(0.25)
+    t, r = flow.draw_times(4000, seeds.generator("times"), share_r_equals_t=0.0, share_uniform=1.0)
+    assert kstest(t**2, "uniform").pvalue > 0.01 and kstest(r / t, "uniform").pvalue > 0.01
     t, r = flow.draw_times(1000, seeds.generator("times"), **shares)
     assert ((0 <= r) & (r <= t) & (t <= 1)).all()
     assert (r == t)[:300].all() and not (r == t)[-200:].any()
@@ -185,8 +213,12 @@ def test_the_total_derivative_equals_central_differences_along_the_path():
     check_derivative(flow)
 
 
-def test_only_pairs_with_r_below_t_are_differentiated():
-    check_only_moving_pairs_are_differentiated(flow)
+def test_all_forms_of_the_derivative_agree_and_differentiate_only_pairs_with_r_below_t():
+    check_forms_agree(flow)
+
+
+def test_a_batch_may_hold_one_kind_of_pair_only():
+    check_some_batches_hold_one_kind(flow)
 
 
 def test_gradient_flows_through_the_prediction_and_not_through_its_derivative():
@@ -211,18 +243,16 @@ def test_euler_has_first_order_and_heun_second():
 
 def test_where_r_equals_t_the_implied_velocity_is_the_prediction_itself():
     z, t = latents(), increasing_times()
-    du_dt = flow.derivative_where_moving(u_exact, z, t, t.clone(), v_exact(z, t))
-    assert not du_dt.any()
-    close(flow.instantaneous(u_exact, z, t, t, du_dt), v_exact(z, t))
+    for form in flow.FORMS.values():
+        V = flow.instantaneous(*form(u_exact, z, t, t, latents("v")), t, t)
+        close(V, v_exact(z, t), rtol=0, atol=0)
 
 
 def test_both_ways_to_write_the_residual_agree():
-    """V - v of iMF equals u - (v - h du/dt) of MeanFlow, at any field and any velocity."""
-    z, t, v = latents(), increasing_times(), latents("v")
-    r = 0.4 * t
-    u = lambda z, t, r: torch.sin(z) * at(t) + at(r) ** 2  # noqa: E731
-    u_t, du_dt = flow.total_derivative(u, z, t, r, v)
-    close(flow.instantaneous(u, z, t, r, du_dt) - v, u_t - (v - at(t - r) * du_dt))
+    z, t, r, v = pairs()
+    u, du_dt = flow.lean(u_exact, z, t, r, v)
+    target = v - at(t - r) * du_dt
+    close(flow.instantaneous(u, du_dt, t, r) - v, u - target)
 
 
 def test_zero_noise_has_zero_loss():
@@ -232,8 +262,8 @@ def test_zero_noise_has_zero_loss():
 def test_P3_T4_the_loss_is_finite_and_positive():
     x, eps, t = latents("x"), latents("eps"), increasing_times()
     z, v = flow.interpolate(x, eps, t)
-    du_dt = flow.derivative_where_moving(u_exact, z, t, 0.4 * t, v)
-    loss = flow.adaptive(flow.channel_lp(flow.instantaneous(u_exact, z, t, 0.4 * t, du_dt), v))
+    V = flow.instantaneous(*flow.joint(u_exact, z, t, 0.4 * t, v), t, 0.4 * t)
+    loss = flow.adaptive(flow.channel_lp(V, v))
     assert loss.shape == (6,) and loss.isfinite().all() and (loss > 0).all()
 
 
@@ -322,7 +352,8 @@ def test_impossible_shares_are_named_in_full():
     with pytest.raises(ValueError) as error:
         flow.draw_times(8, seeds.generator("times"), share_r_equals_t=0.5, share_corner=0.6)
     assert message(error) == (
-        "shares of time pairs must be in [0, 1] and sum to at most 1; got share_r_equals_t=0.5, share_corner=0.6"
+        "shares of time pairs must be in [0, 1] and sum to at most 1; "
+        "got share_r_equals_t=0.5, share_corner=0.6, share_uniform=0.0"
     )
 
 
@@ -360,16 +391,24 @@ FAULTS = {
         "torch.zeros_like(t), torch.ones_like(r)",
     ),
     "times are swapped": ("torch.func.jvp(u, (z, t, r)", "torch.func.jvp(u, (z, r, t)"),
-    "derivative where r = t": ("torch.nonzero(r < t)", "torch.nonzero(r == t)"),
-    "interval has the wrong sign": ("u(z, t, r) + like(t - r, z)", "u(z, t, r) + like(r - t, z)"),
+    "lean differentiates where r = t": ("torch.nonzero(r < t)", "torch.nonzero(r == t)"),
+    "joint differentiates where r = t": ("moving = r < t", "moving = r == t"),
+    "joint leaves samples out of order": ("u_on])[back], du_dt[back]", "u_on]), du_dt"),
+    "gradient through the derivative of joint": ("du_on.detach()", "du_on"),
+    "differences backwards": ("(ahead - behind)", "(behind - ahead)"),
+    "differences over one step": ("/ (2 * step)", "/ step"),
+    "differences at one time": ("u(z + s * v, t + s, r)", "u(z + s * v, t, r)"),
+    "interval has the wrong sign": ("return u + like(t - r, u)", "return u + like(r - t, u)"),
     "gradient through the derivative": ("du_dt.detach()", "du_dt"),
-    "no gradient through the prediction": ("return u(z, t, r) + like", "return u(z, t, r).detach() + like"),
+    "no gradient through the prediction": ("return u + like", "return u.detach() + like"),
     "gradient through the weight": ("loss.detach() + c", "loss + c"),
     "loss without modulus": ("error = (V - v).abs()", "error = V - v"),
     "mean instead of sum": (".sum(1) for c,", ".mean(1) for c,"),
     "r above t": ("torch.minimum(t, other)) if", "torch.maximum(t, other)) if"),
-    "equal pairs moved": ("torch.arange(n) < n_equal, t, r", "torch.arange(n) < n_equal, r, t"),
-    "corner at the wrong end": ("1 - corner[0], t)", "corner[0], t)"),
+    "equal pairs moved": ("place < n_equal, t,", "place >= n_equal, t,"),
+    "corner at the wrong end": ("1 - corner[0] / 10", "corner[0] / 10"),
+    "uniform pairs upside down": ("uniform.amax(0), t", "uniform.amin(0), t"),
+    "gap held from the wrong side": ("torch.maximum(r, t - largest_gap)", "torch.minimum(r, t - largest_gap)"),
     "sampling runs upwards": ("z = z - like(t - r, z) * u(z, t, r)", "z = z + like(t - r, z) * u(z, t, r)"),
     "Euler uses the average velocity": ("lambda z, t, r: u(z, t, t)", "lambda z, t, r: u(z, t, r)"),
     "Heun forgets its second slope": ("(slope + u(ahead, r, r)) / 2", "slope"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from neuromf import cohort, flow, generate, seeds, vae
+from neuromf.gaussian import GaussianFlow
 
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 1}
 SHAPE = (4, 4, 4, 4)
@@ -13,9 +14,9 @@ STATS = {"mean": [1.0, -2.0, 0.0, 5.0], "std": [0.5, 1.0, 3.0, 2.0], "shape": li
 SPREAD, CENTRE = (torch.tensor(STATS[name]).view(1, 4, 1, 1, 1) for name in ("std", "mean"))
 
 
-def awake(prediction="x", seed=0):
+def awake(prediction="x", seed=0, **kind):
     """A network whose last layer is no longer zero, so that it moves what it is given."""
-    u = generate.build(NET, prediction, seed=seed)
+    u = generate.build(NET, prediction, seed=seed, **kind)
     torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.2, generator=seeds.generator("test", seed))
     return u.requires_grad_(False).eval()
 
@@ -37,9 +38,10 @@ def decoder():
 @pytest.fixture
 def stored(tmp_path):
     """A run on disk, with its averaged and its online network and its early samples."""
-    u, online, early = awake(seed=1), awake(seed=2), seeds.noise(9, [0, 1, 2], SHAPE)
-    generate.save_run(tmp_path / "model.pt", u, online=online, early=early, net=NET, stats=STATS)
-    return tmp_path / "model.pt", u, online, early
+    base, early = GaussianFlow.fitted(seeds.noise(8, list(range(6)), SHAPE), 3), seeds.noise(9, [0, 1, 2], SHAPE)
+    nets = {kind: awake(seed=k, base=base, head=True) for k, kind in enumerate(("ema", "online", "ema-500"))}
+    generate.save_run(tmp_path / "model.pt", nets, early=early, net=NET, stats=STATS)
+    return tmp_path / "model.pt", nets, early
 
 
 # --- noise and latents -------------------------------------------------------------------------------
@@ -92,24 +94,33 @@ def test_fresh_weights_follow_from_their_seed_and_leave_the_global_one_alone():
 
 
 def test_a_run_comes_back_from_its_file_with_the_same_output(stored):
-    path, u, online, _ = stored
+    path, nets, _ = stored
     z, t, r = seeds.noise(0, [0, 1], SHAPE), torch.tensor([1.0, 0.6]), torch.tensor([0.0, 0.3])
-    for weights, net in (("ema", u), ("online", online)):
-        run = generate.load_run(path, weights)
-        assert torch.equal(run.u(z, t, r), net(z, t, r))
+    for kind, net in nets.items():
+        run = generate.load_run(path, kind)
+        assert torch.equal(run.u.outputs(z, t, r), net.outputs(z, t, r))
         assert (run.stats, run.shape, run.u.prediction) == (STATS, SHAPE, "x")
         assert not run.u.training and not any(p.requires_grad for p in run.u.parameters())
-    assert torch.equal(generate.load_run(path).u(z, t, r), u(z, t, r))
-    assert not torch.allclose(u(z, t, r), online(z, t, r))
+    assert torch.equal(generate.load_run(path).u(z, t, r), nets["ema"](z, t, r))
+    assert not torch.allclose(nets["ema"](z, t, r), nets["online"](z, t, r))
 
 
-def test_others_are_one_step_of_the_online_weights_and_what_the_run_drew_early(stored):
-    path, _, online, early = stored
+def test_others_are_one_step_of_other_weights_the_base_alone_and_what_the_run_drew_early(stored):
+    path, nets, early = stored
     got = generate.others(path, n=2, seed=4)
-    expected = generate.draw_latents(generate.Run(online, STATS, SHAPE), n=2, steps=1, seed=4)
-    assert got.keys() == {"online", "early"}
-    torch.testing.assert_close(got["online"], expected)
+    assert got.keys() == {"online", "ema-500", "early", "base"}
+    for kind in ("online", "ema-500"):
+        expected = generate.draw_latents(generate.Run(nets[kind], STATS, SHAPE), n=2, steps=1, seed=4)
+        torch.testing.assert_close(got[kind], expected)
     torch.testing.assert_close(got["early"], early * SPREAD + CENTRE)
+    one_step = nets["ema"].base(seeds.noise(4, [0, 1], SHAPE), torch.ones(2), torch.zeros(2))
+    torch.testing.assert_close(got["base"], one_step * SPREAD + CENTRE)
+
+
+def test_a_run_of_velocity_prediction_has_no_base(tmp_path):
+    nets = {"ema": awake("u"), "online": awake("u", 1)}
+    generate.save_run(tmp_path / "model.pt", nets, early=seeds.noise(9, [0], SHAPE), net=NET, stats=STATS)
+    assert generate.others(tmp_path / "model.pt", n=2).keys() == {"online", "early"}
 
 
 # --- volumes on disk ---------------------------------------------------------------------------------
@@ -138,3 +149,16 @@ def test_the_table_of_samples_names_each_file_and_its_seed(decoder, tmp_path):
         "file": [str(tmp_path / f"{number:05d}.nii.gz") for number in range(2)],
     }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.nii.gz", "00001.nii.gz", "samples.tsv"]
+
+
+@pytest.mark.parametrize(("sampler", "n_steps", "steps"), [("mean", 4, 4), ("euler", 4, 4), ("heun", 2, 4)])
+def test_latents_are_drawn_by_the_sampler_that_is_named(sampler, n_steps, steps):
+    run = generate.Run(awake("u"), STATS, SHAPE)
+    solve = {"mean": flow.sample, "euler": flow.euler, "heun": flow.heun}[sampler]
+    wanted = solve(run.u, seeds.noise(3, [0, 1], SHAPE), flow.uniform_times(n_steps)) * SPREAD + CENTRE
+    torch.testing.assert_close(generate.draw_latents(run, n=2, steps=steps, seed=3, sampler=sampler), wanted)
+
+
+def test_heun_needs_two_evaluations_an_interval():
+    with pytest.raises(ValueError, match="heun takes 2 evaluations an interval; 3 cannot be shared out"):
+        generate.draw_latents(generate.Run(still, STATS, SHAPE), n=2, steps=3, seed=0, sampler="heun")

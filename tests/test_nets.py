@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from neuromf import flow, seeds
-from neuromf.nets import EMA, MLP, N_POSITIONS, MeanVelocityNet, TimeEmbedding, UNet, positions
+from neuromf.nets import EMA, MLP, N_POSITIONS, Conditioning, MeanVelocityNet, TimeEmbedding, UNet, positions
 
 TINY = {"widths": (8, 16), "res_blocks": 1, "attention": (False, True), "head_width": 8, "norm_groups": 4}
 
@@ -156,7 +156,7 @@ def test_P2_T3_P3_T3_the_tangents_in_z_t_and_r_all_count(net_and_z):
 def test_P3_T5_gradients_reach_every_trainable_parameter(net_and_z):
     net, z = net_and_z
     (t, r), v = times(), normal(*z.shape, key="v")
-    V = flow.instantaneous(net, z, t, r, flow.derivative_where_moving(net, z, t, r, v))
+    V = flow.instantaneous(*flow.joint(net, z, t, r, v), t, r)
     ((V - v) ** 2).sum().backward()
     idle = [name for name, p in net.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert idle == []
@@ -171,13 +171,32 @@ def test_time_enters_raw_so_that_its_derivative_stays_moderate():
     assert scaled.mean() > 100 * raw.mean()
 
 
-@pytest.mark.parametrize("name", ["time_embed", "interval_embed"])
-def test_the_networks_pass_their_times_on_unscaled(net_and_z, name):
+def test_the_networks_pass_their_times_on_unscaled(net_and_z):
     net, z = net_and_z
     (t, r), seen = times(), []
-    getattr(net, name).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for embedding in net.time_embed.embeddings:
+        embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     net(z, t, r)
-    torch.testing.assert_close(seen, [t if name == "time_embed" else t - r], rtol=0, atol=0)
+    torch.testing.assert_close(seen, [t, t - r], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("name", "told"), [("t-h", ("t", "h")), ("t-r", ("t", "r")), ("h", ("h",))])
+def test_a_conditioning_is_told_its_numbers_and_nothing_else(name, told):
+    (t, r), seen = times(), []
+    conditioning = seeded(lambda: Conditioning(16, name))
+    for embedding in conditioning.embeddings:
+        embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    out = conditioning(t, r)
+    values = {"t": t, "h": t - r, "r": r}
+    torch.testing.assert_close(seen, [values[each] for each in told], rtol=0, atol=0)
+    parts = zip(conditioning.embeddings, told, strict=True)
+    torch.testing.assert_close(out, sum(embedding(values[each]) for embedding, each in parts))
+
+
+def test_an_unknown_conditioning_is_named_in_full():
+    with pytest.raises(ValueError) as error:
+        Conditioning(16, "r")
+    assert message(error) == "conditioning must be one of t-h, t-r, h; got 'r'"
 
 
 # --- predictions -------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # a room may import those of its own layer and of the layers after it
     {"workflow_scripts"},
-    {"training", "vae_training", "fitting", "generate", "lora", "fcd", "metrics", "gates", "figures", "tables"},
-    {"vae", "latents", "phantom"},
-    {"nets", "flow", "volumes", "cohort", "torus", "seeds"},
+    {"training", "vae_training", "fitting", "diagnostics", "bench", "generate", "lora", "fcd"}
+    | {"metrics", "gates", "figures", "tables"},
+    {"vae", "latents", "phantom", "rectified"},
+    {"nets", "gaussian", "layers", "flow", "volumes", "cohort", "torus", "seeds"},
 ]
 ALONE = {"flow", "seeds", "volumes", "cohort", "metrics", "gates", "config", "workflow"}  # import no other room
 UPWARD = {("vae", "metrics")}  # SSIM of a round trip; harmless, since metrics import no other room

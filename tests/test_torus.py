@@ -115,7 +115,7 @@ def test_P2_T2_the_loss_of_a_torus_batch_is_finite_and_positive():
         net = torus.new_net(16, prediction, width=16, depth=1, seed=0)
         x, eps, t, r = torus.draw_batch(64, 16, seed=0, step=0, share_r_equals_t=0.5, share_corner=0.1)
         z, v = flow.training_path(x, eps, t, prediction)
-        V = flow.instantaneous(net, z, t, r, flow.derivative_where_moving(net, z, t, r, v))
+        V = flow.instantaneous(*flow.joint(net, z, t, r, v), t, r)
         loss = flow.adaptive(flow.channel_lp(V[:, None], v[:, None]))
         assert loss.shape == (64,) and loss.isfinite().all() and (loss > 0).all()
 

@@ -1,29 +1,44 @@
-"""Train one run of the flow; its EMA weights, its history, and a card that says what made it."""
+"""Train one run of the flow; its EMA weights, its history and diagnostics, and a card that says what made it."""
 
 import json
 from collections.abc import Sequence
 
 from neuromf import fitting, generate, latents
 from neuromf.cohort import read_table
+from neuromf.diagnostics import Diagnostics
+from neuromf.gaussian import GaussianFlow
+from neuromf.rectified import load_rectified
 from neuromf.training import FlowStudy
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(__doc__, argv, "latents:paths", "stats", "qc", "config:json", "model", "history", "card")
-    config = args.config
+    files = ("model", "history", "diagnostics", "card")
+    args = arguments(__doc__, argv, "latents:paths", "stats", "qc", "config:json", *files)
+    net, settings = args.config["net"], {**args.config["flow"], **args.config["train"]}
     stats = latents.read_stats(args.stats)
     data = latents.training_set(args.latents, read_table(args.qc).set_index("scan")["split"], stats)
-    settings = {**config["flow"], **config["train"]}
-    prediction = settings.pop("prediction")
     running = {name: settings.pop(name) for name in ("checkpoint_every", "precision", "clip", "accumulate")}
-    u = generate.build(config["net"], prediction, mean=data.mean(0), seed=settings["seed"])
-    study = FlowStudy(u, data, **settings)
+    prediction, n_axes, start = (settings.pop(name) for name in ("prediction", "base_axes", "start"))
+    diagnostics = Diagnostics(after=quiet_steps(settings), **settings.pop("diagnostics"))
+    base = GaussianFlow.fitted(data, n_axes) if prediction == "x" else None
+    u = generate.build(net, prediction, base=base, head=settings["tangent"] == "head", seed=settings["seed"])
+    if start:
+        load_rectified(u.net, start.pop("weights"), **start)
+    study = FlowStudy(u, data, diagnostics=diagnostics, **settings)
     fitting.fit(study, checkpoint=args.model.parent / "ckpt" / "last.ckpt", **running)
-    generate.save_run(args.model, study.ema.net, online=u, early=study.early, net=config["net"], stats=stats)
-    fitting.write_history(study, args.history)
-    card = fitting.card(study, config, {"stats": str(args.stats), "n_latents": len(data)})
+    generate.save_run(args.model, study.nets(), early=study.early, net=net, stats=stats)
+    fitting.write_rows(study.history, args.history)
+    fitting.write_rows(diagnostics.rows, args.diagnostics)
+    card = fitting.card(study, args.config, {"stats": str(args.stats), "n_latents": len(data)})
     args.card.write_text(json.dumps(card, indent=1))
+
+
+def quiet_steps(settings: dict) -> int:
+    """Steps before alarms may sound: none may where r = t always, since nothing is learnt of intervals then."""
+    if settings["times"]["share_r_equals_t"] == 1:
+        return settings["steps"]
+    return settings["fm_steps"] + settings["gap_steps"] + settings["warmup"]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         precision = settings.pop("precision")
         study = VAEStudy(net, volumes, **settings)
         fitting.fit(study, checkpoint=args.out.parent / "ckpt" / "vae.ckpt", precision=precision)
-        fitting.write_history(study, args.out.with_name("history.csv"))
+        fitting.write_rows(study.history, args.out.with_name("history.csv"))
         vae.standardise(net.eval().requires_grad_(False), volumes)
     vae.save_weights(net, args.out)
 

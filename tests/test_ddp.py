@@ -1,0 +1,69 @@
+"""Two processes train as one: the same batch, shared out, gives the same gradient and the same history on each."""
+
+import os
+import socket
+
+import pandas as pd
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from neuromf import fitting, flow, generate, training
+
+NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4}
+TIMES = {"share_r_equals_t": 0.5, "share_corner": 0.25}
+
+
+class Watched(training.FlowStudy):
+    """Keeps the gradient of every step, as the optimiser meets it."""
+
+    def on_before_optimizer_step(self, _):
+        self.seen = [*getattr(self, "seen", []), torch.cat([p.grad.flatten() for p in self.u.parameters()])]
+
+
+def run(folder, name, derivative, devices=1):
+    """Train three steps and leave gradients and history in folder/{name}.pt."""
+    data = torch.randn(10, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    u = generate.build(NET, "x", seed=3)
+    torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.1, generator=torch.Generator().manual_seed(4))
+    settings = {"batch": 8, "lr": 1e-3, "seed": 5, "warmup": 1, "log_every": 1, "ema_images": [8]}
+    study = Watched(u, data, steps=3, times=TIMES, tangent="predicted", derivative=derivative, **settings)
+    checkpoint = folder / "run" / "last.ckpt"
+    fitting.fit(study, checkpoint=checkpoint, checkpoint_every=2, precision="64-true", clip=1e9, accelerator="cpu",
+                devices=devices)  # fmt: skip
+    assert not checkpoint.exists()
+    torch.save({"gradients": study.seen, "history": study.history}, folder / f"{name}.pt")
+
+
+def process(rank, folder, derivative, port):
+    torch.set_num_threads(1)
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2"
+    )
+    run(folder, rank, derivative, devices=2)
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.parametrize("derivative", ["joint", "lean"])
+def test_every_rank_has_the_gradient_of_the_joined_batch(tmp_path, derivative):
+    assert set(flow.FORMS) == {"joint", "lean", "differences"}
+    run(tmp_path, "alone", derivative)
+    mp.spawn(process, (tmp_path, derivative, free_port()), nprocs=2)
+    alone, *ranks = (torch.load(tmp_path / f"{name}.pt") for name in ("alone", 0, 1))
+    for rank in ranks:
+        assert len(rank["gradients"]) == 3
+        torch.testing.assert_close(rank["gradients"], alone["gradients"], rtol=1e-9, atol=1e-12)
+        pd.testing.assert_frame_equal(pd.DataFrame(rank["history"]), pd.DataFrame(alone["history"]))
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused():
+    study = training.FlowStudy(generate.build(NET, "x"), torch.zeros(4, 4, 4, 4, 4), batch=3, steps=1, lr=1e-3, seed=0,
+                               times=TIMES)  # fmt: skip
+    study._trainer = type("TwoProcesses", (), {"global_rank": 1, "world_size": 2})()
+    with pytest.raises(ValueError, match="train.batch must be a multiple of the number of processes, 2; got 3"):
+        study.mine(torch.zeros(3))

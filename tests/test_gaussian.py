@@ -1,0 +1,109 @@
+"""The flow of a Gaussian in closed form: against its own path, its endpoint, its posterior mean, and the identity."""
+
+import pytest
+import torch
+
+from neuromf import flow, generate, seeds
+from neuromf.gaussian import GaussianFlow, principal_axes, slope
+
+SHAPE = (3, 2, 2, 2)
+
+
+def normal(*shape, key=0):
+    return torch.randn(shape, generator=seeds.generator("test", key), dtype=torch.float64)
+
+
+@pytest.fixture
+def data():
+    """Forty points of a Gaussian with a mean and a few strong directions."""
+    mixing = normal(6, 24, key="mixing")
+    return (1.0 + normal(40, 6) @ mixing).view(40, *SHAPE)
+
+
+@pytest.fixture
+def base(data):
+    return GaussianFlow.fitted(data, 4)
+
+
+def u_of(base):
+    return lambda z, t, r: flow.velocity_from_data(base(z, t, r), z, t, 1e-9)
+
+
+def times(n=5):
+    t = torch.linspace(0.2, 1.0, n, dtype=torch.float64)
+    return t, 0.3 * t
+
+
+def test_axes_are_orthonormal_and_their_variances_those_of_the_data(data):
+    mean, axes, variances = principal_axes(data, 4)
+    torch.testing.assert_close(axes @ axes.T, torch.eye(4, dtype=torch.float64))
+    along = (data - mean).flatten(1) @ axes.T
+    torch.testing.assert_close(along.var(0, correction=0), variances)
+    covariance = torch.cov(data.flatten(1).T, correction=0)
+    torch.testing.assert_close(variances, torch.linalg.eigvalsh(covariance).flip(0)[:4])
+
+
+def test_there_are_no_more_axes_than_people_less_one(data):
+    assert len(principal_axes(data[:5], 64)[2]) == 4
+    assert len(principal_axes(data, 0)[2]) == 0
+
+
+def test_without_axes_it_is_the_mean(data):
+    t, r = times()
+    base = GaussianFlow.fitted(data, 0)
+    torch.testing.assert_close(base(normal(5, *SHAPE), t, r), data.mean(0).expand(5, *SHAPE))
+
+
+def test_at_r_equals_t_it_is_the_posterior_mean(base):
+    """E[x | z] = m + C (1 - t) ((1 - t)^2 C + t^2)^-1 (z - (1 - t) m)."""
+    t, _ = times()
+    z, m = normal(5, *SHAPE), base.mean.flatten()
+    covariance = base.axes.T @ torch.diag(base.variances) @ base.axes
+    for one, time, got in zip(z, t, base(z, t, t), strict=True):
+        noisy = (1 - time) ** 2 * covariance + time**2 * torch.eye(24, dtype=torch.float64)
+        wanted = m + (1 - time) * covariance @ torch.linalg.solve(noisy, one.flatten() - (1 - time) * m)
+        torch.testing.assert_close(got.flatten(), wanted)
+
+
+def test_from_noise_to_data_it_is_a_draw_of_the_gaussian(base):
+    """x = m + sum sqrt(lambda) a (a . eps): one evaluation from t = 1 to r = 0."""
+    eps, one = normal(5, *SHAPE), torch.ones(5, dtype=torch.float64)
+    along = eps.flatten(1) @ base.axes.T * base.variances.sqrt()
+    torch.testing.assert_close(base(eps, one, 0 * one), base.mean + (along @ base.axes).view_as(eps))
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 7])
+def test_any_number_of_steps_lands_on_the_same_point(base, n_steps):
+    """Of an average velocity, steps compose; stop short of t = 0, where the axes left out end in a point."""
+    eps, stops = normal(5, *SHAPE), [1 - 0.95 * k / n_steps for k in range(n_steps + 1)]
+    torch.testing.assert_close(flow.sample(u_of(base), eps, stops), flow.sample(u_of(base), eps, [1.0, 0.05]))
+
+
+def test_it_obeys_the_mean_flow_identity(base):
+    """u + (t - r) du/dt along the path of v = u(z, t, t) is v."""
+    (t, r), z, u = times(), normal(5, *SHAPE), u_of(base)
+    v = u(z, t, t)
+    torch.testing.assert_close(flow.instantaneous(*flow.lean(u, z, t, r, v), t, r), v, rtol=1e-6, atol=1e-6)
+
+
+def test_slopes_have_no_zero_over_zero_at_r_equals_t():
+    """At r = t the slope is d log s / dt; just beside it is the quotient of the definition."""
+    variance, (t, _) = torch.tensor([0.0, 0.3, 4.0], dtype=torch.float64), times()
+    wanted = ((1 + variance) * t[:, None] - variance) / ((1 - t[:, None]) ** 2 * variance + t[:, None] ** 2)
+    torch.testing.assert_close(slope(variance, t, t), wanted)
+    s = lambda t: ((1 - t[:, None]) ** 2 * variance + t[:, None] ** 2).sqrt()  # noqa: E731
+    r = t - 1e-3
+    torch.testing.assert_close(slope(variance, t, r), (1 - s(r) / s(t)) / 1e-3)
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("n_axes", [0, 3])
+def test_a_new_network_is_its_base(data, n_axes, head):
+    """The last layer starts at zero, so untrained samples are draws of the Gaussian; so does the second head."""
+    net = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4}
+    latents = seeds.noise(3, list(range(8)), (4, 4, 4, 4))
+    base = GaussianFlow.fitted(latents, n_axes)
+    u = generate.build(net, "x", base=base, head=head).eval()
+    eps, one = seeds.noise(4, [0, 1], (4, 4, 4, 4)), torch.ones(2)
+    torch.testing.assert_close(flow.sample(u, eps), base(eps, one, 0 * one))
+    assert u.outputs(eps, one, one).shape[1] == 4 * (1 + head)
