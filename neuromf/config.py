@@ -113,6 +113,7 @@ class Arm(Section):
 
 class Torus(Section):
     arms: list[Arm]
+    tangent: Literal["conditional", "predicted"] = "predicted"
     evaluations: list[Count]
     n_steps: Count
     batch: Count
@@ -197,6 +198,7 @@ class Train(Section):
     steps: Count
     batch: Count
     lr: Positive
+    lr_end: Share = 0.0
     warmup: int = Field(50, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     clip: Positive = 1.0

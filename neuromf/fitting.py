@@ -28,7 +28,7 @@ class Study(pl.LightningModule):
 
     Arguments:
         items: Number of things a batch is drawn from.
-        batch, steps, lr, warmup, weight_decay, seed: As in the config; steps are optimiser steps.
+        batch, steps, lr, lr_end, warmup, weight_decay, seed: As in the config; steps are optimiser steps.
     """
 
     SHOWN: tuple[str, ...] = ("loss",)
@@ -41,13 +41,14 @@ class Study(pl.LightningModule):
         steps: int,
         lr: float,
         seed: int,
+        lr_end: float = 0.0,
         warmup: int = 50,
         weight_decay: float = 0.0,
         log_every: int = 50,
     ) -> None:
         super().__init__()
         self.items, self.batch, self.steps, self.lr, self.seed = items, batch, steps, lr, seed
-        self.warmup, self.weight_decay, self.log_every = warmup, weight_decay, log_every
+        self.lr_end, self.warmup, self.weight_decay, self.log_every = lr_end, warmup, weight_decay, log_every
         self.register_buffer("drawn", torch.zeros((), dtype=torch.long))  # batches drawn so far, ever
         self.checkpoint: Path | None = None
         self.checkpoint_every = 0
@@ -119,10 +120,11 @@ class Study(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def rate(self, step: int) -> float:
-        """Share of the learning rate at a step: linear warm-up, then half a cosine down to zero."""
+        """Share of the learning rate at a step: linear warm-up, then half a cosine down to lr_end."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))))
+        done = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+        return self.lr_end + (1 - self.lr_end) * 0.5 * (1 + math.cos(math.pi * done))
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["history"], checkpoint["sums"] = self.history, self.sums

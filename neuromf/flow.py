@@ -174,6 +174,19 @@ FORMS: dict[str, Callable] = {
 }  # how u (with gradient) and du/dt (without, and zero where r = t: h = 0 cancels it there) are computed
 
 
+@torch.no_grad()
+def predicted_tangent(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    """What the network itself says of v at (z, t): u(z, t, t), where r < t, and zero elsewhere (iMF, section 3).
+
+    It depends on z alone, as the identity demands; eps - x adds the noise of single pairs to the derivative.
+    """
+    along, moving = torch.zeros_like(z), r < t
+    if moving.any():
+        with torch.autocast(z.device.type, enabled=False):
+            along[moving] = u(z[moving], t[moving], t[moving])
+    return along
+
+
 def instantaneous(u: Tensor, du_dt: Tensor, t: Tensor, r: Tensor) -> Tensor:
     r"""The velocity V at z that an average velocity implies, regressed on v (iMF, section 3).
 

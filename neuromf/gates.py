@@ -211,6 +211,12 @@ def _over(metric: str, other: int | str) -> Callable[[dict[str, Path]], float]:
     return lambda files: over(_metric(metric, 1)(files), _metric(metric, other)(files))
 
 
+def _over_base(files: dict[str, Path]) -> float:
+    """Frechet distance of one-step samples over that of the Gaussian they start from; NaN for a run without one."""
+    has_one = any(row["nfe"] == "base" for row in _rows(files["metrics"]))
+    return _over("frechet", "base")(files) if has_one else math.nan
+
+
 CRITERIA: dict[int, dict[str, Criterion]] = {
     0: {
         "P0-T4": Criterion("round-trip SSIM of held-out volumes", "above", _json("validation", "ssim"), "validation",
@@ -248,6 +254,8 @@ CRITERIA: dict[int, dict[str, Criterion]] = {
         "P4-T4": Criterion("early one-step samples: Frechet distance over that of the mean head", "below",
                            lambda f: over(_metric("frechet", "early")(f), _metric("frechet", "mean-head")(f)),
                            "metrics"),
+        "P4-T4b": Criterion("Frechet distance of one-step samples over that of the base, without the network", "below",
+                            _over_base, "metrics", "informational"),
         "P4-T5": Criterion("white-grey contrast of one-step samples over that of real heads", "above",
                            _over("tissue_contrast", "real"), "metrics"),
         "P4-T5b": Criterion("left-right symmetry of one-step samples over that of real heads", "above",

@@ -109,6 +109,7 @@ def train(
     dim: int,
     prediction: str,
     *,
+    tangent: str = "predicted",
     n_steps: int = 2800,
     batch: int = 256,
     lr: float = 4e-3,
@@ -122,13 +123,14 @@ def train(
 ) -> tuple[nn.Module, pd.DataFrame]:
     """The averaged network after n_steps of MeanFlow on fresh points of the torus, and its losses.
 
-    The original loss with the conditional tangent, adaptively weighted; Adam with a cosine to zero. With that
-    tangent the noise of v enters the loss of pairs with r < t, which may rise while the field improves; that of
-    pairs with r = t has no such part, and must fall.
+    Adaptively weighted; Adam with a cosine to zero. With the conditional tangent the noise of v enters the loss of
+    pairs with r < t, which may rise while the field improves, and the more so the larger D is; with the predicted
+    one it has no such part, and neither has that of pairs with r = t.
 
     Arguments:
         dim: Dimension of the space around the torus.
         prediction: What the network gives, "u" or "x".
+        tangent: "predicted" for u(z, t, t) in the derivative, "conditional" for v = eps - x.
         halflife_steps: Half-life of the weight average, in optimiser steps.
         share_r_equals_t: Share of plain flow-matching pairs in each batch, as in `flow.draw_times`.
         share_corner: Share of pairs in the corner where one-step sampling happens, likewise.
@@ -150,7 +152,8 @@ def train(
     for step in range(n_steps):
         x, eps, t, r = draw_batch(batch, dim, seed, step, **shares)
         z, v = flow.training_path(x, eps, t, prediction)
-        V = flow.instantaneous(*flow.joint(net, z, t, r, v), t, r)
+        along = v if tangent == "conditional" else flow.predicted_tangent(net, z, t, r)
+        V = flow.instantaneous(*flow.joint(net, z, t, r, along), t, r)
         loss = flow.adaptive(flow.channel_lp(V[:, None], v[:, None])).mean()
         if not loss.isfinite():
             raise FloatingPointError(

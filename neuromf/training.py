@@ -96,19 +96,11 @@ class FlowStudy(Study):
             loss = loss / v[0].numel()
         return flow.adaptive(loss, power=self.adaptive_power, c=self.adaptive_c).mean()
 
-    @torch.no_grad()
     def direction(self, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> Tensor:
-        """The tangent of z: v = eps - x, or what the network says of v at (z, t), by its head or as u(z, t, t).
-
-        In float32 whatever the precision of the run, and only where r < t: elsewhere there is no derivative.
-        """
-        if self.tangent == "conditional" or not (moving := r < t).any():
+        """The tangent of z: v = eps - x, or what the network says of v, by its second head or as u(z, t, t)."""
+        if self.tangent == "conditional":
             return v
-        with torch.autocast(z.device.type, enabled=False):
-            out = self.u.outputs(z[moving], t[moving], t[moving])
-        along = v.clone()
-        along[moving] = out[:, -v.shape[1] :]
-        return along
+        return flow.predicted_tangent(lambda *at: self.u.outputs(*at)[:, -v.shape[1] :], z, t, r)
 
     def law(self) -> dict:
         """Arguments of `flow.draw_times` at this step: flow matching first, then intervals that may open slowly."""
@@ -145,7 +137,7 @@ class FlowStudy(Study):
             ema.update(self.u, images, self.global_step * images)
 
 
-FLOW_MATCHING = {"share_r_equals_t": 1.0, "share_corner": 0.0}
+FLOW_MATCHING = {"share_r_equals_t": 1.0, "share_corner": 0.0, "share_uniform": 0.0}
 EARLY = 32  # samples kept of the early network
 TIME_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -147,6 +147,15 @@ def check_some_batches_hold_one_kind(flow):
             assert du_dt.any() == (r_ < t).any()
 
 
+def check_predicted_tangent(flow):
+    """u(z, t, t) where r < t, without gradient and without touching the others."""
+    z, t, r, _ = pairs(some_still=True)
+    a, seen = torch.tensor(0.7, dtype=torch.float64, requires_grad=True), []
+    along = flow.predicted_tangent(lambda z, t, r: seen.append(len(z)) or a * u_exact(z, t, r), z, t, r)
+    assert seen == [3] and not along.requires_grad
+    close(along, torch.where(at(r < t), 0.7 * v_exact(z, t), torch.zeros_like(z)))
+
+
 def check_samples_land_on_the_data(flow):
     z = latents()
     for n in (1, 2, 7):
@@ -215,6 +224,10 @@ def test_the_total_derivative_equals_central_differences_along_the_path():
 
 def test_all_forms_of_the_derivative_agree_and_differentiate_only_pairs_with_r_below_t():
     check_forms_agree(flow)
+
+
+def test_the_predicted_tangent_is_what_the_network_says_of_v():
+    check_predicted_tangent(flow)
 
 
 def test_a_batch_may_hold_one_kind_of_pair_only():
@@ -369,6 +382,49 @@ def test_no_evaluations_are_refused():
     assert message(error) == "a sample needs at least one evaluation; got n_steps=0"
 
 
+# --- training, where the answer is known ---------------------------------------------------------------
+
+
+class Linear(torch.nn.Module):
+    """u = a(t, h) z + b(t, h) per channel: linear in z, as the exact u of a Gaussian is."""
+
+    def __init__(self, width=64):
+        super().__init__()
+        inner = [torch.nn.Linear(2, width), torch.nn.SiLU(), torch.nn.Linear(width, width), torch.nn.SiLU()]
+        self.coefficients = torch.nn.Sequential(*inner, torch.nn.Linear(width, 6)).double()
+
+    def forward(self, z, t, r):
+        a, b = self.coefficients(torch.stack([t, t - r], dim=1))[..., None, None, None].chunk(2, dim=1)
+        return a * z + b
+
+
+def gaussian_batch(n, *key):
+    """Data, noise and times of a training batch, from the Gaussian of this file."""
+    draw = seeds.generator("linear", *key)
+    x, eps = torch.randn(2, n, 3, 4, 4, 4, generator=draw, dtype=torch.float64)
+    return MEANS + SIGMAS * x, eps, *flow.draw_times(n, draw, share_r_equals_t=0.5, share_uniform=0.5)
+
+
+def test_a_linear_network_trained_on_gaussian_data_finds_the_closed_form():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        u, n_steps = Linear(), 2500
+    optimiser = torch.optim.Adam(u.parameters(), lr=1e-2, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps)
+    for step in range(n_steps):
+        x, eps, t, r = gaussian_batch(256, step)
+        z, v = flow.interpolate(x, eps, t)
+        V = flow.instantaneous(*flow.joint(u, z, t, r, v), t, r)
+        optimiser.zero_grad()
+        flow.channel_lp(V, v).mean().backward()
+        optimiser.step()
+        schedule.step()
+    x, eps, t, _ = gaussian_batch(2000, "unseen")
+    z, r = flow.interpolate(x, eps, t)[0], t * torch.rand(2000, generator=seeds.generator("r"), dtype=torch.float64)
+    error, exact = (u(z, t, r) - u_exact(z, t, r)).detach(), u_exact(z, t, r)
+    assert error.square().mean().sqrt() < 0.02 * exact.square().mean().sqrt()
+
+
 # --- planted faults: a check that no wrong formula can fail is no check ----------------------------------------
 
 CHECKS = [check for name, check in list(globals().items()) if name.startswith("check_")]
@@ -398,6 +454,7 @@ FAULTS = {
     "differences backwards": ("(ahead - behind)", "(behind - ahead)"),
     "differences over one step": ("/ (2 * step)", "/ step"),
     "differences at one time": ("u(z + s * v, t + s, r)", "u(z + s * v, t, r)"),
+    "tangent of the interval": ("u(z[moving], t[moving], t[moving])", "u(z[moving], t[moving], r[moving])"),
     "interval has the wrong sign": ("return u + like(t - r, u)", "return u + like(r - t, u)"),
     "gradient through the derivative": ("du_dt.detach()", "du_dt"),
     "no gradient through the prediction": ("return u + like", "return u.detach() + like"),

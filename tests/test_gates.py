@@ -14,8 +14,8 @@ BOUNDS = {
     "P0-T4": 0.9, "P0-T5": 30.0,
     "P1-T1": 1.0, "P1-T2": 1.0, "P1-T3": 0.5, "P1-T4": 0.5, "P1-T4b": 2.0, "P1-T5": 1.0, "P1-T7": 0.89,
     "P2-T4": 1.0, "P2-T5": 0.1, "P2-T6": 0.01, "P2-T7": 1.0,
-    "P4-T1": 100, "P4-T2": 1.0, "P4-T2b": 2.0, "P4-T3": 10.0, "P4-T4": 1.0, "P4-T5": 0.7, "P4-T5b": 0.9,
-    "P4-T5c": 0.5, "P4-T6": 1.0, "P4-T7": 0.1, "P6-T4": 2.0,
+    "P4-T1": 100, "P4-T2": 1.0, "P4-T2b": 2.0, "P4-T3": 10.0, "P4-T4": 1.0, "P4-T4b": 1.0, "P4-T5": 0.7,
+    "P4-T5b": 0.9, "P4-T5c": 0.5, "P4-T6": 1.0, "P4-T7": 0.1, "P6-T4": 2.0,
 }  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def metrics(**changes):
     """Rows of metrics.csv as {metric at evaluations: value}, with names such as frechet_1."""
     values = {
         "frechet_1": 1.8, "frechet_2": 5.0, "frechet_10": 1.0, "frechet_online": 2.0,
-        "frechet_early": 7.0, "frechet_mean-head": 9.0,
+        "frechet_early": 7.0, "frechet_mean-head": 9.0, "frechet_base": 2.0,
         "tissue_contrast_1": 1.5, "tissue_contrast_real": 2.0, "symmetry_1": 0.93, "symmetry_real": 0.95,
         "ventricle_ml_1": 12.0, "ventricle_ml_real": 20.0, "latent_std_error_1": 0.08,
     } | changes  # fmt: skip
@@ -157,6 +157,16 @@ def test_one_critical_row_that_fails_blocks_and_is_named(measured, name):
     assert (gate["status"], gate["blocked_by"]) == ("BLOCKED", [name])
     assert row(gate, name) == {
         "id": name, "measured": value, "bound": f"{side} {BOUNDS[name]:g}", "kind": "critical", "passed": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("base", "measured_"), [(1.5, 1.2), (None, "nan")])
+def test_whether_the_network_adds_to_its_base_is_reported_and_blocks_nothing(measured, base, measured_):
+    table = metrics(**{"frechet_base": base or 1.0})
+    gate = judge(4, measured(4, metrics=table if base else table[table["nfe"] != "base"]))
+    assert gate["status"] == "OPEN"
+    assert row(gate, "P4-T4b") == {
+        "id": "P4-T4b", "measured": measured_, "bound": "<= 1", "kind": "informational", "passed": False,
     }  # fmt: skip
 
 

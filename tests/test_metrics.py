@@ -391,13 +391,15 @@ def ball(rng):
     return np.where(x > 0, x + 0.03 * rng.standard_normal(x.shape), 0).astype(np.float32)[None]
 
 
+TISSUES = ["csf_ml", "gm_ml", "wm_ml", "brain_ml"]
+
+
 def test_tissue_volumes_of_three_shells_are_those_of_the_spheres(ball):
     def sphere_ml(r):
         return 4 / 3 * np.pi * r**3 * (2 * 1 * 1.5) / 1000
 
-    table = anatomy.tissue_volumes(np.concatenate([ball, ball]), (2.0, 1.0, 1.5))
+    table = anatomy.describe(np.concatenate([ball, ball]), (2.0, 1.0, 1.5))[TISSUES]
     wm, gm, csf = sphere_ml(9), sphere_ml(14) - sphere_ml(9), sphere_ml(18) - sphere_ml(14)
-    assert list(table.columns) == ["csf_ml", "gm_ml", "wm_ml", "brain_ml"]
     assert len(table) == 2
     np.testing.assert_allclose(table.to_numpy()[0], [csf, gm, wm, sphere_ml(18)], rtol=0.03)
 
@@ -410,21 +412,21 @@ def test_cuts_fall_where_equal_gaussians_cross(rng):
 def test_a_brain_without_foreground_or_of_one_intensity_has_no_tissues():
     volumes = np.stack([np.zeros((10, 10, 10)), np.full((10, 10, 10), 0.5)])
     expected = [[0, 0, 0, 0], [0, 0, 0, 1]]
-    np.testing.assert_allclose(anatomy.tissue_volumes(volumes, 1.0), expected)
-    assert np.isnan(anatomy.tissue_contrast(volumes)).all()
+    table = anatomy.describe(volumes, 1.0)
+    np.testing.assert_allclose(table[TISSUES], expected)
+    assert np.isnan(table["tissue_contrast"]).all() and (table["ventricle_ml"] == 0).all()
     assert np.isnan(anatomy.symmetry(volumes)).all()
-    np.testing.assert_array_equal(anatomy.ventricle_ml(volumes, 1.0), 0)
     np.testing.assert_array_equal(anatomy.components(volumes), [0, 1])
 
 
 def test_contrast_is_the_distance_of_the_means_in_standard_deviations(ball):
-    np.testing.assert_allclose(anatomy.tissue_contrast(ball), [(0.8 - 0.5) / 0.03], rtol=0.03)
+    np.testing.assert_allclose(anatomy.describe(ball, 1.0)["tissue_contrast"], [(0.8 - 0.5) / 0.03], rtol=0.03)
 
 
 def test_ventricles_are_the_csf_in_the_middle_and_not_around_the_brain(ball):
     hole = radius(40) < 4.5
     volumes = np.where(hole, ball - 0.6, ball)
-    got = anatomy.ventricle_ml(np.concatenate([ball, volumes]), 2.0)
+    got = anatomy.describe(np.concatenate([ball, volumes]), 2.0)["ventricle_ml"]
     np.testing.assert_allclose(got, [0, hole.sum() * 8 / 1000], rtol=1e-6)
 
 
@@ -450,12 +452,3 @@ def test_components_count_pieces_joined_by_corners_and_leave_out_debris():
     assert anatomy.components(x) == [1]
     x[0, 10, 8, 8] = 1  # the ninth
     assert anatomy.components(x) == [2]
-
-
-def test_one_segmentation_gives_what_the_functions_give_one_by_one():
-    volumes = np.random.default_rng(3).random((2, 12, 12, 12)).astype(np.float32)
-    table = anatomy.describe(volumes, 2.0)
-    np.testing.assert_allclose(table["tissue_contrast"], anatomy.tissue_contrast(volumes))
-    np.testing.assert_allclose(table["ventricle_ml"], anatomy.ventricle_ml(volumes, 2.0))
-    names = ["csf_ml", "gm_ml", "wm_ml", "brain_ml"]
-    np.testing.assert_allclose(table[names], anatomy.tissue_volumes(volumes, 2.0)[names])

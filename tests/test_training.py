@@ -63,7 +63,7 @@ def weighted(error, over):
 
 
 def test_intervals_open_after_flow_matching_and_grow(data, monkeypatch):
-    module, gaps = study(data, fm_steps=10, gap_steps=20), {}
+    module, gaps = study(data, fm_steps=10, gap_steps=20, times={**TIMES, "share_uniform": 0.25}), {}
     for step in (0, 9, 10, 14, 29, 99):
         monkeypatch.setattr(type(module), "global_step", step)
         t, r = flow.draw_times(4000, module.draw("times"), **module.law())

@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = latents.training_set(args.latents, read_table(args.qc).set_index("scan")["split"], stats)
     running = {name: settings.pop(name) for name in ("checkpoint_every", "precision", "clip", "accumulate")}
     prediction, n_axes, start = (settings.pop(name) for name in ("prediction", "base_axes", "start"))
-    diagnostics = Diagnostics(after=quiet_steps(settings), **settings.pop("diagnostics"))
+    quiet = quiet_steps(settings)
+    diagnostics = Diagnostics(after=quiet, **settings.pop("diagnostics"))
     base = GaussianFlow.fitted(data, n_axes) if prediction == "x" else None
     u = generate.build(net, prediction, base=base, head=settings["tangent"] == "head", seed=settings["seed"])
     if start:
@@ -35,10 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def quiet_steps(settings: dict) -> int:
-    """Steps before alarms may sound: none may where r = t always, since nothing is learnt of intervals then."""
+    """Steps before alarms may sound: a whole stretch of open intervals is wanted; none may where r = t always."""
     if settings["times"]["share_r_equals_t"] == 1:
         return settings["steps"]
-    return settings["fm_steps"] + settings["gap_steps"] + settings["warmup"]
+    return settings["fm_steps"] + settings["gap_steps"] + settings["warmup"] + settings["diagnostics"]["every"]
 
 
 if __name__ == "__main__":

@@ -88,40 +88,8 @@ def tissues(volume: NDArray, foreground: float = FOREGROUND, seed: int = 0, n_vo
     return labels
 
 
-def tissue_volumes(
-    volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = FOREGROUND, seed: int = 0
-) -> pd.DataFrame:
-    """Volumes of the three tissues and of the whole brain in millilitres, one row per volume.
-
-    Arguments:
-        volumes: Volumes in [0, 1], with shape (N, I, J, K).
-        spacing_mm: Voxel length in mm, one or one per axis.
-        foreground: Intensity above which a voxel is brain.
-        seed: Seed of the mixtures.
-
-    Returns:
-        Columns csf_ml, gm_ml, wm_ml and brain_ml (all foreground); see ``tissues`` for volumes
-        that have a brain_ml and no tissues.
-    """
-    volumes = as_volumes(volumes)
-    voxel_ml = as_spacing(spacing_mm).prod() / 1000
-    counts = [np.bincount(tissues(x, foreground, seed).ravel(), minlength=4)[1:] for x in volumes]
-    table = pd.DataFrame(np.array(counts) * voxel_ml, columns=["csf_ml", "gm_ml", "wm_ml"])
-    return table.assign(brain_ml=(volumes > foreground).sum(axis=(1, 2, 3)) * voxel_ml)
-
-
-def tissue_contrast(volumes: ArrayLike, foreground: float = FOREGROUND, seed: int = 0) -> NDArray:
-    """White minus grey matter mean, over their pooled standard deviation; unitless, shape (N,).
-
-    Classes are cut at one intensity, which trims their overlapping tails: compare values with each
-    other, not with those of another segmentation. NaN where a class has fewer than two voxels or
-    neither varies.
-    """
-    return np.array([contrast(x, tissues(x, foreground, seed)) for x in as_volumes(volumes)])
-
-
 def contrast(volume: NDArray, labels: NDArray) -> float:
-    """Contrast between white and grey matter of one labelled volume."""
+    """White minus grey matter mean over their pooled deviation; NaN where a class has under two voxels."""
     gm, wm = volume[labels == GM].astype(np.float64), volume[labels == WM].astype(np.float64)
     if min(len(gm), len(wm)) < 2:
         return np.nan
@@ -130,37 +98,29 @@ def contrast(volume: NDArray, labels: NDArray) -> float:
     return float((wm.mean() - gm.mean()) / sd) if sd > 0 else np.nan
 
 
-def ventricle_ml(volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = FOREGROUND, seed: int = 0) -> NDArray:
-    """CSF in the middle of the brain in millilitres, with shape (N,): an index of the ventricles.
-
-    Counts the CSF voxels in the central third, along each axis, of the foreground's bounding box,
-    in 26-connected pieces of more than 8 voxels. Horns that reach out of the box are cut off, and
-    ventricles that the skull-stripped intensity puts below the foreground are not seen.
-    """
-    volumes = as_volumes(volumes)
-    voxel_ml = as_spacing(spacing_mm).prod() / 1000
-    counts = [pieces(middle(tissues(x, foreground, seed)) == CSF).sum() for x in volumes]
-    return np.array(counts) * voxel_ml
-
-
 def describe(volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = FOREGROUND, seed: int = 0) -> pd.DataFrame:
-    """Contrast, ventricle and tissue volumes of each volume from one segmentation, one row per volume.
+    """Contrast, ventricles and tissues of each volume from one segmentation, one row per volume.
+
+    Arguments:
+        volumes: Volumes in [0, 1], with shape (N, I, J, K).
+        spacing_mm: Voxel length in mm, one or one per axis.
+        foreground: Intensity above which a voxel is brain.
+        seed: Seed of the mixtures.
 
     Returns:
-        Columns tissue_contrast, ventricle_ml, csf_ml, gm_ml, wm_ml and brain_ml, as the functions above give them.
+        tissue_contrast: White minus grey matter mean over their pooled standard deviation. Classes are cut at one
+            intensity, which trims their tails: compare with each other, not with those of another segmentation.
+        ventricle_ml: CSF in the central third, along each axis, of the foreground's bounding box, in 26-connected
+            pieces of more than 8 voxels: an index of the ventricles, whose horns are cut off.
+        csf_ml, gm_ml, wm_ml, brain_ml: Volumes of the tissues and of all foreground, in millilitres.
     """
     voxel_ml, rows = as_spacing(spacing_mm).prod() / 1000, []
     for x in as_volumes(volumes):
         labels = tissues(x, foreground, seed)
         csf, gm, wm = np.bincount(labels.ravel(), minlength=4)[1:] * voxel_ml
+        volumes_ml = {"csf_ml": csf, "gm_ml": gm, "wm_ml": wm, "brain_ml": (x > foreground).sum() * voxel_ml}
         ventricles = pieces(middle(labels) == CSF).sum() * voxel_ml
-        rows.append(
-            {
-                "tissue_contrast": contrast(x, labels),
-                "ventricle_ml": ventricles,
-                **{"csf_ml": csf, "gm_ml": gm, "wm_ml": wm, "brain_ml": (x > foreground).sum() * voxel_ml},
-            }
-        )
+        rows.append({"tissue_contrast": contrast(x, labels), "ventricle_ml": ventricles, **volumes_ml})
     return pd.DataFrame(rows)
 
 

@@ -1,0 +1,48 @@
+"""The benchmark measures what it says: every way makes a whole step, the published one in torch's own layers."""
+
+import time
+
+import pytest
+import torch
+
+from neuromf import bench, flow, generate, layers
+
+SETTINGS = {
+    "net": {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4},
+    "flow_": {"prediction": "x", "base_axes": 2},
+    "shape": (4, 4, 4, 4), "batch": 4, "device": "cpu", "precision": "32-true",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", bench.WAYS, ids=str)
+def test_every_way_makes_a_whole_step(way, monkeypatch):
+    nets, build = [], generate.build
+    monkeypatch.setattr(generate, "build", lambda *args, **kind: nets.append(build(*args, **kind)) or nets[-1])
+    step = bench.new_step(way, **SETTINGS)
+    before = torch.nn.utils.parameters_to_vector(nets[0].parameters())
+    step()
+    assert not torch.equal(before, torch.nn.utils.parameters_to_vector(nets[0].parameters()))
+    lean = any(isinstance(module, layers.Conv3d) for module in nets[0].modules())
+    assert lean == (way[0] != "published")
+
+
+def test_the_published_way_differentiates_every_pair(monkeypatch):
+    seen, exact = [], flow.total_derivative
+    monkeypatch.setattr(flow, "total_derivative", lambda u, z, *rest: seen.append(len(z)) or exact(u, z, *rest))
+    for way in (("published", "conditional", 1.0), ("joint", "conditional", 0.25)):
+        bench.new_step(way, **SETTINGS)()
+    assert seen == [4, 1]
+
+
+def test_times_are_medians_without_the_first_round():
+    pauses = iter([0.2, 0.01, 0.03, 0.02])
+    (taken,) = bench.seconds([lambda: time.sleep(next(pauses))], rounds=3)
+    assert 0.02 <= taken < 0.03
+
+
+def test_the_study_has_a_row_for_every_way_over_flow_matching(monkeypatch):
+    monkeypatch.setattr(bench, "peak_mb", lambda way, settings: 10.0 * (1 + way[2]))
+    rows = bench.study(rounds=1, **SETTINGS)
+    assert [(row["derivative"], row["tangent"], row["share"]) for row in rows] == bench.WAYS
+    assert rows[0]["time_over_fm"] == rows[0]["memory_over_fm"] == 1
+    assert rows[-1]["memory_over_fm"] == 2
