@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from neuromf.seeds import generator
@@ -92,6 +92,13 @@ class Study(pl.LightningModule):
             )
         for name, value in values.items():
             self.sums.setdefault(name, []).extend(value.detach().flatten().tolist())
+
+    def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
+        """Norm of the whole gradient before it is clipped, and whether it will be."""
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        limit = self.trainer.gradient_clip_val
+        self.sums.setdefault("grad_norm", []).append(float(norm))
+        self.sums.setdefault("clipped", []).append(float(limit is not None and norm > limit))
 
     def on_train_batch_end(self, *_: object) -> None:
         self.drawn += 1

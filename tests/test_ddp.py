@@ -17,7 +17,8 @@ TIMES = {"share_r_equals_t": 0.5, "share_corner": 0.25}
 class Watched(training.FlowStudy):
     """Keeps the gradient of every step, as the optimiser meets it."""
 
-    def on_before_optimizer_step(self, _):
+    def on_before_optimizer_step(self, optimizer):
+        super().on_before_optimizer_step(optimizer)
         self.seen = [*getattr(self, "seen", []), torch.cat([p.grad.flatten() for p in self.u.parameters()])]
 
 

@@ -122,6 +122,14 @@ def test_P4_T8_killed_training_ends_with_the_bits_of_an_unbroken_one(data, tmp_p
     assert not (tmp_path / "broken" / "last.ckpt").exists()
 
 
+def test_the_history_says_how_large_gradients_were_and_how_many_were_clipped(data, tmp_path):
+    loose, tight = (fit(study(data, steps=4), tmp_path / str(clip), clip=clip) for clip in (1e9, 1e-9))
+    for rows, share in ((loose.history, 0.0), (tight.history, 1.0)):
+        assert [row["clipped"] for row in rows] == [share] * 2
+    first = loose.history[0]["grad_norm"]
+    assert 0 < first < 1e4 and tight.history[0]["grad_norm"] > 1e-6  # before clipping
+
+
 def test_every_item_is_drawn_once_per_epoch(data):
     module = study(data)
     drawn = []
