@@ -177,3 +177,18 @@ def test_equal_seeds_measure_equal_rows(new, people):
     for judge in (first, again, other):
         judge.add("real", people[1], looks=False)
     assert first.rows == again.rows and first.rows != other.rows
+
+
+def test_a_comparison_pairs_the_volumes_of_both_sets(new, people):
+    """A set beside itself differs by nothing, whatever is drawn; beside a worse one it is below 1 throughout."""
+    judge = new()
+    judge.add("1", brains(12, seed=5), looks=False)
+    judge.add("same", brains(12, seed=5), looks=False)
+    judge.add("worse", noise(12), looks=False)
+    for other in ("same", "worse"):
+        judge.compare("1", other)
+    same, worse = judge.rows[-2:]
+    assert (same["value"], same["low"], same["high"]) == (1, 1, 1) and same["n"] == 12
+    assert worse["nfe"] == "1" and worse["metric"] == "frechet_over_worse" and worse["high"] < 1
+    distances = {row["nfe"]: row["value"] for row in judge.rows if row["metric"] == "frechet"}
+    assert worse["value"] == pytest.approx(distances["1"] / distances["worse"])

@@ -27,10 +27,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     judge.add("mean-head", real.mean(0, keepdim=True).repeat(4, 1, 1, 1), looks=False)
     for folder in args.samples:
         drawn = torch.load(folder / "latents.pt", weights_only=True)
-        volumes = read_volumes(read_table(folder / "samples.tsv")["file"])[:, 0].float()
+        listed = read_table(folder / "samples.tsv")
+        volumes = read_volumes(listed["file"])[:, 0].float()
         judge.add(folder.name.removeprefix("nfe-"), volumes, latent=drawn)
-    for name, other in generate.others(args.model, n=len(drawn)).items():
+    for name, other in generate.others(args.model, n=len(drawn), seed=int(listed["seed"].iloc[0])).items():
         judge.add(name, latents.decode(net, other), looks=False)
+    judge.compare("1", "online")
 
     pd.DataFrame(judge.rows).assign(run=args.run).to_csv(args.metrics, index=False, float_format="%.6g")
     pd.DataFrame(judge.spectra).assign(run=args.run).to_csv(args.spectra, index=False, float_format="%.6g")

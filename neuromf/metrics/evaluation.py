@@ -57,6 +57,7 @@ class Evaluation:
         self.latent_std = train.double().transpose(0, 1).flatten(1).std(1)
         self.encoder, self.spacing_mm, self.n_boot, self.seed = encoder, spacing_mm, n_boot, seed
         self.n_pairs, self.n_anatomy = n_pairs, n_anatomy
+        self.features: dict[str, NDArray] = {}  # of every set that was added
         self.rows: list[dict] = []
         self.spectra: list[dict] = []
 
@@ -71,7 +72,7 @@ class Evaluation:
         logger.info("measuring %d volumes: %s", len(volumes), nfe)
         with torch.no_grad():
             mean = torch.cat([self.encoder(volume[None, None]) for volume in volumes])
-        features = self.axes.project(encoder_features(mean))
+        features = self.features[nfe] = self.axes.project(encoder_features(mean))
         rows = [self.distance(features)]
         if looks:
             rows += self.nearness(features) + self.looks(volumes.numpy())
@@ -87,6 +88,23 @@ class Evaluation:
         low, high = frechet.bootstrap(frechet.frechet_distance, self.train, features, self.n_boot, self.seed)
         value, name = frechet.frechet_distance(self.train, features), f"encoder-pca{features.shape[1]}"
         return row("frechet", value, len(features), low=low, high=high, features=name)
+
+    def compare(self, nfe: str, other: str) -> None:
+        """Add the Fréchet distance of a set over that of another from the same noise, volume by volume.
+
+        The interval draws the volumes of both sets together, so it says whether their difference is more than
+        the choice of the noise.
+        """
+        n_axes = self.train.shape[1]
+
+        def ratio(real: NDArray, fake: NDArray) -> float:
+            ours, theirs = (frechet.frechet_distance(real[:, :n_axes], part) for part in np.split(fake, 2, axis=1))
+            return ours / theirs
+
+        sets = np.hstack([self.train, self.train]), np.hstack([self.features[nfe], self.features[other]])
+        low, high = frechet.bootstrap(ratio, *sets, self.n_boot, self.seed)
+        about = {"low": low, "high": high, "features": f"encoder-pca{n_axes}"}
+        self.rows.append({"nfe": nfe, **row(f"frechet_over_{other}", ratio(*sets), len(sets[1]), **about)})
 
     def nearness(self, features: NDArray) -> list[dict]:
         """Rows that say whether a set repeats training people: nearest ones against those of unseen people."""
