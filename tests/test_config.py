@@ -77,7 +77,7 @@ def test_what_a_study_does_not_say_stays_as_in_the_default():
     merged = default()
     update_config(merged, {"samples": {"evaluations": [1, 3]}, "gates": {"bounds": {"P0-T5": 12.0}}})
     config = read_config(merged)
-    assert config.samples.evaluations == [1, 3] and config.samples.n == 48
+    assert config.samples.evaluations == [1, 3] and config.samples.n == 40
     assert config.gates.bounds == {**default()["gates"]["bounds"], "P0-T5": 12.0}
 
 
