@@ -24,7 +24,7 @@ class Section(BaseModel):
 
 
 class Embedded(Section):
-    n_people: int = Field(360, ge=8)
+    n_people: int = Field(320, ge=8)
     seed: Seed = 0
     shape: tuple[Count, Count, Count] = (128, 128, 75)
     spacing_mm: tuple[Positive, Positive, Positive] = (1.875, 1.875, 2.4)
