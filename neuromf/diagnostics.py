@@ -71,9 +71,10 @@ class Diagnostics:
         columns = (bin_of(t).tolist(), bin_of(t - r).tolist(), raw.tolist(), part.tolist())
         self.pairs += list(zip(kinds, *columns, strict=True))
 
-    def due(self, step: int) -> bool:
-        """Whether a look is due after this step; the micro-batches of one step ask more than once."""
-        return step > 0 and step % self.every == 0 and (not self.rows or self.rows[-1]["step"] < step)
+    def due(self, step: int, last: int) -> bool:
+        """Whether a look is due after this step of `last`; the micro-batches of one step ask more than once."""
+        new = not self.rows or self.rows[-1]["step"] < step
+        return new and step > 0 and (step % self.every == 0 or step == last)
 
     def state(self) -> dict:
         """What a checkpoint holds of it."""

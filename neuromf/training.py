@@ -110,7 +110,7 @@ class FlowStudy(Study):
         return {**self.times, "largest_gap": min(1.0, since / self.gap_steps) if self.gap_steps else 1.0}
 
     def on_train_batch_end(self, *args: object) -> None:
-        if self.diagnostics and self.diagnostics.due(self.global_step):
+        if self.diagnostics and self.diagnostics.due(self.global_step, self.steps):
             self.diagnostics.pairs = self.gathered(self.diagnostics.pairs)
             self.diagnostics.look(self.global_step, self.ema.net, self.latents, self.seed)
         if self.early is None and self.global_step >= self.steps // 4:

@@ -97,6 +97,13 @@ def test_a_probe_leaves_no_gradient_and_needs_no_more_people_than_there_are():
 SPATIAL = rows("spatial", [1.0, 1.5])
 
 
+def test_looks_are_due_every_so_many_steps_at_the_end_and_once():
+    watch = Diagnostics(every=40)
+    assert [step for step in range(101) if watch.due(step, 100)] == [40, 80, 100]
+    watch.rows = [{"step": 40}]
+    assert not watch.due(40, 100) and watch.due(80, 100)
+
+
 # --- alarms on rows ----------------------------------------------------------------------------------
 
 
