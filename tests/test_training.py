@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from neuromf import fitting, flow, generate, training
+from neuromf.diagnostics import Diagnostics
 
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 1}
 TIMES = {"share_r_equals_t": 0.5, "share_corner": 0.25}
@@ -102,8 +103,9 @@ def test_average_moves_once_per_optimiser_step_not_per_micro_batch(data, tmp_pat
 
 
 def test_P4_T8_killed_training_ends_with_the_bits_of_an_unbroken_one(data, tmp_path):
-    whole = fit(study(data), tmp_path / "whole")
-    broken = study(data)
+    watched = lambda: study(data, diagnostics=Diagnostics(every=3, evaluations=2, n=2, after=4))  # noqa: E731
+    whole = fit(watched(), tmp_path / "whole")
+    broken = watched()
     step = broken.training_step
 
     def killed(batch, batch_idx):  # Lightning looks at these names
@@ -115,10 +117,11 @@ def test_P4_T8_killed_training_ends_with_the_bits_of_an_unbroken_one(data, tmp_p
     with pytest.raises(BaseException):  # noqa: B017 - Lightning wraps a keyboard interrupt in an exit
         fit(broken, tmp_path / "broken")
     assert (tmp_path / "broken" / "last.ckpt").exists()
-    resumed = fit(study(data), tmp_path / "broken")
+    resumed = fit(watched(), tmp_path / "broken")
     for ours, theirs in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
     assert repr(whole.history) == repr(resumed.history) and torch.equal(whole.early, resumed.early)
+    assert whole.diagnostics.rows and repr(whole.diagnostics.rows) == repr(resumed.diagnostics.rows)
     assert not (tmp_path / "broken" / "last.ckpt").exists()
 
 
