@@ -213,7 +213,7 @@ class Train(Section):
 
 
 class Samples(Section):
-    sampler: Literal["mean", "euler", "heun"] = "mean"
+    sampler: Literal["mean", "euler"] = "mean"  # Heun cannot make a sample in one evaluation
     n: int = Field(64, ge=4)
     evaluations: list[Count] = [1, 2, 10, 50]
     batch: Count = 16

@@ -101,12 +101,12 @@ def write_volumes(vae: MAISIVAEWrapper, latent: Tensor, folder: Path, *, spacing
     write_table(pd.DataFrame(rows), folder / "samples.tsv")
 
 
-def others(path: Path, *, n: int, seed: int = 0) -> dict[str, Tensor]:
+def others(path: Path, *, n: int, seed: int = 0, sampler: str = "mean") -> dict[str, Tensor]:
     """Denormalised latents beside those of the run: one-step ones of its other weights and of its base alone,
     and those it drew early."""
     stored = torch.load(path, map_location="cpu", weights_only=True)
     runs = {kind: load_run(path, kind) for kind in stored["weights"] if kind != "ema"}
-    drawn = {kind: draw_latents(run, n=n, steps=1, seed=seed) for kind, run in runs.items()}
+    drawn = {kind: draw_latents(run, n=n, steps=1, seed=seed, sampler=sampler) for kind, run in runs.items()}
     stats = runs["online"].stats
     drawn["early"] = latents.denormalise(stored["early"], stats)
     if base := runs["online"].u.base:

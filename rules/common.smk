@@ -34,6 +34,16 @@ def sample_values(wildcards):
     return as_json(spacing_mm=cfg.volumes.spacing_mm, **samples)
 
 
+def measure_values(wildcards):
+    """How a run is measured, and how its volumes were drawn."""
+    return as_json(
+        spacing_mm=cfg.volumes.spacing_mm,
+        seed=cfg.seed,
+        sampler=RUNS[wildcards.run].samples.sampler,
+        **cfg.metrics.model_dump(),
+    )
+
+
 def bench_values():
     """The network, flow and batch of the study, and the shape of its latents."""
     return as_json(

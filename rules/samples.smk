@@ -54,11 +54,7 @@ rule measure:
         mem_mb=8000,
         runtime=60,
     params:
-        cfg=as_json(
-            spacing_mm=cfg.volumes.spacing_mm,
-            seed=cfg.seed,
-            **cfg.metrics.model_dump(),
-        ),
+        cfg=measure_values,
         code=code_digest("workflow_scripts.measure"),
     shell:
         "python -m workflow_scripts.measure --samples {input.samples:q} --model {input.model:q}"

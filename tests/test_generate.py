@@ -117,6 +117,12 @@ def test_others_are_one_step_of_other_weights_the_base_alone_and_what_the_run_dr
     torch.testing.assert_close(got["base"], one_step * SPREAD + CENTRE)
 
 
+def test_others_are_drawn_by_the_sampler_of_the_run(stored):
+    path, nets, _ = stored
+    expected = generate.draw_latents(generate.Run(nets["online"], STATS, SHAPE), n=2, steps=1, seed=4, sampler="euler")
+    torch.testing.assert_close(generate.others(path, n=2, seed=4, sampler="euler")["online"], expected)
+
+
 def test_a_run_of_velocity_prediction_has_no_base(tmp_path):
     nets = {"ema": awake("u"), "online": awake("u", 1)}
     generate.save_run(tmp_path / "model.pt", nets, early=seeds.noise(9, [0], SHAPE), net=NET, stats=STATS)

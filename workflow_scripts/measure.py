@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train, test = (
         latents.of_split(shards, table.set_index("scan")["split"], split)["mean"] for split in ("train", "test")
     )
+    sampler = args.config.pop("sampler")
     judge = evaluation.Evaluation(train, test, encoder=lambda volume: net.encode(volume)[0], **args.config)
 
     real = read_volumes(of_split(table, "test"))[:, 0].float()
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         listed = read_table(folder / "samples.tsv")
         volumes = read_volumes(listed["file"])[:, 0].float()
         judge.add(folder.name.removeprefix("nfe-"), volumes, latent=drawn)
-    for name, other in generate.others(args.model, n=len(drawn), seed=int(listed["seed"].iloc[0])).items():
+    same = {"n": len(drawn), "seed": int(listed["seed"].iloc[0]), "sampler": sampler}
+    for name, other in generate.others(args.model, **same).items():
         judge.add(name, latents.decode(net, other), looks=False)
     judge.compare("1", "online")
 
