@@ -11,9 +11,8 @@ configfile: f"{workflow.basedir}/config.yaml"
 
 
 cfg = read_config(config)
-RUN, RUNS = BASE, runs(
-    cfg
-)  # the run that figures and gates are about, and all that are made
+# the run that figures and gates are about, and all that are made
+RUN, RUNS = BASE, runs(cfg)
 
 
 include: "rules/common.smk"
