@@ -18,6 +18,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 MeanVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # u(z, t, r), shaped like z
 
@@ -122,8 +123,10 @@ def total_derivative(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor
 
     .. math:: \frac{d}{dt} u(z_t, t, r) = \partial_z u \cdot v + \partial_t u        (MF, eq. 8)
     """
-    with torch.autocast(z.device.type, enabled=False):
-        return torch.func.jvp(u, (z, t, r), (v, torch.ones_like(t), torch.zeros_like(r)))
+    with torch.autocast(z.device.type, enabled=False), forward_ad.dual_level():
+        moving_z, moving_t = forward_ad.make_dual(z, v), forward_ad.make_dual(t, torch.ones_like(t))
+        out, du_dt = forward_ad.unpack_dual(u(moving_z, moving_t, r))
+    return out, torch.zeros_like(out) if du_dt is None else du_dt
 
 
 def central_difference(

@@ -438,15 +438,13 @@ FAULTS = {
     "data conversion has the wrong sign": ("return (z - x) / like", "return (x - z) / like"),
     "only one conversion is clipped": ("return z - like(t, z).clamp(min=T_MIN) * v", "return z - like(t, z) * v"),
     "no clip": ("T_MIN = 0.05", "T_MIN = 0.0"),
-    "t is not differentiated": (
-        "torch.ones_like(t), torch.zeros_like(r))",
-        "torch.zeros_like(t), torch.zeros_like(r))",
+    "t is not differentiated": ("u(moving_z, moving_t, r)", "u(moving_z, t, r)"),
+    "z is not differentiated": ("u(moving_z, moving_t, r)", "u(z, moving_t, r)"),
+    "r moves instead of t": (
+        "u(moving_z, moving_t, r)",
+        "u(moving_z, t, forward_ad.make_dual(r, torch.ones_like(r)))",
     ),
-    "tangents of t and r are swapped": (
-        "torch.ones_like(t), torch.zeros_like(r)",
-        "torch.zeros_like(t), torch.ones_like(r)",
-    ),
-    "times are swapped": ("torch.func.jvp(u, (z, t, r)", "torch.func.jvp(u, (z, r, t)"),
+    "times are swapped": ("u(moving_z, moving_t, r)", "u(moving_z, r, moving_t)"),
     "lean differentiates where r = t": ("torch.nonzero(r < t)", "torch.nonzero(r == t)"),
     "joint differentiates where r = t": ("moving = r < t", "moving = r == t"),
     "joint leaves samples out of order": ("u_on])[back], du_dt[back]", "u_on]), du_dt"),
