@@ -210,6 +210,7 @@ def fit(
 
 def write_rows(rows: list[dict], path: Path) -> None:
     """Rows of a history or of diagnostics as CSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6g")
 
 

@@ -1,16 +1,22 @@
 """Health of a training: rows are what they say, and each known sickness raises its alarm in a small run."""
 
+import json
 import logging
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
-from neuromf import diagnostics, fitting, flow, generate, nets, seeds, training
+from neuromf import diagnostics, fitting, flow, generate, latents, nets, seeds, training
 from neuromf.diagnostics import Diagnostics, Trouble
 from neuromf.gaussian import GaussianFlow
+from workflow_scripts import train as train_script
+
+ROOT = Path(__file__).resolve().parent.parent
 
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4}
 SHAPE = (4, 4, 4, 4)
@@ -195,3 +201,24 @@ def test_a_raw_loss_that_explodes_behind_a_calm_weighted_one_is_noticed(tmp_path
     weighted = [row["loss"] for row in study.history]
     assert max(weighted) < weighted[0] + 1e-4 < 1.1 and study.history[-1]["raw_mf"] > 100 * study.history[3]["raw_mf"]
     assert "explosion" in {row["part"] for row in study.diagnostics.rows if row["quantity"] == "alarm"}
+
+
+def test_a_stopped_run_leaves_what_led_to_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(nets.CONDITIONINGS, "t-h", in_thousandths)
+    monkeypatch.setattr(latents, "training_set", lambda *_: torch.randn(16, 4, 4, 4, 4))
+    pd.DataFrame({"scan": ["one"], "split": ["train"]}).to_csv(tmp_path / "qc.tsv", sep="\t", index=False)
+    (tmp_path / "stats.json").write_text("{}")
+    (tmp_path / "runs").mkdir()
+    cfg = yaml.safe_load((ROOT / "config.yaml").read_text())
+    cfg["net"] |= {"widths": [16], "attention": [False], "patch": 1, "norm_groups": 8, "head_width": 16}
+    cfg["flow"] |= {"fm_steps": 0, "base_axes": 4}
+    cfg["train"] |= {"steps": 60, "batch": 8, "warmup": 2, "log_every": 10}
+    cfg["train"]["diagnostics"] = {"every": 10, "evaluations": 2, "n": 2, "on_alarm": "stop"}
+    made = {name: tmp_path / "runs" / name for name in ("model", "history", "diagnostics", "card")}
+    values = json.dumps({name: cfg[name] for name in ("net", "flow", "train")})
+    files = [part for name, path in made.items() for part in (f"--{name}", str(path))]
+    inputs = ["--latents", "none", "--stats", str(tmp_path / "stats.json"), "--qc", str(tmp_path / "qc.tsv")]
+    with pytest.raises(SystemExit, match=r"Cure: feed t and h raw[^$]*What led to it: .*ckpt/diagnostics.csv"):
+        train_script.main([*inputs, "--config", values, *files])
+    rows = pd.read_csv(tmp_path / "runs" / "ckpt" / "diagnostics.csv")
+    assert {"raw_fm", "temporal", "alarm"} <= set(rows["quantity"]) and not made["diagnostics"].exists()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from neuromf import fitting, generate, latents
 from neuromf.cohort import read_table
-from neuromf.diagnostics import Diagnostics
+from neuromf.diagnostics import Diagnostics, Trouble
 from neuromf.gaussian import GaussianFlow
 from neuromf.rectified import load_rectified
 from neuromf.training import FlowStudy
@@ -27,7 +27,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if start:
         load_rectified(u.net, start.pop("weights"), **start)
     study = FlowStudy(u, data, diagnostics=diagnostics, **settings)
-    fitting.fit(study, checkpoint=args.model.parent / "ckpt" / "last.ckpt", **running)
+    checkpoint = args.model.parent / "ckpt" / "last.ckpt"
+    try:
+        fitting.fit(study, checkpoint=checkpoint, **running)
+    except Trouble as trouble:  # outputs of a failed job are removed; what led to it stays beside the checkpoint
+        fitting.write_rows(diagnostics.rows, checkpoint.with_name("diagnostics.csv"))
+        raise SystemExit(f"{trouble}\nWhat led to it: {checkpoint.with_name('diagnostics.csv')}") from trouble
     generate.save_run(args.model, study.nets(), early=study.early, net=net, stats=stats)
     fitting.write_rows(study.history, args.history)
     fitting.write_rows(diagnostics.rows, args.diagnostics)
