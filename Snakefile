@@ -2,7 +2,8 @@
 
 from snakemake.utils import min_version
 
-from neuromf.config import BASE, read_config, runs
+from neuromf.config import BASE, read_config
+from neuromf.runs import plan
 
 min_version("9.20")
 
@@ -11,8 +12,8 @@ configfile: f"{workflow.basedir}/config.yaml"
 
 
 cfg = read_config(config)
-# the run that figures and gates are about, and all that are made
-RUN, RUNS = BASE, runs(cfg)
+# the run that figures and gates are about, all that are made, and the arms they serve
+RUN, (RUNS, ARMS) = BASE, plan(cfg)
 
 
 include: "rules/common.smk"

@@ -8,7 +8,7 @@ PHASES = range(5)
 
 wildcard_constraints:
     shard=r"\d+",
-    run=r"[a-z0-9-]+",
+    run=r"[a-z0-9][a-z0-9.-]*",
     steps=r"\d+",
     phase=r"\d",
 

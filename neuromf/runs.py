@@ -1,0 +1,64 @@
+"""Which runs a study makes: the run of its config, and every arm of every active ablation, once per seed.
+
+An ablation is one question: arms by name, each with what it changes of the config, and seeds. Arms with equal
+settings are one run, whoever asks for it: the first in the order of the config names it, and the run of the config
+itself serves every arm that equals it. All arms are checked, those that are not active too.
+"""
+
+from typing import NamedTuple
+
+from neuromf.config import BASE, Config, Overrides, read_config
+
+TRAINED = ("net", "flow", "train", "samples")  # sections that make a run what it is
+
+
+class Member(NamedTuple):
+    """One run in the view of an ablation."""
+
+    ablation: str
+    arm: str
+    seed: int
+    run: str
+
+
+def plan(config: Config) -> tuple[dict[str, Config], list[Member]]:
+    """Every run by name, and which arms of the active ablations it serves.
+
+    Raises:
+        SystemExit: With one line for each wrong key, naming the arm; those of idle ablations are checked too.
+    """
+    if max(config.samples.evaluations) == 1:
+        raise SystemExit(f"samples.evaluations of {BASE} must hold something larger than 1 to compare one step with")
+    runs, members = {BASE: config}, []
+    names = {_settings(config): BASE}
+    for ablation, group in config.ablations.items():
+        for arm, overrides in group.arms.items():
+            for seed in group.seeds:
+                changed = _changed(config, overrides, seed, where=f"ablation {ablation}, arm {arm}")
+                run = names.setdefault(_settings(changed), f"{ablation}-{arm}-s{seed}")
+                if ablation in config.active:
+                    runs.setdefault(run, changed)
+                    members.append(Member(ablation, arm, seed, run))
+    return runs, members
+
+
+def _changed(config: Config, overrides: Overrides, seed: int, *, where: str) -> Config:
+    """The config of one arm: what every arm changes, then what this one does, then its seed."""
+    plain = config.model_dump() | {"ablations": {}, "active": [], "every_arm": {}}
+    for change in (config.every_arm, overrides, {"train": {"seed": seed}}):
+        plain = _merge(plain, change)
+    try:
+        return read_config(plain)
+    except SystemExit as error:
+        raise SystemExit(f"{where}: {error}") from None
+
+
+def _settings(config: Config) -> str:
+    return "\n".join(getattr(config, section).model_dump_json() for section in TRAINED)
+
+
+def _merge(values: dict, overrides: dict) -> dict:
+    """Values with those of overrides put in, section by section."""
+    inner = {k: _merge(values[k], v) if isinstance(v, dict) and isinstance(values.get(k), dict) else v
+             for k, v in overrides.items()}  # fmt: skip
+    return {**values, **inner}
