@@ -6,6 +6,7 @@ resumed run draws what the unbroken one would have, bit for bit on a CPU.
 
 import logging
 import math
+import resource
 import time
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +54,7 @@ class Study(pl.LightningModule):
         self.checkpoint: Path | None = None
         self.checkpoint_every = 0
         self.began: tuple[float, int] | None = None
+        self.started, self.earlier = time.monotonic(), 0.0  # of this process, and seconds of those before it
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {}  # of the rows since the last line of history
 
@@ -111,6 +113,13 @@ class Study(pl.LightningModule):
         if self.checkpoint and self.global_step % self.checkpoint_every == 0 and self.global_step < self.steps:
             save_whole(self.trainer, self.checkpoint)
 
+    def on_train_start(self) -> None:
+        self.started = time.monotonic()
+
+    def seconds(self) -> float:
+        """How long the training took up to now, what a killed process lost left out."""
+        return self.earlier + time.monotonic() - self.started
+
     def progress(self) -> str:
         """One line: how far, how well, how long yet."""
         now = time.monotonic()
@@ -134,10 +143,10 @@ class Study(pl.LightningModule):
         return self.lr_end + (1 - self.lr_end) * 0.5 * (1 + math.cos(math.pi * done))
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["history"], checkpoint["sums"] = self.history, self.sums
+        checkpoint["history"], checkpoint["sums"], checkpoint["seconds"] = self.history, self.sums, self.seconds()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.history, self.sums = checkpoint["history"], checkpoint["sums"]
+        self.history, self.sums, self.earlier = checkpoint["history"], checkpoint["sums"], checkpoint["seconds"]
 
 
 def _mean(values: list[float]) -> float:
@@ -215,12 +224,23 @@ def write_rows(rows: list[dict], path: Path) -> None:
 
 
 def card(module: Study, config: dict, data: dict) -> dict:
-    """What made a run: its values, its data, versions, size, and where its raw losses ended."""
+    """What made a run: its values, its data, versions, size, what it cost, and where its raw losses ended."""
     versions = {name: metadata.version(name) for name in ("neuromf", "torch", "monai", "pytorch-lightning")}
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    seconds = round(time.monotonic() - module.began[0], 1) if module.began else 0.0
-    return {"config": config, "data": data, "versions": versions, "parameters": trained,
-            "seconds_since_last_start": seconds, "last": module.history[-1] if module.history else {}}  # fmt: skip
+    cost = {"seconds": round(module.seconds(), 1), "peak_mb": peak_mb(), "device": device_name()}
+    return {"config": config, "data": data, "versions": versions, "parameters": trained, **cost,
+            "last": module.history[-1] if module.history else {}}  # fmt: skip
+
+
+def peak_mb() -> float:
+    """Largest memory of this process so far, in MB: of the GPU's allocator where there is one, else resident."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
 
 
 def save_whole(trainer: pl.Trainer, path: Path) -> None:

@@ -162,3 +162,14 @@ def test_a_short_run_lowers_the_raw_loss(data, tmp_path):
     one = data[:1].expand(10, -1, -1, -1, -1)
     history = fit(study(one, steps=60, log_every=10), tmp_path).history
     assert history[-1]["raw_fm"] < 0.8 * history[0]["raw_fm"]
+
+
+def test_the_card_says_what_a_run_cost_whatever_interrupted_it(data, tmp_path):
+    module = fit(study(data, steps=4), tmp_path)
+    card = fitting.card(module, {}, {})
+    assert 0 < card["seconds"] < 60 and card["peak_mb"] > 50 and "threads" in card["device"]
+    saved: dict = {}
+    module.on_save_checkpoint(saved)
+    other = study(data, steps=4)
+    other.on_load_checkpoint(saved)
+    assert other.seconds() >= saved["seconds"] > 0

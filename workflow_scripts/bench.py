@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from neuromf import bench
+from neuromf import bench, fitting
 from workflow_scripts._cli import arguments
 
 
@@ -13,8 +13,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "config:json", "out")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = bench.study(device=device, **args.config)
-    name = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    pd.DataFrame(rows).assign(device=name).to_csv(args.out, index=False, float_format="%.4g")
+    pd.DataFrame(rows).assign(device=fitting.device_name()).to_csv(args.out, index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":
