@@ -17,6 +17,7 @@ RUN, (RUNS, ARMS) = BASE, plan(cfg)
 
 
 include: "rules/common.smk"
+include: "rules/fetch.smk"
 include: "rules/cohort.smk"
 include: "rules/volumes.smk"
 include: "rules/vae.smk"

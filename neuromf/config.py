@@ -13,6 +13,9 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Law = tuple[float, Positive]
 Seed = Annotated[int, Field(ge=0)]
+Label = Annotated[str, Field(pattern="^[A-Za-z0-9]+$")]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Cell = str | int | float | bool | None
 Variation = Literal[
     "age_years", "lobes_mm", "gyri_mm", "folds_mm", "head_mm", "scale", "rotation_deg", "ventricles_mm", "tissue_bias",
     "contrast", "bias_field", "noise",
@@ -36,7 +39,43 @@ class Folder(Section):
     pattern: str = "**/*.nii.gz"
     scan_regex: str = "(?P<scan>.+)"
     participants: str | None = None
+    columns: dict[Literal["person", "file", "sex", "age", "site"], str] = {}
     masks: str | None = None
+
+
+class Bids(Section):
+    root: str
+    suffix: Label = "T1w"
+    datatype: Label = "anat"
+    participants: str | None = "participants.tsv"
+    columns: dict[Literal["person", "sex", "age", "site"], str] = {}
+    masks: str | None = None
+
+
+class Table(Section):
+    root: str
+    scans: str
+    columns: dict[Literal["file", "person", "dataset", "scan", "mask", "site", "sex", "age"], str]
+    where: dict[str, Cell | Annotated[list[Cell], Field(min_length=1)]] = {}
+    participants: str | None = None
+    join: list[str] = []
+
+    @model_validator(mode="after")
+    def named(self) -> "Table":
+        if absent := {"file", "person"} - self.columns.keys():
+            raise ValueError(f"columns must name file and person; {', '.join(sorted(absent))} missing")
+        if bool(self.participants) != bool(self.join):
+            raise ValueError("participants and join go together: a second table, and the columns both tables share")
+        return self
+
+
+class Ixi(Section):
+    folder: str = "data/ixi"
+    t1: str = "http://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI/IXI-T1.tar"
+    t1_sha256: Digest | None = None
+    demographics: str = "http://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI/IXI.xls"
+    demographics_sha256: Digest | None = None
+    expected: Count = 581
 
 
 class Split(Section):
@@ -52,16 +91,20 @@ class Split(Section):
 
 
 class Cohort(Section):
-    source: Literal["embedded", "folder"] = "embedded"
+    source: Literal["embedded", "folder", "bids", "table", "ixi"] = "embedded"
     embedded: Embedded = Embedded()
     folder: Folder | None = None
+    bids: Bids | None = None
+    table: Table | None = None
+    ixi: Ixi = Ixi()
     split: Split = Split(train=0.85, val=0.0, test=0.15)
     scans_per_shard: Count = 90
 
     @model_validator(mode="after")
     def sourced(self) -> "Cohort":
-        if self.source == "folder" and self.folder is None:
-            raise ValueError("source is folder, so cohort.folder must say at least root; got none")
+        if getattr(self, self.source) is None:
+            least = "root, scans and columns" if self.source == "table" else "root"
+            raise ValueError(f"source is {self.source}, so cohort.{self.source} must say at least {least}; got none")
         return self
 
 
@@ -83,10 +126,19 @@ class Volumes(Section):
         return self
 
 
+class Licence(Section):
+    name: str
+    address: str
+    forbids: str
+
+
 class VAE(Section):
     architecture: Literal["compact", "published"] = "compact"
     weights: str | None = "packaged"
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Digest | None = None
+    url: str | None = None
+    licence: Licence | None = None
+    lpips: str | None = None
     steps: int = Field(0, ge=0)
     batch: Count = 2
     lr: Positive = 2e-3
@@ -99,10 +151,20 @@ class VAE(Section):
             raise ValueError("vae.weights is null, so vae.steps must say how long to train; got 0")
         return self
 
+    @model_validator(mode="after")
+    def licensed(self) -> "VAE":
+        if self.url and (self.licence is None or self.weights in (None, "packaged")):
+            raise ValueError("vae.url needs vae.licence, shown before it is fetched, and a path in vae.weights")
+        return self
+
 
 class Latents(Section):
     mirror: bool = True
-    batch: Count = 4
+    copies: int = Field(0, ge=0)
+    augmentation: dict[
+        Literal["rotation_deg", "scale", "shift_mm", "gamma", "intensity"], Annotated[float, Field(ge=0)]
+    ] = {}
+    precision: Literal["float32", "bf16"] = "float32"
     n_validated: Count = 5
 
 
@@ -182,7 +244,7 @@ class Flow(Section):
 
 class Start(Section):
     weights: str
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Digest | None = None
     modality: int | None = None
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
 

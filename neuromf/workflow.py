@@ -1,4 +1,4 @@
-"""What the Snakefile needs of the library: code digests, JSON parameters, shards. Standard library only.
+"""What the Snakefile needs of the library: code digests, JSON parameters, scans, shards. Standard library only.
 
 A rule's `params` hold the values it uses as one JSON string, and a digest of the code it runs: the script, and every
 module of this repository that it imports, directly or not. Comments, docstrings, layout and file times
@@ -11,7 +11,13 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from neuromf.sources.bids import read_bids
+from neuromf.sources.folder import read_folder
+from neuromf.sources.table import list_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("neuromf", "workflow_scripts")
@@ -88,24 +94,59 @@ def resolve(path: str) -> Path:
     return ROOT / os.path.expanduser(os.path.expandvars(path))
 
 
-# --- shards ------------------------------------------------------------------------------------------
+# --- scans -------------------------------------------------------------------------------------------
+
+# names of IXI's scans, as the rule ixi lays them out
+IXI = {
+    "pattern": "T1/IXI*-T1.nii.gz",
+    "scan_regex": "(?P<scan>(?P<person>IXI[0-9]{3})-(?P<site>Guys|HH|IOP)-[0-9]+)-T1",
+    "participants": "participants.tsv",
+}
+SOURCES = {"folder": read_folder, "bids": read_bids, "table": list_table}
 
 
-def scan_names(cohort: object) -> list[str]:
-    """Names of the scans a cohort section speaks of: people by number, or files below its folder, sorted."""
-    if cohort.source == "embedded":
-        return [str(number) for number in range(cohort.embedded.n_people)]
-    root = resolve(cohort.folder.root)
-    if not root.is_dir():
-        raise SystemExit(f"cohort.folder.root is {root}, which is no folder; set it to where your scans are")
-    return sorted(str(path.relative_to(root)) for path in root.glob(cohort.folder.pattern) if not path.is_dir())
+class Listing(NamedTuple):
+    """How many scans a cohort has, as far as can be told before any job, and a digest that changes as they do."""
+
+    n: int
+    digest: str
 
 
-def n_shards(cohort: object) -> int:
-    """How many jobs handle the scans of a cohort, each about cohort.scans_per_shard of them."""
-    return max(1, math.ceil(len(scan_names(cohort)) / cohort.scans_per_shard))
+def source_values(cohort: object) -> dict:
+    """The source of a cohort section as its reader takes it, with root as a full path; IXI is read as a folder."""
+    if cohort.source == "ixi":
+        return {"source": "folder", "root": str(resolve(cohort.ixi.folder)), **IXI}
+    section = getattr(cohort, cohort.source).model_dump(mode="json")
+    return {"source": cohort.source, **section, "root": str(resolve(section["root"]))}
 
 
-def listing_digest(cohort: object) -> str:
-    """Digest of the names of the scans, so that a new file in the folder makes the cohort stale."""
-    return hashlib.sha256("\n".join(scan_names(cohort)).encode()).hexdigest()[:16]
+def list_scans(cohort: object) -> Listing:
+    """The scans a cohort section speaks of, listed once.
+
+    Those of IXI are what its archive is known to hold, since they may not be there yet; so are those of the embedded
+    cohort. Files of a table are not looked for.
+
+    Raises:
+        SystemExit: If the source cannot be read as the section says, with the reason.
+    """
+    if cohort.source in ("embedded", "ixi"):
+        n = cohort.embedded.n_people if cohort.source == "embedded" else cohort.ixi.expected
+        return Listing(n, _digest([str(number) for number in range(n)]))
+    values = source_values(cohort)
+    source, root = values.pop("source"), values["root"]
+    if not os.path.isdir(root):
+        raise SystemExit(f"cohort.{source}.root is {root}, which is no folder; set it to where your scans are")
+    try:
+        rows = SOURCES[source](**values)
+    except ValueError as error:
+        raise SystemExit(f"cohort.{source}: {error}") from error
+    return Listing(sum(not row["problem"] for row in rows), _digest([as_json(**row) for row in rows]))
+
+
+def n_shards(n_scans: int, scans_per_shard: int) -> int:
+    """How many jobs handle so many scans, each about scans_per_shard of them."""
+    return max(1, math.ceil(n_scans / scans_per_shard))
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

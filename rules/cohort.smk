@@ -1,4 +1,4 @@
-"""Who is in the study: the embedded cohort or a folder of scans, one table, splits by person."""
+"""Who is in the study: the embedded cohort or scans from elsewhere, one table, splits by person."""
 
 
 rule phantom:
@@ -26,11 +26,7 @@ rule phantom:
 rule cohort:
     """List the scans of the study with their people, sites and splits."""
     input:
-        folders=(
-            expand("results/phantom/{shard}", shard=SHARDS)
-            if cfg.cohort.source == "embedded"
-            else []
-        ),
+        made=cohort_inputs(),
     output:
         participants="results/cohort/participants.tsv",
     log:
@@ -45,7 +41,7 @@ rule cohort:
         runtime=10,
     params:
         cfg=lambda w: cohort_values(),
-        scans=listing_digest(cfg.cohort),
+        scans=SCANS.digest,
         code=code_digest("workflow_scripts.cohort"),
     shell:
         "python -m workflow_scripts.cohort --config {params.cfg:q} --out {output.participants:q} 2>&1 | tee {log:q}"

@@ -1,8 +1,16 @@
 """What all of them share: shards, wildcards, parameters."""
 
-from neuromf.workflow import as_json, code_digest, listing_digest, n_shards, resolve
+from neuromf.workflow import (
+    as_json,
+    code_digest,
+    list_scans,
+    n_shards,
+    resolve,
+    source_values,
+)
 
-SHARDS = range(n_shards(cfg.cohort))
+SCANS = list_scans(cfg.cohort)
+SHARDS = range(n_shards(SCANS.n, cfg.cohort.scans_per_shard))
 PHASES = range(5)
 
 
@@ -62,31 +70,52 @@ def verification_tests():
 
 
 def cohort_values():
-    """The source of scans: the tables of the embedded cohort, or a folder and how its names are read."""
-    source = {
-        "source": cfg.cohort.source,
-        "shares": cfg.cohort.split.model_dump(),
-        "seed": cfg.seed,
-    }
+    """The source of scans: the tables of the embedded cohort, or where others lie and how they are read."""
+    shares = cfg.cohort.split.model_dump()
     if cfg.cohort.source == "embedded":
-        return as_json(
-            tables=expand("results/phantom/{shard}/participants.tsv", shard=SHARDS),
-            **source,
-        )
-    folder = {
-        **cfg.cohort.folder.model_dump(),
-        "root": str(resolve(cfg.cohort.folder.root)),
-    }
-    return as_json(**folder, **source)
+        tables = expand("results/phantom/{shard}/participants.tsv", shard=SHARDS)
+        source = {"source": "embedded", "tables": tables}
+    else:
+        source = source_values(cfg.cohort)
+    return as_json(shares=shares, seed=cfg.seed, **source)
+
+
+def cohort_inputs():
+    """What is made before the cohort is listed: the folders of the embedded cohort, or what is fetched of IXI."""
+    if cfg.cohort.source == "embedded":
+        return expand("results/phantom/{shard}", shard=SHARDS)
+    if cfg.cohort.source == "ixi":
+        return [ixi_path("participants.tsv")]
+    return []
+
+
+def ixi_path(name):
+    """A file or folder of IXI as it is laid out."""
+    return str(resolve(cfg.cohort.ixi.folder) / name)
+
+
+def ixi_values():
+    """Addresses and digests of IXI, and how many scans are expected."""
+    return as_json(**cfg.cohort.ixi.model_dump(exclude={"folder"}))
+
+
+def maisi_path():
+    """Where the published autoencoder lies, or will."""
+    own = cfg.vae.weights in (None, "packaged")
+    return str(resolve("data/maisi/autoencoder_v1.pt" if own else cfg.vae.weights))
+
+
+def maisi_values():
+    """The address of the published autoencoder, its digest and licence."""
+    return values(cfg.vae, "url", "sha256", "licence")
 
 
 def vae_values():
     """The autoencoder of the study; a path to weights is taken from the repository's root."""
-    weights = cfg.vae.weights
-    located = weights if weights in (None, "packaged") else str(resolve(weights))
-    return as_json(
-        **{**cfg.vae.model_dump(mode="json"), "weights": located, "seed": cfg.seed}
-    )
+    settings = cfg.vae.model_dump(mode="json", exclude={"url", "licence", "lpips"})
+    if settings["weights"] not in (None, "packaged"):
+        settings["weights"] = maisi_path()
+    return as_json(**settings, seed=cfg.seed)
 
 
 def gate_before(wildcards):

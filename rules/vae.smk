@@ -5,6 +5,7 @@ rule vae:
     """Take stored weights, or train on the study's training people, and freeze."""
     input:
         qc=rules.qc.output.table,
+        fetched=rules.maisi.output.weights if cfg.vae.url else [],
     output:
         weights="results/vae/vae.safetensors",
     log:
@@ -25,8 +26,16 @@ rule vae:
         " 2>&1 | tee {log:q}"
 
 
+def validate_values():
+    """How many volumes go there and back, and the weights of LPIPS where given."""
+    lpips = getattr(cfg.vae, "lpips", None)
+    return as_json(
+        n=cfg.latents.n_validated, lpips=str(resolve(lpips)) if lpips else None
+    )
+
+
 rule validate:
-    """Round trip of held-out volumes through the autoencoder: SSIM, PSNR, architecture."""
+    """Round trip of held-out volumes: similarity inside the head and outside, posterior, architecture."""
     input:
         qc=rules.qc.output.table,
         weights=rules.vae.output.weights,
@@ -43,7 +52,7 @@ rule validate:
         mem_mb=4000,
         runtime=60,
     params:
-        cfg=as_json(n=cfg.latents.n_validated),
+        cfg=validate_values(),
         code=code_digest("workflow_scripts.validate"),
     shell:
         "python -m workflow_scripts.validate --qc {input.qc:q} --weights {input.weights:q}"

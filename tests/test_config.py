@@ -70,7 +70,7 @@ def test_every_key_of_a_study_is_one_of_the_default_or_of_the_folder(path):
             elif isinstance(value, dict) and isinstance(known[key], dict) and key not in ("variation", "bounds"):
                 yield from unknown(value, known[key], f"{place}{key}.")
 
-    assert set(unknown(load(path), default())) <= {"cohort.folder"}
+    assert set(unknown(load(path), default())) <= {"cohort.folder", "cohort.table"}
 
 
 def test_what_a_study_does_not_say_stays_as_in_the_default():
@@ -119,7 +119,7 @@ def test_an_unknown_key_of_a_list_item_is_named_with_its_number():
 def test_an_unknown_key_of_a_section_that_may_be_absent_is_named():
     config = default("cohort", "folder", value={"root": "data", "glob": "*"})
     assert refusal(config) == [
-        "  cohort.folder.glob: unknown key; allowed here: masks, participants, pattern, root, scan_regex"
+        "  cohort.folder.glob: unknown key; allowed here: columns, masks, participants, pattern, root, scan_regex"
     ]
 
 
@@ -143,7 +143,7 @@ def test_every_wrong_key_has_a_line():
         (("train", "precision"), "16-mixed", "Input should be '32-true' or 'bf16-mixed'; found '16-mixed'"),
         (("flow", "prediction"), "v", "Input should be 'u' or 'x'; found 'v'"),
         (("flow", "times", "share_corner"), 1.2, "Input should be less than or equal to 1; found 1.2"),
-        (("cohort", "source"), "s3", "Input should be 'embedded' or 'folder'; found 's3'"),
+        (("cohort", "source"), "s3", "Input should be 'embedded', 'folder', 'bids', 'table' or 'ixi'; found 's3'"),
         (("vae", "sha256"), "abc", "String should match pattern '^[0-9a-f]{64}$'; found 'abc'"),
         (("study",), "my study", "String should match pattern '^[A-Za-z0-9_-]+$'; found 'my study'"),
         (("seed",), None, "Input should be a valid integer; found None"),

@@ -4,14 +4,17 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from neuromf import workflow
+from neuromf.config import Cohort
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -86,11 +89,106 @@ def test_a_missing_module_and_a_relative_import_are_refused(edited, tmp_path):
         workflow.code_files("neuromf.flow")
 
 
+# --- scans -------------------------------------------------------------------------------------------
+
+
+def section(**values):
+    return Cohort.model_validate({"source": next(iter(values)), **values})
+
+
+@pytest.fixture
+def heads(tmp_path):
+    """A folder of three scans with their people."""
+    for name in "abc":
+        (tmp_path / f"{name}.nii.gz").write_bytes(b"scan")
+    people = "participant_id\tage\tborn\na\t20\t1990\nb\t30\t1980\nc\t40\t1970\nd\t50\t1960\n"
+    (tmp_path / "participants.tsv").write_text(people)
+    return tmp_path
+
+
+def test_scans_that_can_be_used_are_counted_and_shared_out(heads):
+    folder = {"root": str(heads), "participants": "participants.tsv"}
+    assert workflow.list_scans(section(folder=folder)).n == 3
+    (heads / "d.nii.gz").symlink_to("nowhere")
+    assert workflow.list_scans(section(folder=folder)).n == 3
+    assert [workflow.n_shards(n, 2) for n in (0, 1, 2, 3, 60_000)] == [1, 1, 1, 2, 30_000]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stale"),
+    [
+        ("participants.tsv", "a\t20", "a\t21", True),
+        ("participants.tsv", "1990", "1991", False),
+        ("d.nii.gz", "", "scan", True),
+        ("notes.txt", "", "scan", False),
+    ],
+)
+def test_the_digest_of_a_folder_changes_with_what_is_read_of_it(heads, file, old, new, stale):
+    cohort = section(folder={"root": str(heads), "participants": "participants.tsv"})
+    before = workflow.list_scans(cohort)
+    text = (heads / file).read_text() if (heads / file).exists() else ""
+    (heads / file).write_text(text.replace(old, new, 1))
+    assert (workflow.list_scans(cohort).digest != before.digest) is stale
+
+
+def test_the_digest_of_a_table_changes_with_its_rows_and_asks_nothing_of_its_files(heads, monkeypatch):
+    columns = {"file": "{participant_id}.nii.gz", "person": "participant_id", "age": "age"}
+    cohort = section(table={"root": str(heads), "scans": "participants.tsv", "columns": columns})
+    looked_for = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda path: looked_for.append(path) or True)
+        before = workflow.list_scans(cohort)
+    assert looked_for == []
+    assert before.n == 4  # d has no file, which the making of the cohort will find
+    table = heads / "participants.tsv"
+    table.write_text(table.read_text().replace("1990", "1991"))
+    assert workflow.list_scans(cohort) == before
+    table.write_text(table.read_text().replace("a\t20", "a\t21"))
+    assert workflow.list_scans(cohort).digest != before.digest
+
+
+def test_scans_of_ixi_are_planned_before_they_are_fetched(tmp_path):
+    cohort = section(ixi={"folder": str(tmp_path / "ixi"), "expected": 5})
+    before = workflow.list_scans(cohort)
+    assert before.n == 5
+    names = ["IXI012-HH-1211-T1", "IXI013-Guys-1-T1", "IXI014-IOP-2-T1", "IXI015-XX-3-T1"]
+    (tmp_path / "ixi" / "T1").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "ixi" / "T1" / f"{name}.nii.gz").write_bytes(b"scan")
+    (tmp_path / "ixi" / "participants.tsv").write_text("participant_id\tsex\tage\nIXI012\tF\t30\nIXI013\tM\t40\n")
+    assert workflow.list_scans(cohort) == before  # fetching must not make the cohort stale again
+    values = workflow.source_values(cohort)
+    assert values.pop("source") == "folder"
+    rows = workflow.read_folder(**values)
+    assert [row["scan"] for row in rows] == ["IXI012-HH-1211", "IXI013-Guys-1", "IXI014-IOP-2", "IXI015-XX-3-T1"]
+    assert [(row["person"], row["site"], row["sex"]) for row in rows][:2] == [
+        ("IXI012", "HH", "F"),
+        ("IXI013", "Guys", "M"),
+    ]
+    assert [row["problem"].split(":")[0] for row in rows] == ["", "", "", "name does not match"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"folder": {"root": "/no/such"}}, "cohort.folder.root is /no/such, which is no folder; set it to where your"),
+        ({"bids": {"root": "."}}, "cohort.bids: no scan in "),
+        (
+            {"table": {"root": ".", "scans": "no.tsv", "columns": {"file": "f", "person": "p"}}},
+            "cohort.table: table of scans .*no.tsv does not exist",
+        ),
+    ],
+)
+def test_a_source_that_cannot_be_listed_ends_the_planning_with_the_reason(values, message):
+    with pytest.raises(SystemExit, match=message):
+        workflow.list_scans(section(**values))
+
+
 # --- Snakemake itself --------------------------------------------------------------------------------
 
 
-def snakemake(*arguments, cwd, check=True):
-    tiny = ["--configfile", str(ROOT / "tests/config/tiny.yaml")]
+def snakemake(*arguments, cwd, check=True, study=None):
+    tiny = ["--configfile", str(ROOT / "tests/config/tiny.yaml"), *([str(study)] if study else [])]
     command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", *tiny]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # rules call python by name
     env = {**os.environ, "PATH": path}
@@ -155,3 +253,21 @@ def test_the_same_values_in_another_order_and_with_comments_make_no_difference()
     assert workflow.as_json(**json.loads('{"a": [1, 2], "b": {"d": 1, "c": 2}}')) == workflow.as_json(
         b={"c": 2, "d": 1}, a=[1, 2]
     )
+
+
+def test_a_study_of_a_table_is_planned_without_one_of_its_files(tmp_path):
+    rows = [f"D{k % 2}\tsub_{k}\tses_1\tt1.nii.gz" for k in range(21)]
+    (tmp_path / "mapping.tsv").write_text("\n".join(["dataset\tparticipant_id\tsession_id\tfilename", *rows]))
+    people = [f"D{k % 2}\tsub_{k}\tses_1\tF\t30\t{'Control' if k else 'Patient'}" for k in range(21)]
+    (tmp_path / "participants.tsv").write_text(
+        "\n".join(["dataset\tparticipant_id\tsession_id\tsex\tage\tgroup", *people])
+    )
+    table = yaml.safe_load((ROOT / "studies/fomo.yaml").read_text())["cohort"]["table"]
+    table |= {"root": str(tmp_path), "where": {"filename": "t1.nii.gz", "group": "Control"}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"cohort": {"source": "table", "table": table}}))
+    (tmp_path / "cwd").mkdir()
+    plan = ["-n", "--quiet", "rules", "--snakefile", str(ROOT / "Snakefile"), "all"]
+    done = snakemake(*plan, cwd=tmp_path / "cwd", study=tmp_path / "study.yaml")
+    jobs = dict(line.split() for line in done.stdout.splitlines() if re.fullmatch(r"\w+ +\d+", line))
+    assert jobs["prepare"] == jobs["encode"] == "3" and jobs["cohort"] == "1"  # 20 scans, 8 in a shard
+    assert "phantom" not in jobs

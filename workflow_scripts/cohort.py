@@ -3,21 +3,23 @@
 import logging
 from collections.abc import Sequence
 
-from neuromf.cohort import merge_tables, read_folder, split_by_person, write_table
+from neuromf.cohort import merge_tables, split_by_person, tidy, write_table
+from neuromf.sources.bids import read_bids
+from neuromf.sources.folder import read_folder
+from neuromf.sources.table import read_listed
 from workflow_scripts._cli import arguments
 
 logger = logging.getLogger("neuromf.cohort")
 
+SOURCES = {"folder": read_folder, "bids": read_bids, "table": read_listed}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "config:json", "out")
-    config = args.config
-    if config["source"] == "embedded":
-        table = merge_tables(config["tables"])
-    else:
-        optional = {name: config.get(name) for name in ("participants", "masks")}
-        table = read_folder(config["root"], config["pattern"], config["scan_regex"], **optional)
-    table.insert(table.columns.get_loc("problem"), "split", split_by_person(table, config["shares"], config["seed"]))
+    settings = dict(args.config)
+    source, shares, seed = (settings.pop(name) for name in ("source", "shares", "seed"))
+    table = merge_tables(settings["tables"]) if source == "embedded" else tidy(SOURCES[source](**settings))
+    table.insert(table.columns.get_loc("problem"), "split", split_by_person(table, shares, seed))
     write_table(table, args.out)
     fine = table[table["problem"] == ""]
     counts = ", ".join(f"{n} {split}" for split, n in fine["split"].value_counts().items())
