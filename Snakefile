@@ -25,9 +25,12 @@ include: "rules/latents.smk"
 include: "rules/torus.smk"
 include: "rules/train.smk"
 include: "rules/samples.smk"
-include: "rules/gates.smk"
-include: "rules/figures.smk"
+include: "rules/metrics.smk"
+include: "rules/ablations.smk"
 include: "rules/bench.smk"
+include: "rules/gates.smk"
+include: "rules/tables.smk"
+include: "rules/figures.smk"
 
 
 rule all:
@@ -37,6 +40,7 @@ rule all:
         rules.figures.input,
         rules.gates.input,
         rules.metrics.output.table,
+        rules.ablations.input,
 
 
 localrules:

@@ -112,6 +112,10 @@ class Volumes(Section):
     spacing_mm: Positive = 2.5
     shape: tuple[Count, Count, Count] = (64, 80, 64)
     percentiles: tuple[Annotated[float, Field(ge=0, lt=100)], Annotated[float, Field(gt=0, le=100)]] = (0.0, 99.5)
+    bias_field: Literal["none", "n4"] = "none"
+    strip: Literal["none", "synthstrip", "hd-bet"] = "none"
+    strip_device: Literal["cpu", "cuda"] = "cpu"
+    strip_timeout_s: Positive = 1800
 
     @model_validator(mode="after")
     def windowed(self) -> "Volumes":
@@ -279,6 +283,9 @@ class Samples(Section):
     n: int = Field(64, ge=4)
     evaluations: list[Count] = [1, 2, 10, 50]
     batch: Count = 16
+    dtype: Literal["int16", "float32"] = "int16"
+    precision: Literal["float32", "bf16"] = "float32"
+    timed_seconds: Positive = 10.0
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -288,11 +295,41 @@ class Samples(Section):
         return self
 
 
+class Features(Section):
+    name: Literal["encoder", "radimagenet", "r3d18", "inception", "med3d"]
+    weights: str | None = None
+    sha256: Digest | None = None
+    n: Count | None = None
+
+    @model_validator(mode="after")
+    def found(self) -> "Features":
+        if (self.name == "encoder") == bool(self.weights):
+            raise ValueError(f"features {self.name}: weights are a path for published networks, and none for encoder")
+        return self
+
+
 class Metrics(Section):
-    n_components: Count = 32
+    features: list[Features] = Field([Features(name="encoder")], min_length=1)
+    segmentation: Literal["atlas", "synthseg"] = "atlas"
     n_pairs: Count = 24
     n_anatomy: Count = 24
     n_boot: int = Field(200, ge=2)
+
+
+class Measured(Section):
+    metric: str
+    features: str = ""
+
+
+class Similarity(Measured):
+    goal: Literal["higher", "real"] = "higher"
+
+
+class Questions(Section):
+    distance: Measured = Measured(metric="frechet", features="encoder-512")
+    similarity: Similarity = Similarity(metric="pair_ms_ssim", goal="real")
+    margin: Positive = 0.1
+    quoted: str | None = None
 
 
 class Gate(Section):
@@ -330,6 +367,7 @@ class Config(Section):
     samples: Samples
     metrics: Metrics
     gates: Gate
+    questions: Questions = Questions()
     every_arm: Overrides = {}
     ablations: dict[RunName, Ablation] = {}
     active: list[RunName] = []

@@ -196,9 +196,10 @@ def _ratio(files: dict[str, Path]) -> float:
 
 def _metric(metric: str, evaluations: int | str, column: str = "value") -> Callable[[dict[str, Path]], float]:
     def measure(files: dict[str, Path]) -> float:
-        rows = _rows(files["metrics"])
+        rows = _rows(files["metrics"]) + _rows(files["reference"])
         nfe = evaluations if evaluations != "most" else max(int(r["nfe"]) for r in rows if r["nfe"].isdigit())
         found = [r for r in rows if r["metric"] == metric and r["nfe"] == str(nfe)]
+        found = [r for r in found if r["features"] == found[0]["features"]]  # the primary set comes first
         if len(found) != 1:
             raise ValueError(f"{files['metrics']} holds {len(found)} rows of {metric} at {nfe} evaluations, wanted 1")
         return number(found[0][column])
@@ -215,6 +216,24 @@ def _over_base(files: dict[str, Path]) -> float:
     """Frechet distance of one-step samples over that of the Gaussian they start from; NaN for a run without one."""
     has_one = any(row["nfe"] == "base" for row in _rows(files["metrics"]))
     return _over("frechet", "base")(files) if has_one else math.nan
+
+
+def _worst_region(files: dict[str, Path]) -> float:
+    """Largest Wasserstein distance over the regions, in standard deviations of real people."""
+    rows = [
+        r for r in _rows(files["metrics"]) if r["metric"].startswith("wasserstein_") and r["metric"].endswith("_sd")
+    ]
+    return largest([number(r["value"]) for r in rows if r["nfe"] == "1"]) if rows else math.nan
+
+
+def _seconds(files: dict[str, Path]) -> float:
+    """Seconds per volume at one evaluation and batch 1: network and decoder together."""
+    rows = [
+        r
+        for r in _rows(files["timing"])
+        if r["batch"] == "1" and (r["part"] == "decoder" or number(r["evaluations"]) == 1)
+    ]
+    return sum(number(r["seconds_per_volume"]) for r in rows) if len(rows) == 2 else math.nan
 
 
 CRITERIA: dict[int, dict[str, Criterion]] = {
@@ -266,6 +285,22 @@ CRITERIA: dict[int, dict[str, Criterion]] = {
                            _metric("frechet_over_online", 1, "low"), "metrics"),
         "P4-T7": Criterion("largest departure of a channel's one-step deviation from the training latents'", "below",
                            _metric("latent_std_error", 1), "metrics", "informational"),
+    },
+    5: {
+        "P5-T1": Criterion("share of the volumes asked for that were made and read", "above",
+                           _metric("readable", 1), "metrics"),
+        "P5-T2": Criterion("Frechet distance of one-step samples over that of blurred real people", "below",
+                           _over("frechet", "blurred"), "metrics",
+                           cure="train longer, or look at what the dashboard says of one-step samples"),
+        "P5-T3": Criterion("MS-SSIM of one-step samples to the nearest training head", "above",
+                           _metric("nearest_ms_ssim", 1), "metrics"),
+        "P5-T4": Criterion("share of one-step samples that can be segmented", "above",
+                           _metric("segmented", 1), "metrics", "informational"),
+        "P5-T5": Criterion("Wasserstein distance of the worst region, in standard deviations of real people", "below",
+                           _worst_region, "metrics", "informational"),
+        "P5-T6": Criterion("seconds per volume at one evaluation, network and decoder", "below", _seconds, "timing"),
+        "P5-T7": Criterion("copies of training heads or membership beyond chance", "below",
+                           _metric("nearest_alarm", 1), "metrics", "informational"),
         "P6-T4": Criterion("Frechet distance at 1 evaluation over that at the most", "below",
                            _over("frechet", "most"), "metrics"),
     },

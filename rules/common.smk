@@ -1,5 +1,7 @@
 """What all of them share: shards, wildcards, parameters."""
 
+import os
+
 from neuromf.workflow import (
     as_json,
     code_digest,
@@ -11,7 +13,7 @@ from neuromf.workflow import (
 
 SCANS = list_scans(cfg.cohort)
 SHARDS = range(n_shards(SCANS.n, cfg.cohort.scans_per_shard))
-PHASES = range(5)
+PHASES = range(6)
 
 
 wildcard_constraints:
@@ -38,17 +40,49 @@ def run_values(wildcards):
 
 def sample_values(wildcards):
     """How volumes of a run are drawn; the number of evaluations is the rule's own."""
-    samples = RUNS[wildcards.run].samples.model_dump(exclude={"evaluations"})
+    samples = RUNS[wildcards.run].samples.model_dump(
+        exclude={"evaluations", "timed_seconds"}
+    )
     return as_json(spacing_mm=cfg.volumes.spacing_mm, **samples)
 
 
+def samples_of(wildcards):
+    """Folders of the volumes of a run, one for each number of evaluations that it is asked for."""
+    steps = RUNS[wildcards.run].samples.evaluations
+    return expand(rules.sample.output.folder, run=wildcards.run, steps=steps)
+
+
+def validate_values():
+    """How many held-out volumes are judged, how, and by which LPIPS where its weights are given."""
+    lpips = cfg.vae.lpips and str(resolve(cfg.vae.lpips))
+    return as_json(n=cfg.latents.n_validated, lpips=lpips)
+
+
+def reference_values(**more):
+    """How volumes are measured; weights of published features are taken from the repository's root."""
+    metrics = cfg.metrics.model_dump(exclude_none=True)
+    for features in metrics["features"]:
+        if "weights" in features:
+            features["weights"] = str(resolve(features["weights"]))
+    return as_json(spacing_mm=cfg.volumes.spacing_mm, seed=cfg.seed, **metrics, **more)
+
+
 def measure_values(wildcards):
-    """How a run is measured, and how its volumes were drawn."""
+    """The same, and how the volumes of a run were drawn."""
+    samples = RUNS[wildcards.run].samples
+    return reference_values(sampler=samples.sampler, asked=samples.n)
+
+
+def timing_values(wildcards):
+    """How long each part is timed, and how volumes of the run are drawn."""
+    run = RUNS[wildcards.run].samples
+    few = [1, max(run.evaluations)]
     return as_json(
-        spacing_mm=cfg.volumes.spacing_mm,
-        seed=cfg.seed,
-        sampler=RUNS[wildcards.run].samples.sampler,
-        **cfg.metrics.model_dump(),
+        evaluations=sorted(set(few)),
+        sampler=run.sampler,
+        seconds=cfg.samples.timed_seconds,
+        precision=run.precision,
+        memory_mb=7000,
     )
 
 
@@ -118,10 +152,29 @@ def vae_values():
     return as_json(**settings, seed=cfg.seed)
 
 
+def encode_values():
+    """How volumes are encoded, and the seed of their augmentation."""
+    return as_json(
+        **cfg.latents.model_dump(mode="json", exclude={"n_validated"}), seed=cfg.seed
+    )
+
+
 def gate_before(wildcards):
     """The gate of the phase before, which blocks this one with it."""
     phase = int(wildcards.phase)
     return [f"results/gates/phase_{phase - 1}.json"] if phase else []
+
+
+def privacy_values():
+    """How images are compared, and how many pairs are drawn."""
+    return as_json(
+        study=cfg.study,
+        run=RUN,
+        seed=cfg.seed,
+        spacing_mm=cfg.volumes.spacing_mm,
+        factor=4,
+        pairs=3,
+    )
 
 
 def provenance(*sections):
@@ -134,3 +187,82 @@ def provenance(*sections):
         spacing_mm=cfg.volumes.spacing_mm,
         values={name: dumped[name] for name in sections},
     )
+
+
+# --- ablations ---------------------------------------------------------------------------------------
+
+
+DRAWN = {
+    "fig_4": "rectified",
+    "fig_5": "lp",
+    "fig_6": "prediction",
+}  # the ablation of a figure
+
+
+def arms_of(ablation):
+    """Arm, seed and run of each member of an ablation; none of an idle one."""
+    return [[m.arm, m.seed, m.run] for m in ARMS if m.ablation == ablation]
+
+
+def files_of(ablation):
+    """What is known of the runs of an ablation once they are made: metrics and cards."""
+    runs = dict.fromkeys(run for _, _, run in arms_of(ablation))
+    return expand(
+        ["results/runs/{run}/metrics.csv", "results/runs/{run}/card.json"], run=runs
+    )
+
+
+def times_of(files):
+    """How many of these files are there, and since when: what a partial result was made from."""
+    times = [os.stat(name).st_mtime_ns for name in files if os.path.exists(name)]
+    return f"{len(times)} of {len(files)} files, newest {max(times, default=0)}"
+
+
+def base_arm(ablation):
+    """The arm that has the network, flow and sampler of the config as it stands; else the first."""
+    same = [
+        arm
+        for arm, _, run in arms_of(ablation)
+        if (RUNS[run].net, RUNS[run].flow, RUNS[run].samples.sampler)
+        == (cfg.net, cfg.flow, cfg.samples.sampler)
+    ]
+    return (same or [arm for arm, _, _ in arms_of(ablation)])[0]
+
+
+def shown(ablation):
+    """The run of each arm whose samples are shown, that of its first seed."""
+    return {arm: run for arm, _, run in reversed(arms_of(ablation))}
+
+
+def quoted():
+    """The table of published numbers, where the study has one."""
+    return [str(resolve(cfg.questions.quoted))] if cfg.questions.quoted else []
+
+
+def question_values():
+    """What every question is asked of, and of which margin; the arm that each ablation starts from."""
+    asked = cfg.questions.model_dump(exclude={"quoted"})
+    return as_json(base={name: base_arm(name) for name in cfg.active}, **asked)
+
+
+def compared(ablation, **more):
+    """What a figure of an ablation was made from, and what it draws."""
+    return as_json(
+        study=cfg.study,
+        ablation=ablation,
+        arms=arms_of(ablation),
+        base=base_arm(ablation) if ablation in cfg.active else None,
+        spacing_mm=cfg.volumes.spacing_mm,
+        **cfg.questions.model_dump(exclude={"margin", "quoted"}),
+        **more,
+    )
+
+
+def findings(part):
+    """Files of the active ablations, complete or partial."""
+    if not cfg.active:
+        return []
+    figures = [name for name, ablation in DRAWN.items() if ablation in cfg.active]
+    return expand(
+        "results/{part}ablations/{name}.csv", part=part, name=[*cfg.active, "questions"]
+    ) + expand("results/{part}figures/{name}.pdf", part=part, name=figures)

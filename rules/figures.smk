@@ -71,6 +71,7 @@ rule fig_3:
             run=RUN,
             steps=[1, max(cfg.samples.evaluations)],
         ),
+        pairs=rules.measure.output.nearest.format(run=RUN),
     output:
         pdf="results/figures/fig_3.pdf",
         png="results/figures/fig_3.png",
@@ -91,7 +92,7 @@ rule fig_3:
         code=code_digest("workflow_scripts.fig_3"),
     shell:
         "python -m workflow_scripts.fig_3 --qc {input.qc:q} --samples {input.samples:q}"
-        " --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"
+        " --pairs {input.pairs:q} --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"
 
 
 rule dashboard:
@@ -122,9 +123,68 @@ rule dashboard:
         " --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"
 
 
+rule fig_8:
+    """Volumes of brain regions, real and generated."""
+    input:
+        regions=rules.measure.output.regional.format(run=RUN),
+    output:
+        pdf="results/figures/fig_8.pdf",
+        png="results/figures/fig_8.png",
+        facts="results/figures/fig_8.json",
+    log:
+        "results/logs/fig_8.log",
+    benchmark:
+        "results/benchmarks/fig_8.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        cfg=provenance("metrics"),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.fig_8"),
+    shell:
+        "python -m workflow_scripts.fig_8 --volumes {input.regions:q} --config {params.cfg:q}"
+        " --out {params.stem:q} 2>&1 | tee {log:q}"
+
+
+rule privacy:
+    """The training heads nearest to generated ones, and whether membership in training can be told."""
+    input:
+        qc=rules.qc.output.table,
+        samples=rules.sample.output.folder.format(run=RUN, steps=1),
+    output:
+        pdf="results/figures/privacy.pdf",
+        png="results/figures/privacy.png",
+        facts="results/figures/privacy.json",
+    log:
+        "results/logs/privacy.log",
+    benchmark:
+        "results/benchmarks/privacy.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=10,
+    params:
+        cfg=privacy_values(),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.privacy"),
+    shell:
+        "python -m workflow_scripts.privacy --qc {input.qc:q} --samples {input.samples:q}"
+        " --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"
+
+
 rule figures:
     """Target: every figure."""
     input:
-        expand("results/figures/fig_{n}.pdf", n=[1, 2, 3]),
+        expand("results/figures/fig_{n}.pdf", n=[1, 2, 3, 8]),
+        rules.contact.output.pdf,
+        rules.latents.output.pdf,
+        rules.privacy.output.pdf,
+        rules.table_1.output.tex,
         expand(rules.dashboard.output.pdf, run=RUNS),
     localrule: True

@@ -8,6 +8,12 @@ MEASURED = {
     4: {
         "history": rules.train.output.history.format(run=RUN),
         "metrics": rules.measure.output.metrics.format(run=RUN),
+        "reference": rules.reference.output.table,
+    },
+    5: {
+        "metrics": rules.measure.output.metrics.format(run=RUN),
+        "reference": rules.reference.output.table,
+        "timing": rules.timing.output.table.format(run=RUN),
     },
 }
 

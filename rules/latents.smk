@@ -2,7 +2,7 @@
 
 
 rule encode:
-    """Posterior moments of one shard of the volumes, and of their mirrors."""
+    """Posterior moments of one shard of the volumes; training scans also mirrored and augmented."""
     input:
         folder=rules.prepare.output.folder,
         weights=rules.vae.output.weights,
@@ -20,7 +20,7 @@ rule encode:
         mem_mb=4000,
         runtime=60,
     params:
-        cfg=values(cfg.latents, "batch", "mirror"),
+        cfg=encode_values(),
         code=code_digest("workflow_scripts.encode"),
     shell:
         "python -m workflow_scripts.encode --gate {input.gate:q} --folder {input.folder:q}"
@@ -29,7 +29,7 @@ rule encode:
 
 
 rule stats:
-    """Statistics of the training latents, and a look back at what some of them decode to."""
+    """Statistics of the training latents, what held-out ones decode to, and what a flip of latents would cost."""
     input:
         latents=expand(rules.encode.output.latents, shard=SHARDS),
         qc=rules.qc.output.table,
@@ -47,9 +47,37 @@ rule stats:
         mem_mb=4000,
         runtime=60,
     params:
-        cfg=values(cfg.latents, "n_validated"),
+        cfg=values(cfg.latents, "n_validated", "precision"),
         code=code_digest("workflow_scripts.stats"),
     shell:
         "python -m workflow_scripts.stats --latents {input.latents:q} --qc {input.qc:q}"
         " --weights {input.weights:q} --config {params.cfg:q} --out {output.stats:q}"
         " 2>&1 | tee {log:q}"
+
+
+rule latents:
+    """The look of the latents: histograms, correlations, principal components, posterior widths."""
+    input:
+        stats=rules.stats.output.stats,
+        validation=rules.validate.output.report,
+    output:
+        pdf="results/figures/latents.pdf",
+        png="results/figures/latents.png",
+        facts="results/figures/latents.json",
+    log:
+        "results/logs/latents.log",
+    benchmark:
+        "results/benchmarks/latents.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        cfg=provenance("vae", "latents"),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.latents"),
+    shell:
+        "python -m workflow_scripts.latents --stats {input.stats:q} --validation {input.validation:q}"
+        " --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"

@@ -26,14 +26,6 @@ rule vae:
         " 2>&1 | tee {log:q}"
 
 
-def validate_values():
-    """How many volumes go there and back, and the weights of LPIPS where given."""
-    lpips = getattr(cfg.vae, "lpips", None)
-    return as_json(
-        n=cfg.latents.n_validated, lpips=str(resolve(lpips)) if lpips else None
-    )
-
-
 rule validate:
     """Round trip of held-out volumes: similarity inside the head and outside, posterior, architecture."""
     input:

@@ -15,8 +15,8 @@ rule prepare:
         "../envs/neuromf.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=4000 if cfg.volumes.strip == "none" else 16000,
+        runtime=60 if cfg.volumes.strip == "none" else 600,
     params:
         cfg=as_json(n_shards=len(SHARDS), **cfg.volumes.model_dump(mode="json")),
         code=code_digest("workflow_scripts.prepare"),
@@ -47,3 +47,31 @@ rule qc:
     shell:
         "python -m workflow_scripts.qc --shards {input.shards:q} --out {output.table:q}"
         " 2>&1 | tee {log:q}"
+
+
+rule contact:
+    """Every scan at a glance, the odd ones first; nothing is made from it, since odd scans stay in."""
+    input:
+        qc=rules.qc.output.table,
+    output:
+        pdf="results/figures/contact.pdf",
+        png="results/figures/contact.png",
+        facts="results/figures/contact.json",
+        table="results/cohort/contact.tsv",
+    log:
+        "results/logs/contact.log",
+    benchmark:
+        "results/benchmarks/contact.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        cfg=provenance("volumes"),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.contact"),
+    shell:
+        "python -m workflow_scripts.contact --qc {input.qc:q} --config {params.cfg:q}"
+        " --table {output.table:q} --out {params.stem:q} 2>&1 | tee {log:q}"

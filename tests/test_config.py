@@ -87,13 +87,14 @@ def test_what_a_study_does_not_say_stays_as_in_the_default():
 def test_an_unknown_section_is_named_with_those_there_are():
     assert refusal(default("sample", value={"n": 3})) == [
         "  sample: unknown key; allowed here: ablations, active, cohort, every_arm, flow, gates, latents, metrics, "
-        "net, samples, seed, study, torus, train, vae, volumes"
+        "net, questions, samples, seed, study, torus, train, vae, volumes"
     ]
 
 
 def test_an_unknown_key_of_a_section_is_named_with_those_there_are():
     assert refusal(default("volumes", "spacing", value=2.0)) == [
-        "  volumes.spacing: unknown key; allowed here: percentiles, shape, spacing_mm"
+        "  volumes.spacing: unknown key; allowed here: bias_field, percentiles, shape, spacing_mm, strip, "
+        "strip_device, strip_timeout_s"
     ]
 
 

@@ -9,13 +9,14 @@ import pytest
 from neuromf import gates
 from workflow_scripts import gate as gate_script
 
-PHASES = (0, 1, 2, 4)
+PHASES = (0, 1, 2, 4, 5)
 BOUNDS = {
     "P0-T4": 0.9, "P0-T5": 30.0,
     "P1-T1": 1.0, "P1-T2": 1.0, "P1-T3": 0.5, "P1-T4": 0.5, "P1-T4b": 2.0, "P1-T5": 1.0, "P1-T7": 0.89,
     "P2-T4": 1.0, "P2-T5": 0.1, "P2-T6": 0.01, "P2-T7": 1.0,
     "P4-T1": 100, "P4-T2": 1.0, "P4-T2b": 2.0, "P4-T3": 10.0, "P4-T4": 1.0, "P4-T4b": 1.0, "P4-T5": 0.7,
     "P4-T5b": 0.9, "P4-T5c": 0.5, "P4-T6": 1.0, "P4-T7": 0.1, "P6-T4": 2.0,
+    "P5-T1": 1.0, "P5-T2": 1.0, "P5-T3": 0.7, "P5-T4": 1.0, "P5-T5": 1.0, "P5-T6": 2.0, "P5-T7": 0.5,
 }  # fmt: skip
 
 
@@ -60,9 +61,20 @@ def metrics(**changes):
         "frechet_early": 7.0, "frechet_mean-head": 9.0, "frechet_base": 2.0,
         "tissue_contrast_1": 1.5, "tissue_contrast_real": 2.0, "symmetry_1": 0.93, "symmetry_real": 0.95,
         "ventricle_ml_1": 12.0, "ventricle_ml_real": 20.0, "latent_std_error_1": 0.08,
+        "frechet_blurred": 3.0, "readable_1": 1.0, "nearest_ms_ssim_1": 0.8, "segmented_1": 1.0,
+        "wasserstein_brain_sd_1": 0.4, "wasserstein_csf_sd_1": 0.9, "wasserstein_csf_sd_10": 2.0,
+        "nearest_alarm_1": 0.0,
     } | changes  # fmt: skip
     rows = [dict(zip(("metric", "nfe"), name.rsplit("_", 1), strict=True), value=v) for name, v in values.items()]
-    return pd.DataFrame(rows).assign(low=lambda table: table["value"])
+    return pd.DataFrame(rows).assign(low=lambda table: table["value"], features="encoder")
+
+
+OF_REAL = {"real", "mean-head", "blurred"}  # sets that stand in the reference
+
+
+def timing(decoder=0.6):
+    rows = [("network", 1, 1, 0.2), ("network", 1, 4, 0.1), ("network", 50, 1, 9.0), ("decoder", None, 1, decoder)]
+    return pd.DataFrame(rows, columns=["part", "evaluations", "batch", "seconds_per_volume"])
 
 
 @pytest.fixture
@@ -75,8 +87,13 @@ def measured(tmp_path):
             1: {"stats.json": stats(), "qc.tsv": pd.DataFrame({"status": ["accepted"] * 3 + ["quarantined"]})},
             2: {"history.csv": torus_history(), "summary.csv": torus_summary()},
             3: {"verdicts.json": {"test_P3_T1_the_net_takes_times": True, "test_P3_T6_lp[1.0-3]": True}},
-            4: {"history.csv": flow_history(), "metrics.csv": metrics()},
+            4: {"history.csv": flow_history(), "metrics.csv": metrics(), "reference.csv": None},
+            5: {"metrics.csv": metrics(), "reference.csv": None, "timing.csv": timing()},
         }[phase]
+        if phase in (4, 5):
+            table = changes.get("metrics", contents["metrics.csv"])
+            of_real = table["nfe"].isin(OF_REAL)
+            contents["reference.csv"], changes["metrics"] = table[of_real], table[~of_real]
         for file, content in contents.items():
             content = changes.get(file.split(".")[0], content)
             if isinstance(content, pd.DataFrame):
@@ -145,7 +162,11 @@ FAULTS = {
     "P4-T5b": (4, {"metrics": metrics(symmetry_1=0.76)}, 0.8),
     "P4-T5c": (4, {"metrics": metrics(ventricle_ml_1=8.0)}, 0.4),
     "P4-T6": (4, {"metrics": metrics(frechet_over_online_1=1.02)}, 1.02),
-    "P6-T4": (4, {"metrics": metrics(frechet_10=0.75)}, 2.4),
+    "P5-T1": (5, {"metrics": metrics(readable_1=0.975)}, 0.975),
+    "P5-T2": (5, {"metrics": metrics(frechet_blurred=1.5)}, 1.2),
+    "P5-T3": (5, {"metrics": metrics(nearest_ms_ssim_1=0.6)}, 0.6),
+    "P5-T6": (5, {"timing": timing(decoder=2.0)}, 2.2),
+    "P6-T4": (5, {"metrics": metrics(frechet_10=0.75)}, 2.4),
 }
 
 
@@ -191,6 +212,9 @@ def test_a_value_on_its_bound_passes(measured):
     [
         (2, "P2-T7", {"summary": torus_summary(mean_distance=0.03)}),
         (4, "P4-T7", {"metrics": metrics(latent_std_error_1=0.3)}),
+        (5, "P5-T4", {"metrics": metrics(segmented_1=0.9)}),
+        (5, "P5-T5", {"metrics": metrics(wasserstein_csf_sd_1=1.1)}),
+        (5, "P5-T7", {"metrics": metrics(nearest_alarm_1=1.0)}),
     ],
 )
 def test_an_informational_row_is_reported_and_does_not_block(measured, phase, name, changes):

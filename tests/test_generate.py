@@ -1,12 +1,19 @@
 """From seeds to volumes: the same sample in any batch, the same run after its file, true NIfTI at the end."""
 
+import json
+import subprocess
+import sys
+
 import nibabel as nib
+import nilearn.image
 import numpy as np
 import pytest
 import torch
 
-from neuromf import cohort, flow, generate, seeds, vae
+from neuromf import cohort, flow, generate, seeds, vae, volumes
 from neuromf.gaussian import GaussianFlow
+from neuromf.workflow import code_digest
+from workflow_scripts import sample
 
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 1}
 SHAPE = (4, 4, 4, 4)
@@ -80,6 +87,29 @@ def test_a_sample_is_the_same_whatever_the_batch(prediction, steps):
     assert not torch.allclose(generate.draw_latents(run, n=5, steps=steps, seed=4), whole)
 
 
+@pytest.mark.parametrize(("sampler", "n_steps", "steps"), [("mean", 4, 4), ("euler", 4, 4), ("heun", 2, 4)])
+def test_latents_are_drawn_by_the_sampler_that_is_named(sampler, n_steps, steps):
+    run = generate.Run(awake("u"), STATS, SHAPE)
+    solve = {"mean": flow.sample, "euler": flow.euler, "heun": flow.heun}[sampler]
+    wanted = solve(run.u, seeds.noise(3, [0, 1], SHAPE), flow.uniform_times(n_steps)) * SPREAD + CENTRE
+    torch.testing.assert_close(generate.draw_latents(run, n=2, steps=steps, seed=3, sampler=sampler), wanted)
+
+
+def test_heun_needs_two_evaluations_an_interval():
+    with pytest.raises(ValueError, match="heun takes 2 evaluations an interval; 3 cannot be shared out"):
+        generate.draw_latents(generate.Run(still, STATS, SHAPE), n=2, steps=3, seed=0, sampler="heun")
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_sample_that_is_not_finite_stops_the_run_and_is_named(batch):
+    def wild(z, t, r):
+        return z / 0 if batch == 1 else torch.where(torch.arange(len(z)).view(-1, 1, 1, 1, 1) == 2, torch.nan, z)
+
+    number = 0 if batch == 1 else 2
+    with pytest.raises(ValueError, match=rf"samples \[{number}\] of seed 7 are not finite after 1 evaluations by mean"):
+        generate.draw_latents(generate.Run(wild, STATS, SHAPE), n=4, steps=1, seed=7, batch=batch)
+
+
 # --- a run on disk -----------------------------------------------------------------------------------
 
 
@@ -132,39 +162,173 @@ def test_a_run_of_velocity_prediction_has_no_base(tmp_path):
 # --- volumes on disk ---------------------------------------------------------------------------------
 
 
-def test_volumes_are_nifti_in_ras_with_their_spacing_around_the_origin(decoder, tmp_path):
-    latent = 3 * seeds.noise(0, [0, 1, 2], (4, 3, 4, 5))
-    generate.write_volumes(decoder, latent, tmp_path, spacing_mm=2.5, seed=11)
-    decoded = decoder.decode(latent)[:, 0].clamp(0, 1).numpy()
-    for number, expected in enumerate(decoded):
-        image = nib.load(tmp_path / f"{number:05d}.nii.gz")
-        assert image.shape == (12, 16, 20) and nib.aff2axcodes(image.affine) == ("R", "A", "S")
-        np.testing.assert_allclose(image.header.get_zooms(), 2.5)
-        np.testing.assert_allclose(nib.affines.apply_affine(image.affine, (5.5, 7.5, 9.5)), 0, atol=1e-5)
-        volume = image.get_fdata()
-        assert volume.min() >= 0 and volume.max() <= 1 and np.ptp(volume) > 0.1
-        np.testing.assert_allclose(volume, expected, atol=1e-4)
+def drawn(path):
+    return torch.load(path / "latents.pt", weights_only=True, mmap=True)
 
 
-def test_the_table_of_samples_names_each_file_and_its_seed(decoder, tmp_path):
-    generate.write_volumes(decoder, seeds.noise(0, [0, 1], (4, 2, 2, 2)), tmp_path, spacing_mm=1.0, seed=11)
-    table = cohort.read_table(tmp_path / "samples.tsv")
-    assert table.to_dict("list") == {
-        "number": ["0", "1"],
-        "seed": ["11", "11"],
-        "file": [str(tmp_path / f"{number:05d}.nii.gz") for number in range(2)],
+@pytest.mark.parametrize(("dtype", "off"), [("int16", 2e-5), ("float32", 0)])
+def test_volumes_are_nifti_in_ras_with_their_spacing_around_the_origin(decoder, tmp_path, dtype, off):
+    latent = 3 * seeds.noise(0, [0], (4, 3, 4, 5))
+    generate.write_sample(decoder, latent[0], tmp_path / "one.nii.gz", spacing_mm=2.5, dtype=dtype)
+    image = nib.load(tmp_path / "one.nii.gz")
+    assert image.shape == (12, 16, 20) and nib.aff2axcodes(image.affine) == ("R", "A", "S")
+    assert image.get_data_dtype() == dtype and [image.header[code] for code in ("sform_code", "qform_code")] == [1, 1]
+    np.testing.assert_allclose(image.header.get_zooms(), 2.5)
+    np.testing.assert_allclose(nib.affines.apply_affine(image.affine, (5.5, 7.5, 9.5)), 0, atol=1e-5)
+    volume = image.get_fdata(dtype=np.float32)
+    assert volume.min() >= 0 and volume.max() <= 1 and np.ptp(volume) > 0.1
+    np.testing.assert_allclose(volume, decoder.decode(latent)[0, 0].clamp(0, 1).numpy(), rtol=0, atol=off + 1e-7)
+
+
+def test_the_left_of_a_head_is_on_the_left_for_nilearn(tmp_path):
+    """Through the packaged autoencoder: a block that is brighter on the left, at the front and at the top."""
+    net, volume = vae.load(vae.PACKAGED), torch.zeros(1, 1, 32, 48, 40)
+    volume[..., 4:28, 4:44, 4:36] = 0.4
+    volume[..., 4:12, 34:44, 28:36] = 0.9
+    generate.write_sample(net, net.encode(volume)[0][0], tmp_path / "one.nii.gz", spacing_mm=2.5)
+    image = nilearn.image.load_img(tmp_path / "one.nii.gz")
+    bright = np.argwhere(image.get_fdata() > 0.75)
+    middle = nib.affines.apply_affine(image.affine, bright).mean(0)
+    assert middle[0] < -10 and middle[1] > 20 and middle[2] > 15  # mm; the block lies around (-20, 37.5, 30)
+
+
+def test_a_folder_of_samples_has_volumes_latents_a_table_and_what_made_it(decoder, tmp_path):
+    run, out = generate.Run(awake(), STATS, SHAPE), tmp_path / "nfe-2"
+    generate.write_samples(run, decoder, out, n=5, steps=2, seed=3, batch=2, spacing_mm=2.0)
+    files = [f"{number:05d}.nii.gz" for number in range(5)]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        *files,
+        "card.json",
+        "latents.pt",
+        "nfe-2",
+        "samples.tsv",
+    ]
+    assert cohort.read_table(out / "samples.tsv").to_dict("list") == {
+        "number": list("01234"),
+        "participant_id": [f"sample-{number:05d}" for number in range(5)],
+        "seed": ["3"] * 5,
+        "evaluations": ["2"] * 5,
+        "sampler": ["mean"] * 5,
+        "file": [str(out / file) for file in files],
     }
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.nii.gz", "00001.nii.gz", "samples.tsv"]
+    assert torch.equal(drawn(out), generate.draw_latents(run, n=5, steps=2, seed=3, batch=2))
+    card = json.loads((out / "card.json").read_text())
+    assert (card["n"], card["steps"], card["dtype"], card["weights"]) == (
+        5,
+        2,
+        "int16",
+        generate.digest(run.u, decoder),
+    )
 
 
-@pytest.mark.parametrize(("sampler", "n_steps", "steps"), [("mean", 4, 4), ("euler", 4, 4), ("heun", 2, 4)])
-def test_latents_are_drawn_by_the_sampler_that_is_named(sampler, n_steps, steps):
-    run = generate.Run(awake("u"), STATS, SHAPE)
-    solve = {"mean": flow.sample, "euler": flow.euler, "heun": flow.heun}[sampler]
-    wanted = solve(run.u, seeds.noise(3, [0, 1], SHAPE), flow.uniform_times(n_steps)) * SPREAD + CENTRE
-    torch.testing.assert_close(generate.draw_latents(run, n=2, steps=steps, seed=3, sampler=sampler), wanted)
+def test_a_volume_can_be_made_again_from_its_row(decoder, tmp_path):
+    run, out = generate.Run(awake(), STATS, SHAPE), tmp_path / "nfe-2"
+    generate.write_samples(run, decoder, out, n=4, steps=2, seed=3, spacing_mm=2.0, sampler="heun")
+    row = cohort.read_table(out / "samples.tsv").iloc[2]
+    drawing = {"steps": int(row["evaluations"]), "seed": int(row["seed"]), "sampler": row["sampler"]}
+    (latent,) = generate.draw(run, [int(row["number"])], **drawing)
+    generate.write_sample(decoder, latent, tmp_path / "again.nii.gz", spacing_mm=2.0)
+    wanted, again = (volumes.read_volume(file)[0] for file in (row["file"], tmp_path / "again.nii.gz"))
+    np.testing.assert_allclose(again, wanted, rtol=0, atol=1e-4)
+    assert np.abs(volumes.read_volume(out / "00001.nii.gz")[0] - wanted).max() > 0.01
 
 
-def test_heun_needs_two_evaluations_an_interval():
-    with pytest.raises(ValueError, match="heun takes 2 evaluations an interval; 3 cannot be shared out"):
-        generate.draw_latents(generate.Run(still, STATS, SHAPE), n=2, steps=3, seed=0, sampler="heun")
+def stopped(monkeypatch, at):
+    """From now on the volume with this number ends the run, half written; what is decoded is listed."""
+    decoded, write_sample = [], generate.write_sample
+
+    def write(net, latent, file, **kind):
+        if file.name == f"{at:05d}.nii.gz":
+            file.with_name(f".9.{file.name}").write_text("half")
+            raise KeyboardInterrupt
+        decoded.append(int(file.name[:5]))
+        write_sample(net, latent, file, **kind)
+
+    monkeypatch.setattr(generate, "write_sample", write)
+    return decoded
+
+
+def test_a_killed_run_leaves_nothing_half_done_and_goes_on_to_the_same_bytes(decoder, tmp_path, monkeypatch):
+    run, how = generate.Run(awake(), STATS, SHAPE), {"n": 5, "steps": 1, "seed": 3, "batch": 2, "spacing_mm": 2.0}
+    generate.write_samples(run, decoder, tmp_path / "whole", **how)
+    with monkeypatch.context() as patch:
+        stopped(patch, at=3)
+        with pytest.raises(KeyboardInterrupt):
+            generate.write_samples(run, decoder, tmp_path / "nfe-1", **how)
+    assert not (tmp_path / "nfe-1").exists()
+    decoded = stopped(monkeypatch, at=-1)
+    generate.write_samples(run, decoder, tmp_path / "nfe-1", **how)
+    assert decoded == [3, 4]
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert names == {path.name for path in (tmp_path / "nfe-1").iterdir()}
+    for name in names - {"samples.tsv"}:  # which holds the folder's own name
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "nfe-1" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("change", ["seed", "weights", "decoder", "code", "spacing_mm"])
+def test_volumes_of_another_seed_weights_code_or_grid_are_not_kept(decoder, tmp_path, monkeypatch, change):
+    how = {"n": 3, "steps": 1, "seed": 3, "spacing_mm": 2.0, "code": "a"}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stopped(patch, at=2)
+        generate.write_samples(generate.Run(awake(), STATS, SHAPE), decoder, tmp_path / "nfe-1", **how)
+    decoded = stopped(monkeypatch, at=-1)
+    run = generate.Run(awake(seed=int(change == "weights")), STATS, SHAPE)
+    net = vae.initial(vae.COMPACT, None, seed=1) if change == "decoder" else decoder
+    how |= {"seed": {"seed": 4}, "code": {"code": "b"}, "spacing_mm": {"spacing_mm": 2.5}}.get(change, {})
+    generate.write_samples(run, net, tmp_path / "nfe-1", **how)
+    assert decoded == [0, 1, 2]
+
+
+def test_samples_replace_samples_and_nothing_else(decoder, tmp_path):
+    run, how = generate.Run(awake(), STATS, SHAPE), {"steps": 1, "seed": 3, "spacing_mm": 2.0}
+    for n in (3, 2):
+        generate.write_samples(run, decoder, tmp_path / "nfe-1", n=n, **how)
+    assert len(cohort.read_table(tmp_path / "nfe-1" / "samples.tsv")) == len(drawn(tmp_path / "nfe-1")) == 2
+    assert not (tmp_path / "nfe-1" / "00002.nii.gz").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="mine holds other files than samples, which this would remove; name"):
+        generate.write_samples(run, decoder, tmp_path / "mine", n=2, **how)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_an_unknown_dtype_is_refused_before_anything_is_drawn(decoder, tmp_path):
+    run, how = generate.Run(still, STATS, SHAPE), {"n": 2, "steps": 1, "seed": 3, "spacing_mm": 2.0}
+    with pytest.raises(ValueError, match="dtype of volumes must be one of int16, float32; got 'int8'"):
+        generate.write_samples(run, decoder, tmp_path / "nfe-1", dtype="int8", **how)
+    assert not list(tmp_path.iterdir())
+
+
+FLAT = """
+import resource, sys, torch
+from pathlib import Path
+from neuromf import generate, vae
+torch.set_num_threads(1)
+shape = (4, 10, 10, 10)
+net = dict(widths=[8, 16], res_blocks=1, attention=[False, False], head_width=8, norm_groups=4, patch=1)
+stats = {"mean": [0.0] * 4, "std": [1.0] * 4}
+run = generate.Run(generate.build(net, "u").eval().requires_grad_(False), stats, shape)
+decoder, peaks = vae.initial(vae.COMPACT, None, seed=0), []
+for n in (8, 8, 64):
+    generate.write_samples(run, decoder, Path(sys.argv[1]) / str(n), n=n, steps=1, seed=0, spacing_mm=1.0, batch=4)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+print(*peaks)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path):
+    """Those 56 more volumes are 14 MB in memory; the peak of 64 is within a few MB of that of 8."""
+    done = subprocess.run([sys.executable, "-c", FLAT, str(tmp_path)], capture_output=True, text=True, check=True)
+    _, few, many = map(float, done.stdout.split())
+    assert len(list((tmp_path / "64").glob("*.nii.gz"))) == 64
+    assert many - few < 5, f"{few:.0f} MB for 8 volumes, {many:.0f} MB for 64"
+
+
+def test_the_script_draws_from_files(decoder, stored, tmp_path):
+    vae.save_weights(decoder, tmp_path / "vae.safetensors")
+    config = {"spacing_mm": 2.5, "sampler": "euler", "n": 3, "batch": 2, "seed": 5}
+    line = ["--model", stored[0], "--weights", tmp_path / "vae.safetensors", "--steps", 2, "--out", tmp_path / "nfe-2"]
+    sample.main([*map(str, line), "--config", json.dumps(config)])
+    wanted = generate.draw_latents(generate.load_run(stored[0]), n=3, steps=2, seed=5, sampler="euler")
+    torch.testing.assert_close(drawn(tmp_path / "nfe-2"), wanted)
+    assert json.loads((tmp_path / "nfe-2" / "card.json").read_text())["code"] == code_digest("workflow_scripts.sample")

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
-from scipy.spatial.distance import cdist
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from neuromf.metrics import anatomy, frechet, neighbours, similarity, spectral
+from neuromf.metrics import anatomy, frechet, similarity, spectral
 
 
 @pytest.fixture
@@ -326,52 +325,6 @@ def test_spectral_errors_say_what_came_and_what_to_do():
         "real and fake must be spectra of shapes (N, K) and (M, K); got (2, 4) and (2, 5): "
         "compute both with radial_spectrum from volumes of one shape"
     )
-
-
-# Neighbours
-
-
-@pytest.mark.parametrize("block", [1, 7, 256])
-def test_nearest_agrees_with_all_distances(rng, block):
-    query, reference = 3 + rng.standard_normal((20, 6)), 3 + rng.standard_normal((15, 6))
-    distance, index = neighbours.nearest(query, reference, block)
-    everything = cdist(query, reference)
-    np.testing.assert_array_equal(index, everything.argmin(axis=1))
-    np.testing.assert_allclose(distance, everything.min(axis=1), rtol=1e-12)
-
-
-def test_a_copy_far_from_the_origin_is_at_distance_zero(rng):
-    reference = 1e6 + rng.standard_normal((9, 4))
-    distance, index = neighbours.nearest(reference[[4, 2]], reference)
-    np.testing.assert_array_equal(distance, 0)
-    np.testing.assert_array_equal(index, [4, 2])
-
-
-def test_pooled_features_are_block_means_in_order():
-    volumes = np.arange(2 * 4 * 2 * 6, dtype=np.float32).reshape(2, 4, 2, 6)
-    got = neighbours.pooled(volumes, 2)
-    assert got.shape == (2, 2 * 1 * 3)
-    assert got[1, 4] == volumes[1, 2:4, 0:2, 2:4].mean()
-
-
-def test_planted_copies_are_found_and_honest_draws_are_not(rng):
-    train, heldout, fresh = np.split(rng.standard_normal((300, 5)), 3)
-    copied = neighbours.memorisation(train + 1e-3, train, heldout)
-    honest = neighbours.memorisation(fresh, train, heldout)
-    assert copied["ratio"] < 0.01 and copied["share_closer_to_train"] == 1
-    assert 0.8 < honest["ratio"] < 1.2 and 0.35 < honest["share_closer_to_train"] < 0.65
-    assert honest["fake_to_train"] == np.median(cdist(fresh, train).min(axis=1))
-    assert honest["heldout_to_train"] == np.median(cdist(heldout, train).min(axis=1))
-    assert neighbours.memorisation(fresh, train, heldout[:50])["share_by_chance"] == pytest.approx(2 / 3)
-
-
-def test_neighbour_errors_say_what_came_and_what_to_do():
-    with pytest.raises(ValueError) as error:
-        neighbours.pooled(np.zeros((1, 4, 6, 4)), 4)
-    assert message(error) == "factor must divide the shape (4, 6, 4); got 4: crop or pad the volumes"
-    with pytest.raises(ValueError) as error:
-        neighbours.nearest(np.zeros((1, 4)), np.zeros((1, 3)))
-    assert message(error) == "query and reference must have the same number of features; got 4 and 3"
 
 
 # Anatomy

@@ -1,43 +1,70 @@
-"""Every metric of one run: its samples at each number of evaluations, with floors and ceilings beside them."""
+"""Every metric of one run: its samples at each number of evaluations, against what is known of real people."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 
 from neuromf import generate, latents, vae
 from neuromf.cohort import read_table
-from neuromf.metrics import evaluation
+from neuromf.metrics import evaluation, morphometry
+from neuromf.metrics.table import row
 from neuromf.volumes import of_split, read_volumes
 from workflow_scripts._cli import arguments
 
+FORM = {"index": False, "float_format": "%.6g"}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    names = ("samples:paths", "model", "latents:paths", "qc", "weights", "run:str", "config:json", "metrics", "spectra")
-    args = arguments(__doc__, argv, *names)
-    net, table, shards = vae.load(args.weights), read_table(args.qc), latents.load_shards(args.latents)
-    train, test = (
-        latents.of_split(shards, table.set_index("scan")["split"], split)["mean"] for split in ("train", "test")
-    )
-    sampler = args.config.pop("sampler")
-    judge = evaluation.Evaluation(train, test, encoder=lambda volume: net.encode(volume)[0], **args.config)
+    inputs = ("samples:paths", "model", "people", "regions", "qc", "weights", "run:str", "config:json")
+    args = arguments(__doc__, argv, *inputs, "metrics", "spectra", "nearest", "regional")
+    net, train = vae.load(args.weights), of_split(read_table(args.qc), "train")
+    sampler, asked, specs = (args.config.pop(name) for name in ("sampler", "asked", "features"))
+    calibration = read_volumes(train[: evaluation.CALIBRATION])[:, 0].numpy()
+    sets = evaluation.open_sets(specs, vae=net, calibration=calibration)
+    judge = evaluation.Evaluation(evaluation.load_people(args.people), sets, **args.config)
 
-    real = read_volumes(of_split(table, "test"))[:, 0].float()
-    judge.add("real", real)
-    judge.add("vae", latents.decode(net, test))
-    judge.add("mean-head", real.mean(0, keepdim=True).repeat(4, 1, 1, 1), looks=False)
     for folder in args.samples:
+        nfe, listed = folder.name.removeprefix("nfe-"), read_table(folder / "samples.tsv")
+        volumes = read_volumes(listed["file"])[:, 0].float().numpy()
         drawn = torch.load(folder / "latents.pt", weights_only=True)
-        listed = read_table(folder / "samples.tsv")
-        volumes = read_volumes(listed["file"])[:, 0].float()
-        judge.add(folder.name.removeprefix("nfe-"), volumes, latent=drawn)
+        judge.add(nfe, volumes)
+        judge.keep(nfe, [row("readable", len(volumes) / asked, len(volumes))])
+        judge.look(nfe, volumes)
+        judge.deviation(nfe, drawn.double().numpy())
+        if nfe == "1":
+            nearest_heads(judge, volumes, listed["file"].tolist(), train).to_csv(args.nearest, **FORM)
+            regions(judge, volumes, pd.read_csv(args.regions)).to_csv(args.regional, **FORM)
     same = {"n": len(drawn), "seed": int(listed["seed"].iloc[0]), "sampler": sampler}
     for name, other in generate.others(args.model, **same).items():
-        judge.add(name, latents.decode(net, other), looks=False)
+        judge.add(name, latents.decode(net, other).numpy())
     judge.compare("1", "online")
+    pd.DataFrame(judge.rows).assign(run=args.run).to_csv(args.metrics, **FORM)
+    pd.DataFrame(judge.spectra).assign(run=args.run).to_csv(args.spectra, **FORM)
 
-    pd.DataFrame(judge.rows).assign(run=args.run).to_csv(args.metrics, index=False, float_format="%.6g")
-    pd.DataFrame(judge.spectra).assign(run=args.run).to_csv(args.spectra, index=False, float_format="%.6g")
+
+def nearest_heads(
+    judge: evaluation.Evaluation, volumes: np.ndarray, files: list[str], train: list[str]
+) -> pd.DataFrame:
+    """Privacy of one-step samples, and their likeness to the training heads nearest to them, who are given back."""
+    pairs = judge.audit("1", volumes)
+    ours = pairs[pairs["set"] == "generated"].drop(columns=["set", "index"])
+    ours = ours.assign(generated=files, train=[train[k] for k in ours["train"]])
+    chosen = ours.head(judge.n_pairs)
+    heads = read_volumes(chosen["train"])[:, 0].float().numpy()
+    heads = np.stack([one[::-1] if view else one for one, view in zip(heads, chosen["view"], strict=True)])
+    judge.likeness("1", volumes[: len(heads)], heads)
+    return ours
+
+
+def regions(judge: evaluation.Evaluation, volumes: np.ndarray, known: pd.DataFrame) -> pd.DataFrame:
+    """Regional volumes of one-step samples beside those of real people, as tidy rows."""
+    known = known[known["set"] == "real"]
+    found = judge.segment(volumes[: judge.n_anatomy])
+    judge.regions("1", known.pivot(index="scan", columns="region", values="ml")[found.columns], found)
+    names = [f"sample-{number:05d}" for number in range(len(found))]
+    return pd.concat([known, morphometry.tidy(found, "generated", names)])
 
 
 if __name__ == "__main__":

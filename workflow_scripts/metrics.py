@@ -1,17 +1,14 @@
-"""Join the metrics of all runs into one tidy table."""
+"""Join the metrics of all runs and of the controls into one tidy table: of those that could order the controls."""
 
 from collections.abc import Sequence
 
-import pandas as pd
-
+from neuromf.metrics import table
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(__doc__, argv, "runs:paths", "out")
-    table = pd.concat([pd.read_csv(path) for path in args.runs])
-    names = ["run", "nfe", "metric", "features", "n", "value", "low", "high"]
-    table[names].to_csv(args.out, index=False)
+    args = arguments(__doc__, argv, "tables:paths", "out")
+    table.shown(table.read(args.tables))[["run", *table.COLUMNS]].to_csv(args.out, index=False)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,16 @@ from collections.abc import Sequence
 import torch
 
 from neuromf import generate, vae
+from neuromf.workflow import code_digest
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "model", "weights", "steps:int", "config:json", "out")
-    config, run, decoder = args.config, generate.load_run(args.model), vae.load(args.weights)
-    args.out.mkdir(parents=True, exist_ok=True)
-    drawing = {name: config[name] for name in ("sampler", "n", "seed", "batch")}
-    latents = generate.draw_latents(run, steps=args.steps, **drawing)
-    torch.save(latents, args.out / "latents.pt")
-    generate.write_volumes(decoder, latents, args.out, spacing_mm=config["spacing_mm"], seed=config["seed"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    run, decoder = generate.on(generate.load_run(args.model), device), vae.load(args.weights).to(device)
+    code = code_digest("workflow_scripts.sample")
+    generate.write_samples(run, decoder, args.out, steps=args.steps, code=code, **args.config)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,29 @@
+"""Tables of the paper, in LaTeX and CSV, from tidy results only."""
+
+
+rule table_1:
+    """The main comparison: every run, floors, ceilings, and quoted numbers marked as such."""
+    input:
+        metrics=rules.metrics.output.table,
+        timing=rules.timing.output.table.format(run=RUN),
+    output:
+        tex="results/tables/table_1.tex",
+        csv="results/tables/table_1.csv",
+        facts="results/tables/table_1.json",
+    log:
+        "results/logs/table_1.log",
+    benchmark:
+        "results/benchmarks/table_1.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        cfg=provenance("flow", "metrics"),
+        stem=subpath(output.tex, strip_suffix=".tex"),
+        code=code_digest("workflow_scripts.table_1"),
+    shell:
+        "python -m workflow_scripts.table_1 --metrics {input.metrics:q} --timing {input.timing:q}"
+        " --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"
