@@ -18,7 +18,7 @@ SHAPE = (24, 28, 20)
 GRID = {"spacing_mm": 4.0, "shape": (24, 28, 20)}
 TO_WORLD = nib.affines.from_matvec(np.array([[0, 0, 4], [-4, 0, 0], [0, 4, 0]]), (-40, 50, -48))  # axes P, S, R
 
-# A tool that keeps what is above 150, and says what it was called with
+# A tool that keeps what is between 150 and 250, and says what it was called with
 FAKE = """#!{python}
 {before}
 import sys, nibabel as nib, numpy as np
@@ -29,7 +29,8 @@ if "--help" in argv:
 open({log!r}, "a").write(" ".join(argv) + "\\n")
 {body}
 image = nib.load(argv[argv.index("-i") + 1])
-mask = nib.Nifti1Image((image.get_fdata() > 150).astype(np.uint8), image.affine)
+inside = (image.get_fdata() > 150) & (image.get_fdata() < 250)
+mask = nib.Nifti1Image(inside.astype(np.uint8), image.affine)
 nib.save(mask, {mask})
 print("done")
 """
@@ -70,13 +71,14 @@ def nothing_installed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def save(tmp_path):
-    """A head of 100 with a brain of 200 to 172 and noise around it, axes as IXI has them."""
+    """A head of 100 with a scalp of 300, a brain of 200 to 172, and noise around it, axes as IXI has them."""
 
     def make(name="scan", stripped=False):
         points = np.stack(np.indices(SHAPE), axis=-1) - [12, 14, 10]
         distance = np.linalg.norm(points / [9, 11, 8], axis=-1)
         data = np.random.default_rng(0).uniform(0, 9, SHAPE) * (not stripped)
-        data += 100.0 * ((distance < 1) & (not stripped)) + (200.0 - 40 * distance) * (distance < 0.7)
+        data += (100.0 + 200.0 * (distance > 0.9)) * ((distance < 1) & (distance >= 0.7) & (not stripped))
+        data += (200.0 - 40 * distance) * (distance < 0.7)
         nib.save(nib.Nifti1Image(data.astype(np.float32), TO_WORLD), tmp_path / f"{name}.nii.gz")
         return tmp_path / f"{name}.nii.gz"
 

@@ -60,11 +60,12 @@ def nearest_heads(
 
 def regions(judge: evaluation.Evaluation, volumes: np.ndarray, known: pd.DataFrame) -> pd.DataFrame:
     """Regional volumes of one-step samples beside those of real people, as tidy rows."""
-    known = known[known["set"] == "real"]
     found = judge.segment(volumes[: judge.n_anatomy])
-    judge.regions("1", known.pivot(index="scan", columns="region", values="ml")[found.columns], found)
+    real = known[known["set"] == "real"].set_index("scan")[found.columns]
+    judge.regions("1", real, found)
     names = [f"sample-{number:05d}" for number in range(len(found))]
-    return pd.concat([known, morphometry.tidy(found, "generated", names)])
+    parts = (real, "real, held out", real.index), (found, "generated, 1 evaluation", names)
+    return pd.concat([morphometry.tidy(table, name, scans) for table, name, scans in parts])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pandas as pd
 
 from neuromf import latents, vae
 from neuromf.cohort import read_table
-from neuromf.metrics import controls, evaluation, morphometry, privacy
+from neuromf.metrics import controls, evaluation, privacy
 from neuromf.volumes import of_split, read_volumes
 from workflow_scripts._cli import arguments
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         judge.look(name, np.asarray(volumes, np.float32))
         regional[name] = judge.segment(volumes)
     judge.regions("vae", regional["real"], regional["vae"])
-    rows = [morphometry.tidy(each, name, known["test"]["scans"]) for name, each in regional.items()]
+    rows = [each.assign(set=name, scan=known["test"]["scans"]) for name, each in regional.items()]
     pd.concat(rows).to_csv(args.regions, index=False, float_format="%.6g")
     pd.DataFrame(judge.rows).assign(run="").to_csv(args.table, index=False, float_format="%.6g")
     pd.DataFrame(judge.spectra).assign(run="").to_csv(args.spectra, index=False, float_format="%.6g")
