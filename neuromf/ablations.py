@@ -41,13 +41,16 @@ class Metric(NamedTuple):
 # --- rows --------------------------------------------------------------------------------------------
 
 
-def gather(ablation: str, arms: Sequence[tuple[str, int, str]], folder: Path) -> pd.DataFrame:
+def gather(
+    ablation: str, arms: Sequence[tuple[str, int, str]], folder: Path, reference: Path | None = None
+) -> pd.DataFrame:
     """One table of all that was measured on the arms of an ablation, and what each run cost.
 
     Arguments:
         ablation: Its name, in every row.
         arms: The arm, seed and run of each member.
         folder: Where runs are: metrics.csv and card.json are read from the folder of each.
+        reference: Metrics of real people, whose rows (nfe "real") are put to those of every run that has some.
 
     Returns:
         Columns ablation, arm, seed, run, nfe, metric, features, n, value, low, high, seconds and peak_mb. A member
@@ -56,9 +59,11 @@ def gather(ablation: str, arms: Sequence[tuple[str, int, str]], folder: Path) ->
     Raises:
         ValueError: If the metrics in the folder of a run are those of another.
     """
-    tables = []
+    tables, known = [], read_rows(reference) if reference else None
     for arm, seed, run in arms:
         rows = _metrics(folder / run / "metrics.csv", run)
+        if known is not None and rows["metric"].any():
+            rows = pd.concat([rows, known[known["nfe"] == "real"]])
         tables.append(rows.assign(ablation=ablation, arm=arm, seed=seed, run=run, **_cost(folder / run / "card.json")))
     return pd.concat(tables, ignore_index=True)[WHO + MEASURED + COST]
 

@@ -16,6 +16,7 @@ rule ablation:
     """Join what was measured on the arms of one ablation: one row per arm, seed, evaluations and metric."""
     input:
         runs=lambda w: [] if w.part else files_of(w.ablation),
+        reference=rules.reference.output.table,
     output:
         table="results/{part}ablations/{ablation}.csv",
     log:
@@ -33,8 +34,8 @@ rule ablation:
         found=lambda w: times_of(files_of(w.ablation)) if w.part else "",
         code=code_digest("workflow_scripts.ablation"),
     shell:
-        "python -m workflow_scripts.ablation --runs results/runs --config {params.cfg:q} --out {output.table:q}"
-        " 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.ablation --runs results/runs --reference {input.reference:q}"
+        " --config {params.cfg:q} --out {output.table:q} 2>&1 | tee {log:q}"
 
 
 rule questions:

@@ -23,11 +23,22 @@ A, B, C = [20.0, 21.0, 22.5], [30.0, 33.0, 31.0], [20.5, 21.5, 21.0]
 def write_run(folder, run, distances, likeness=0.7, seconds=100.0, n=40):
     """Metrics and card of a run; distances by number of evaluations."""
     rows = [{"nfe": nfe, "metric": "frechet", "features": "pca4", "n": n, "value": d, "low": d - 1, "high": d + 2}
-            for nfe, d in {"real": 15.0, **distances}.items()]  # fmt: skip
-    rows += [{"nfe": nfe, "metric": "pair_ms_ssim", "n": 16, "value": v} for nfe, v in (("real", 0.7), (1, likeness))]
+            for nfe, d in distances.items()]  # fmt: skip
+    rows += [{"nfe": 1, "metric": "pair_ms_ssim", "n": 16, "value": likeness}]
     (folder / run).mkdir(parents=True)
     pd.DataFrame(rows).assign(run=run).to_csv(folder / run / "metrics.csv", index=False)
     (folder / run / "card.json").write_text(json.dumps({"seconds": seconds, "peak_mb": 900}))
+
+
+def write_reference(folder):
+    """Metrics of real people and of a control, who belong to no run."""
+    rows = [
+        {"nfe": "real", "metric": "frechet", "features": "pca4", "n": 40, "value": 15.0},
+        {"nfe": "blurred", "metric": "frechet", "features": "pca4", "n": 40, "value": 99.0},
+        {"nfe": "real", "metric": "pair_ms_ssim", "n": 16, "value": 0.7},
+    ]
+    pd.DataFrame(rows).assign(run="", low=np.nan, high=np.nan).to_csv(folder / "reference.csv", index=False)
+    return folder / "reference.csv"
 
 
 @pytest.fixture
@@ -43,7 +54,7 @@ def study(tmp_path):
                 if value is not None:
                     distances = value if isinstance(value, dict) else {1: value}
                     write_run(tmp_path, run, distances, **{k: v[arm] for k, v in settings.items()})
-        return ablations.gather(name, members, tmp_path)
+        return ablations.gather(name, members, tmp_path, write_reference(tmp_path))
 
     return make
 
@@ -68,7 +79,7 @@ def test_every_number_of_every_run_is_a_row_with_its_arm_seed_and_cost(tmp_path)
     write_run(tmp_path, "a", {1: 23.5, 50: 32.0}, seconds=285.5)
     table = ablations.gather("lp", [("1.0", 7, "a")], tmp_path)
     assert list(table) == [*"ablation arm seed run nfe metric features n value low high seconds peak_mb".split()]
-    assert len(table) == 5
+    assert len(table) == 3
     row = table[(table["metric"] == "frechet") & (table["nfe"] == "50")].iloc[0].to_dict()
     wanted = {"ablation": "lp", "arm": "1.0", "seed": 7, "run": "a", "nfe": "50", "metric": "frechet"}
     assert row == wanted | {
@@ -257,7 +268,7 @@ def test_a_wrong_metric_and_a_wrong_base_are_refused_by_name(study):
     assert str(error.value) == f"no row has the metric 'frechet' of features 'pca9'; {known}"
     with pytest.raises(ValueError, match="the base of pair must be one of its arms x, u; got w"):
         answers(table, base={"pair": "w"})
-    with pytest.raises(ValueError, match="frechet of x, seed 0, nfe real stands twice"):
+    with pytest.raises(ValueError, match="frechet of x, seed 0, nfe 1 stands twice"):
         answers(pd.concat([table, table]))
 
 
@@ -269,7 +280,8 @@ def test_scripts_lead_from_runs_to_findings(study, tmp_path):
     members = [(arm, seed, f"pair-{arm}-s{seed}") for arm in "xu" for seed in range(3 if arm == "x" else 4)]
     table, out = tmp_path / "pair.csv", tmp_path / "questions.csv"
     config = json.dumps({"ablation": "pair", "arms": members})
-    ablation.main(["--runs", str(tmp_path), "--config", config, "--out", str(table)])
+    reference = str(write_reference(tmp_path))
+    ablation.main(["--runs", str(tmp_path), "--reference", reference, "--config", config, "--out", str(table)])
     assert ablations.missing(ablations.read_rows(table)) == ["u (seed 3)"]
     config = {"distance": FRECHET._asdict(), "similarity": LIKENESS._asdict(), "margin": 0.1, "base": {"pair": "x"}}
     questions.main(["--tables", str(table), "--config", json.dumps(config), "--out", str(out)])
@@ -293,6 +305,9 @@ def compared(ablation, **more): return as_json(distance=DISTANCE, **more)
 def findings(part): return expand("results/" + part + "{name}", name=["ablations/questions.csv", "figures/fig_4.pdf"])
 rule sample:
     output: folder=directory("results/samples/{run}/nfe-{steps}")
+rule reference:
+    output: table="results/metrics/reference.csv"
+    shell: "cp made/reference.csv {output}"
 rule measure:
     output: "results/runs/{run}/metrics.csv"
     params: broken=config.get("broken", "")
@@ -305,6 +320,7 @@ def test_a_failed_run_stops_what_is_complete_and_nothing_of_what_is_partial(tmp_
     (tmp_path / "Snakefile").write_text(textwrap.dedent(SNAKEFILE) + f'include: "{ROOT}/rules/ablations.smk"\n')
     for run in "ab":
         write_run(tmp_path / "made", run, {1: 20.0, 50: 25.0})
+    write_reference(tmp_path / "made")
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path}
 

@@ -10,8 +10,8 @@ logger = logging.getLogger("neuromf.ablation")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(__doc__, argv, "runs", "config:json", "out")
-    table = gather(args.config["ablation"], args.config["arms"], args.runs)
+    args = arguments(__doc__, argv, "runs", "reference", "config:json", "out")
+    table = gather(args.config["ablation"], args.config["arms"], args.runs, args.reference)
     write_rows(table, args.out)
     if absent := missing(table):
         logger.warning("%s lacks %s", args.out, ", ".join(absent))
