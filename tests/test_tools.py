@@ -265,13 +265,12 @@ def test_an_empty_mask_of_a_tool_is_named_as_its_own(install, save, tmp_path):
 
 def test_a_tool_that_hangs_is_ended_with_all_that_it_started(install, save, tmp_path):
     child = tmp_path / "child"
-    body = f"import subprocess; p = subprocess.Popen(['sleep', '300']); open({str(child)!r}, 'w').write(str(p.pid))"
-    install("mri_synthstrip", before=body + "; p.wait()")
+    install("mri_synthstrip").write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {child}\nwait\n")  # starts at once
     start = time.monotonic()
     qc = volumes.prepare_shard(table_of(s=save()), tmp_path / "out", strip="synthstrip", strip_timeout_s=4, **GRID)
     assert time.monotonic() - start < 60
     assert qc["reason"][0].endswith("took over 4 s, which is volumes.strip_timeout_s")
-    state = f"/proc/{child.read_text()}/stat"
+    state = f"/proc/{child.read_text().strip()}/stat"
     assert not os.path.exists(state) or " Z " in open(state).read()
 
 

@@ -66,7 +66,7 @@ def edited(tmp_path, monkeypatch):
         ("neuromf/flow.py", "    v = eps - x\n", "    v = x - eps\n", {"train", "sample", "torus", "measure"}),
         ("neuromf/fitting.py", "betas=(0.9, 0.95)", "betas=(0.9, 0.99)", {"train", "vae"}),
         ("neuromf/phantom.py", "WHITE = 0.7", "WHITE = 0.8", {"phantom"}),
-        ("neuromf/figures/fig_3.py", "hspace=0.03", "hspace=0.04", {"fig_3"}),
+        ("neuromf/figures/fig_3.py", "BAR_MM = 50", "BAR_MM = 60", {"fig_3"}),
     ],
 )
 def test_an_edit_changes_the_digest_of_those_who_use_it_and_no_other(edited, file, old, new, stale):
