@@ -177,7 +177,7 @@ def privacy_values():
     )
 
 
-def provenance(*sections):
+def provenance(*sections, **more):
     """What made a figure, for its metadata and side file: study, run, and the values behind it."""
     dumped = cfg.model_dump(mode="json")
     return as_json(
@@ -186,6 +186,7 @@ def provenance(*sections):
         seed=cfg.samples.seed,
         spacing_mm=cfg.volumes.spacing_mm,
         values={name: dumped[name] for name in sections},
+        **more,
     )
 
 

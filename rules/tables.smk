@@ -21,7 +21,7 @@ rule table_1:
         mem_mb=1000,
         runtime=5,
     params:
-        cfg=provenance("flow", "metrics"),
+        cfg=provenance("flow", "metrics", shown=["frechet", "kid"]),
         stem=subpath(output.tex, strip_suffix=".tex"),
         code=code_digest("workflow_scripts.table_1"),
     shell:

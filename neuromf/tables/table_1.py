@@ -16,6 +16,7 @@ REST, QUOTED = "Other sets", "Quoted from the literature"
 MEASURED, MADE = {OURS, FLOORS, CEILINGS, REST}, {OURS, QUOTED}  # groups with our metrics, groups that cost something
 SETS = {
     "base": (OURS, "base alone, without the network"),
+    "halves": (FLOORS, "one half of the training people against the other"),
     "real": (FLOORS, "held-out people"),
     "vae": (FLOORS, "the same after the autoencoder"),
     "blurred": (CEILINGS, "blurred"),
@@ -25,7 +26,7 @@ SETS = {
     "shuffled": (CEILINGS, "blocks shuffled"),
     "mean-head": (CEILINGS, "their mean, repeated"),
 }
-LEFT_OUT = r"online|early|ema-.*"  # other weights of a run, which are no models of their own
+LEFT_OUT = r"online|early|ema-.*|controls"  # other weights of a run, no models of their own; verdicts on metrics
 NAMES = {"meanflow": "MeanFlow"}
 HEADS = {  # of metrics, and their factor in print
     "frechet": ("Fréchet distance", 1),
