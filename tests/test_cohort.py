@@ -16,19 +16,6 @@ IXI = r"(?P<scan>(?P<person>IXI\d+)-(?P<site>[A-Za-z]+)-\d+)-T1"
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
-@pytest.fixture
-def folder(tmp_path):
-    def make(*names, **texts):
-        for name in names:
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_bytes(b"scan")
-        for name, text in texts.items():
-            (tmp_path / f"{name}.tsv").write_text(text, encoding="utf-8")
-        return tmp_path
-
-    return make
-
-
 def people(n, sites=("A", "B", "C"), scans=2):
     """A table of n people at sites of unequal size, with some scans each."""
     rows = [

@@ -294,8 +294,9 @@ def test_missing_weights_are_named_with_their_source_and_key(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         features.open_features("radimagenet", weights=path, sha256="ab12")
     assert message(error) == (
-        f"no weights of features radimagenet at {path} (config key metrics.weights.radimagenet; SHA-256 ab12). Take "
-        "RadImageNet-ResNet50_notop.pth of Warvito/radimagenet-models (torch.hub radimagenet_resnet50), put it there, "
+        f"no weights of features radimagenet at {path} (config key metrics.features, weights of radimagenet; "
+        "SHA-256 ab12). Take RadImageNet-ResNet50_notop.pth of Warvito/radimagenet-models (torch.hub "
+        "radimagenet_resnet50), put it there, "
         "or leave radimagenet out of metrics.features"
     )
     with pytest.raises(FileNotFoundError, match="no weights of features r3d18 at no path given"):

@@ -18,20 +18,6 @@ GRID = {"spacing_mm": 2.0, "shape": (12, 24, 32)}
 RAS = nib.affines.from_matvec(np.diag([2.0, 2.0, 2.0]), (-11, -17, 23))
 
 
-@pytest.fixture
-def noise():
-    return np.random.default_rng(0).uniform(50, 100, SHAPE).astype(np.float32)
-
-
-@pytest.fixture
-def save(tmp_path):
-    def make(data, to_world=RAS, name="scan.nii.gz"):
-        nib.save(nib.Nifti1Image(np.asarray(data, getattr(data, "dtype", np.float32)), to_world), tmp_path / name)
-        return tmp_path / name
-
-    return make
-
-
 def table_of(**files):
     rows = [{"scan": scan, "file": str(file), "person": scan, "split": "train"} for scan, file in files.items()]
     return pd.DataFrame(rows).assign(mask="", problem="")

@@ -18,19 +18,6 @@ LAYOUT = REAL / "fcd_ds004199_layout"
 IXI = r"(?P<scan>(?P<person>IXI\d+)-(?P<site>[A-Za-z]+)-\d+)-T1"
 
 
-@pytest.fixture
-def folder(tmp_path):
-    def make(*names, **texts):
-        for name in names:
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_bytes(b"scan")
-        for name, text in texts.items():
-            (tmp_path / f"{name}.tsv").write_text(text, encoding="utf-8")
-        return tmp_path
-
-    return make
-
-
 def read_folder(*arguments, **settings):
     return cohort.tidy(folder_source.read_folder(*arguments, **settings))
 

@@ -47,20 +47,6 @@ AFFINES = {
 
 
 @pytest.fixture
-def noise():
-    return np.random.default_rng(0).uniform(50, 100, SHAPE).astype(np.float32)
-
-
-@pytest.fixture
-def save(tmp_path):
-    def make(data, to_world=RAS, name="scan.nii.gz"):
-        nib.save(nib.Nifti1Image(np.asarray(data, getattr(data, "dtype", np.float32)), to_world), tmp_path / name)
-        return tmp_path / name
-
-    return make
-
-
-@pytest.fixture
 def everywhere(save):
     """A mask of all voxels."""
     return lambda to_world, shape=SHAPE: save(np.ones(shape, np.uint8), to_world, "mask.nii.gz")
