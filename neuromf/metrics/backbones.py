@@ -165,8 +165,8 @@ def read_state(name: str, path: str | Path | None, sha256: str | None = None) ->
     """Tensors of a weights file by name, out of "state_dict" and without "module.", as MedicalNet's have it."""
     if not path or not Path(path).is_file():
         raise FileNotFoundError(
-            f"no weights of features {name} at {path or 'no path given'} (config key metrics.features, weights of {name}"
-            f"; SHA-256 {sha256 or 'not given'}). Take {ORIGINS[name]}, put it there, or leave {name} out of "
+            f"no weights of features {name} at {path or 'no path given'} (config key metrics.features, weights "
+            f"of {name}; SHA-256 {sha256 or 'not given'}). Take {ORIGINS[name]}, put it there, or leave {name} out of "
             f"metrics.features"
         )
     if sha256 and (found := hashlib.sha256(Path(path).read_bytes()).hexdigest()) != sha256:
