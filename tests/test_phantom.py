@@ -316,4 +316,4 @@ def test_an_unknown_kind_of_variation_is_named(tmp_path):
 
 def test_the_config_knows_every_kind_of_variation_and_no_other():
     known = [field.name for field in dataclasses.fields(phantom.Variation)]
-    assert sorted(known) == sorted(typing.get_args(config.Variation))
+    assert sorted(known) == sorted(typing.get_args(config.data.Variation))
