@@ -125,6 +125,18 @@ def _share_out(line: Iterable[str], wanted: Mapping[str, float]) -> dict[str, st
     return split
 
 
+def some_trained(table: "pd.DataFrame", share: float) -> "pd.Series":
+    """Splits of the scans (scan -> split) when only a share of the training people is trained on, at least one.
+
+    The people of a smaller share are among those of a larger one; the others have the split "".
+    """
+    splits = table.set_index("scan")["split"]
+    people = table[table["split"] == "train"].set_index("scan")["person"]
+    line = sorted(set(people), key=lambda person: _digest(f"share\0{person}"))
+    kept = set(line[: max(1, round(share * len(line)))])
+    return splits.where([scan not in people.index or people[scan] in kept for scan in splits.index], "")
+
+
 def _checked_shares(shares: Mapping[str, float]) -> dict[str, float]:
     """Shares above zero, in the order train, val, test."""
     right = set(shares) <= set(SPLITS) and all(share >= 0 for share in shares.values())

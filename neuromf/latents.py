@@ -337,14 +337,10 @@ def read_stats(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def training_set(paths: Sequence[Path], splits: Mapping[str, str], stats: dict) -> Tensor:
-    """Normalised latents of the training people, then of their copies: (N, C, I, J, K), all that comes to memory."""
-    shards = open_shards(paths)
-    picked = [
-        (shard[name], _rows(shard[names], splits, "train"))
-        for name, names in (("mean", "scans"), ("copies", "copied"))
-        for shard in shards
-    ]
+def training_set(paths: Sequence[Path], splits: Mapping[str, str], stats: dict, *, copies: bool = True) -> Tensor:
+    """Normalised latents of the training people, then of their copies where wanted: (N, C, I, J, K), in memory."""
+    shards, kinds = open_shards(paths), [("mean", "scans"), ("copies", "copied")][: 1 + copies]
+    picked = [(shard[name], _rows(shard[names], splits, "train")) for name, names in kinds for shard in shards]
     data, first = torch.empty(sum(len(rows) for _, rows in picked), *shards[0]["mean"].shape[1:]), 0
     for latent, rows in picked:
         data[first : first + len(rows)] = normalise(latent[rows], stats)

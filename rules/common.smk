@@ -13,7 +13,7 @@ from neuromf.workflow import (
 
 SCANS = list_scans(cfg.cohort)
 SHARDS = range(n_shards(SCANS.n, cfg.cohort.scans_per_shard))
-PHASES = range(6)
+PHASES = range(7 if cfg.active else 6)  # phase 6 is about ablations
 
 
 wildcard_constraints:
@@ -60,7 +60,7 @@ def validate_values():
 
 def reference_values(**more):
     """How volumes are measured; weights of published features are taken from the repository's root."""
-    metrics = cfg.metrics.model_dump(exclude_none=True)
+    metrics = cfg.metrics.model_dump(exclude_none=True, exclude={"arms"})
     for features in metrics["features"]:
         if "weights" in features:
             features["weights"] = str(resolve(features["weights"]))
@@ -68,9 +68,10 @@ def reference_values(**more):
 
 
 def measure_values(wildcards):
-    """The same, and how the volumes of a run were drawn."""
+    """The same, how the volumes of a run were drawn, and whether all that can be said of them is measured."""
     samples = RUNS[wildcards.run].samples
-    return reference_values(sampler=samples.sampler, asked=samples.n)
+    deep = wildcards.run == RUN or cfg.metrics.arms == "all"
+    return reference_values(sampler=samples.sampler, asked=samples.n, deep=deep)
 
 
 def timing_values(wildcards):

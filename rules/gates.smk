@@ -15,6 +15,12 @@ MEASURED = {
         "reference": rules.reference.output.table,
         "timing": rules.timing.output.table.format(run=RUN),
     },
+    6: {
+        "metrics": rules.measure.output.metrics.format(run=RUN),
+        "reference": rules.reference.output.table,
+        "questions": "results/ablations/questions.csv",
+        **{name: f"results/ablations/{name}.csv" for name in cfg.active},
+    },
 }
 
 

@@ -79,6 +79,18 @@ def test_a_scan_with_a_problem_has_no_split_and_moves_nobody_else():
     assert cohort.split_by_person(pd.concat([table, new]), SHARES, seed=0).tolist() == [*split, *[""] * 6]
 
 
+def test_a_smaller_share_of_the_training_people_is_among_a_larger_one():
+    table = people(40)
+    table["split"] = cohort.split_by_person(table, SHARES, seed=0)
+    kept = {share: cohort.some_trained(table, share) for share in (1.0, 0.5, 0.25, 0.001)}
+    assert kept[1.0].tolist() == table["split"].tolist()
+    trained = {share: set(splits.index[splits == "train"]) for share, splits in kept.items()}
+    assert [len(scans) for scans in trained.values()] == [64, 32, 16, 2]  # both scans of a person stay or go
+    assert trained[0.001] < trained[0.25] < trained[0.5] < trained[1.0]
+    others = table.loc[table["split"] != "train", "scan"]
+    assert all(splits[others].tolist() == kept[1.0][others].tolist() for splits in kept.values())
+
+
 @pytest.mark.parametrize("shares", [{"train": 0.8, "val": 0.1}, {"train": 1.1, "val": -0.1}, {"training": 1.0}])
 def test_shares_that_are_no_shares_are_refused(shares):
     with pytest.raises(ValueError, match=re.escape(f"not negative, and sum to 1; got {shares}")):

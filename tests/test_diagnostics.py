@@ -205,8 +205,10 @@ def test_a_raw_loss_that_explodes_behind_a_calm_weighted_one_is_noticed(tmp_path
 
 def test_a_stopped_run_leaves_what_led_to_it(tmp_path, monkeypatch):
     monkeypatch.setitem(nets.CONDITIONINGS, "t-h", in_thousandths)
-    monkeypatch.setattr(latents, "training_set", lambda *_: torch.randn(16, 4, 4, 4, 4))
-    pd.DataFrame({"scan": ["one"], "split": ["train"]}).to_csv(tmp_path / "qc.tsv", sep="\t", index=False)
+    monkeypatch.setattr(latents, "training_set", lambda *_, **__: torch.randn(16, 4, 4, 4, 4))
+    pd.DataFrame({"scan": ["one"], "person": ["one"], "split": ["train"]}).to_csv(
+        tmp_path / "qc.tsv", sep="\t", index=False
+    )
     (tmp_path / "stats.json").write_text("{}")
     (tmp_path / "runs").mkdir()
     cfg = yaml.safe_load((ROOT / "config.yaml").read_text())

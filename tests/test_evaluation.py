@@ -68,6 +68,7 @@ def judge(new, heads):
     judge = new()
     for name, volumes in (("real", heads[1]), ("1", noise(6))):
         judge.add(name, volumes)
+        judge.diversity(name, volumes)
         judge.look(name, volumes)
     return judge
 

@@ -7,16 +7,18 @@ import pandas as pd
 import pytest
 
 from neuromf import gates
+from neuromf.criteria import CRITERIA
 from workflow_scripts import gate as gate_script
 
-PHASES = (0, 1, 2, 4, 5)
+PHASES = (0, 1, 2, 4, 5, 6)
 BOUNDS = {
     "P0-T4": 0.9, "P0-T5": 30.0,
     "P1-T1": 1.0, "P1-T2": 1.0, "P1-T3": 0.5, "P1-T4": 0.5, "P1-T4b": 2.0, "P1-T5": 1.0, "P1-T7": 0.89,
     "P2-T4": 1.0, "P2-T5": 0.1, "P2-T6": 0.01, "P2-T7": 1.0,
     "P4-T1": 100, "P4-T2": 1.0, "P4-T2b": 2.0, "P4-T3": 10.0, "P4-T4": 1.0, "P4-T4b": 1.0, "P4-T5": 0.7,
-    "P4-T5b": 0.9, "P4-T5c": 0.5, "P4-T6": 1.0, "P4-T7": 0.1, "P6-T4": 2.0,
+    "P4-T5b": 0.9, "P4-T5c": 0.5, "P4-T6": 1.0, "P4-T7": 0.1,
     "P5-T1": 1.0, "P5-T2": 1.0, "P5-T3": 0.7, "P5-T4": 1.0, "P5-T5": 1.0, "P5-T6": 2.0, "P5-T7": 0.5,
+    "P6-T1": 1.0, "P6-T2": 0.05, "P6-T3": 3, "P6-T4": 2.0, "P6-T5": 2.0,
 }  # fmt: skip
 
 
@@ -77,6 +79,19 @@ def timing(decoder=0.6):
     return pd.DataFrame(rows, columns=["part", "evaluations", "batch", "seconds_per_volume"])
 
 
+def arms(ablation, *names, step=1.0, absent=None):
+    """Rows of an ablation: each arm's distance at one evaluation is larger by `step` than that of the one before."""
+    rows = [(ablation, arm, "0", "1", "frechet", "encoder", 1.0 + k * step) for k, arm in enumerate(names)]
+    rows += [(ablation, names[0], "0", "10", "frechet", "encoder", 9.0), (ablation, absent, "0", "", "", "", None)]
+    columns = ["ablation", "arm", "seed", "nfe", "metric", "features", "value"]
+    return pd.DataFrame(rows[: len(rows) - (absent is None)], columns=columns)
+
+
+def asked(p=0.01):
+    rows = [("prediction", "difference", p), ("prediction", "equivalence", 0.9), ("lp", "variance", 0.9)]
+    return pd.DataFrame(rows, columns=["ablation", "question", "p_holm"])
+
+
 @pytest.fixture
 def measured(tmp_path):
     """Writes the files of a phase, all of them passing but for what is changed, and names them."""
@@ -89,8 +104,13 @@ def measured(tmp_path):
             3: {"verdicts.json": {"test_P3_T1_the_net_takes_times": True, "test_P3_T6_lp[1.0-3]": True}},
             4: {"history.csv": flow_history(), "metrics.csv": metrics(), "reference.csv": None},
             5: {"metrics.csv": metrics(), "reference.csv": None, "timing.csv": timing()},
-        }[phase]
-        if phase in (4, 5):
+            6: {
+                "metrics.csv": metrics(), "reference.csv": None, "questions.csv": asked(),
+                "rectified.csv": arms("rectified", "meanflow", "rectified"),
+                "prediction.csv": arms("prediction", "x", "u"), "lp.csv": arms("lp", "2.0", "1.0", "1.5"),
+            },
+        }[phase]  # fmt: skip
+        if phase in (4, 5, 6):
             table = changes.get("metrics", contents["metrics.csv"])
             of_real = table["nfe"].isin(OF_REAL)
             contents["reference.csv"], changes["metrics"] = table[of_real], table[~of_real]
@@ -107,7 +127,13 @@ def measured(tmp_path):
 
 def judge(phase, measured, bounds=BOUNDS, informational=(), before="none"):
     return gates.judge(
-        phase, measured, bounds=bounds, informational=list(informational), before=before, study="tiny study"
+        phase,
+        measured,
+        CRITERIA.get(phase, {}),
+        bounds=bounds,
+        informational=list(informational),
+        before=before,
+        study="tiny study",
     )
 
 
@@ -131,14 +157,14 @@ def message(error):
 def test_a_phase_whose_rows_all_pass_is_open(measured, phase):
     gate = judge(phase, measured(phase))
     assert (gate["phase"], gate["status"], gate["study"], gate["blocked_by"]) == (phase, "OPEN", "tiny study", [])
-    assert [row["id"] for row in gate["rows"]] == list(gates.CRITERIA[phase])
+    assert [row["id"] for row in gate["rows"]] == list(CRITERIA[phase])
     for row in gate["rows"]:
         assert row["passed"] and row["what"] and row["bound"][:2] in (">=", "<=") and "next" not in row
         assert row["source"] in measured(phase).values()
 
 
 def test_every_criterion_of_every_phase_has_a_bound_here():
-    assert BOUNDS.keys() == {name for criteria in gates.CRITERIA.values() for name in criteria}
+    assert BOUNDS.keys() == {name for criteria in CRITERIA.values() for name in criteria}
 
 
 FAULTS = {
@@ -166,7 +192,7 @@ FAULTS = {
     "P5-T2": (5, {"metrics": metrics(frechet_blurred=1.5)}, 1.2),
     "P5-T3": (5, {"metrics": metrics(nearest_ms_ssim_1=0.6)}, 0.6),
     "P5-T6": (5, {"timing": timing(decoder=2.0)}, 2.2),
-    "P6-T4": (5, {"metrics": metrics(frechet_10=0.75)}, 2.4),
+    "P6-T1": (6, {"lp": arms("lp", "2.0", "1.0", absent="1.5")}, 0.85714),
 }
 
 
@@ -174,7 +200,7 @@ FAULTS = {
 def test_one_critical_row_that_fails_blocks_and_is_named(measured, name):
     phase, changes, value = FAULTS[name]
     gate = judge(phase, measured(phase, **changes))
-    side = ">=" if gates.CRITERIA[phase][name].side == "above" else "<="
+    side = ">=" if CRITERIA[phase][name].side == "above" else "<="
     assert (gate["status"], gate["blocked_by"]) == ("BLOCKED", [name])
     assert row(gate, name) == {
         "id": name, "measured": value, "bound": f"{side} {BOUNDS[name]:g}", "kind": "critical", "passed": False,
@@ -198,7 +224,7 @@ def test_P2_T4_each_arm_must_fall_by_epoch_10_and_after_it(measured, last, tenth
 
 
 def test_every_critical_criterion_was_made_to_fail():
-    critical = {name for of in gates.CRITERIA.values() for name, c in of.items() if c.kind == "critical"}
+    critical = {name for of in CRITERIA.values() for name, c in of.items() if c.kind == "critical"}
     assert critical == FAULTS.keys() | {"P2-T4"}
 
 
@@ -215,6 +241,11 @@ def test_a_value_on_its_bound_passes(measured):
         (5, "P5-T4", {"metrics": metrics(segmented_1=0.9)}),
         (5, "P5-T5", {"metrics": metrics(wasserstein_csf_sd_1=1.1)}),
         (5, "P5-T7", {"metrics": metrics(nearest_alarm_1=1.0)}),
+        (6, "P6-T2", {"questions": asked(0.06)}),
+        (6, "P6-T2", {"questions": asked(float("nan"))}),
+        (6, "P6-T3", {"lp": arms("lp", "2.0", "1.0")}),
+        (6, "P6-T4", {"metrics": metrics(frechet_10=0.75)}),
+        (6, "P6-T5", {"rectified": arms("rectified", "meanflow", "rectified", step=0.9)}),
     ],
 )
 def test_an_informational_row_is_reported_and_does_not_block(measured, phase, name, changes):
@@ -268,6 +299,12 @@ def test_a_criterion_without_a_bound_is_refused(measured):
     assert message(error) == (
         "gates.bounds has no bound for P0-T5 (round-trip PSNR of held-out volumes, dB); add one to the config"
     )
+
+
+def test_what_a_study_does_not_ask_has_no_row(measured):
+    files = measured(6)
+    gate = judge(6, {name: file for name, file in files.items() if name not in ("lp", "prediction")})
+    assert [r["id"] for r in gate["rows"]] == ["P6-T1", "P6-T4", "P6-T5"]
 
 
 # --- phase 3: tests ----------------------------------------------------------------------------------

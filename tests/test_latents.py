@@ -376,6 +376,7 @@ def test_P1_T6_training_latents_have_their_shape_type_and_normalisation(shards):
     torch.testing.assert_close(people.std(1, correction=0), torch.ones(4).double(), rtol=1e-5, atol=0)
     torch.testing.assert_close(data[:3], latents.normalise(train["mean"], stats))
     torch.testing.assert_close(data[3:], latents.normalise(train["copies"], stats))
+    assert torch.equal(latents.training_set(paths, splits, stats, copies=False), data[:3])
 
 
 def test_P1_T6_training_latents_without_copies_are_the_people_alone(shards, tmp_path):

@@ -1,4 +1,7 @@
-"""Every metric of one run: its samples at each number of evaluations, against what is known of real people."""
+"""Metrics of one run: its samples at each number of evaluations, against what is known of real people.
+
+A run that is not measured in depth has distances, diversity and deviations alone: no anatomy, nearest heads or regions.
+"""
 
 from collections.abc import Sequence
 
@@ -14,34 +17,42 @@ from neuromf.volumes import of_split, read_volumes
 from workflow_scripts._cli import arguments
 
 FORM = {"index": False, "float_format": "%.6g"}
+NEAREST, REGIONAL = ["generated", "train"], ["scan", "set", "region", "ml"]  # of a run not measured in depth
+SPECTRUM = ["nfe", "frequency", "power"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     inputs = ("samples:paths", "model", "people", "regions", "qc", "weights", "run:str", "config:json")
     args = arguments(__doc__, argv, *inputs, "metrics", "spectra", "nearest", "regional")
     net, train = vae.load(args.weights), of_split(read_table(args.qc), "train")
-    sampler, asked, specs = (args.config.pop(name) for name in ("sampler", "asked", "features"))
+    sampler, asked, deep, specs = (args.config.pop(name) for name in ("sampler", "asked", "deep", "features"))
     calibration = read_volumes(train[: evaluation.CALIBRATION])[:, 0].numpy()
     sets = evaluation.open_sets(specs, vae=net, calibration=calibration)
     judge = evaluation.Evaluation(evaluation.load_people(args.people), sets, **args.config)
 
+    nearest, regional = pd.DataFrame(columns=NEAREST), pd.DataFrame(columns=REGIONAL)
     for folder in args.samples:
         nfe, listed = folder.name.removeprefix("nfe-"), read_table(folder / "samples.tsv")
         volumes = read_volumes(listed["file"])[:, 0].float().numpy()
         drawn = torch.load(folder / "latents.pt", weights_only=True)
         judge.add(nfe, volumes)
         judge.keep(nfe, [row("readable", len(volumes) / asked, len(volumes))])
-        judge.look(nfe, volumes)
+        judge.diversity(nfe, volumes)
         judge.deviation(nfe, drawn.double().numpy())
-        if nfe == "1":
-            nearest_heads(judge, volumes, listed["file"].tolist(), train).to_csv(args.nearest, **FORM)
-            regions(judge, volumes, pd.read_csv(args.regions)).to_csv(args.regional, **FORM)
+        if deep:
+            judge.look(nfe, volumes)
+        if deep and nfe == "1":
+            nearest = nearest_heads(judge, volumes, listed["file"].tolist(), train)
+            regional = regions(judge, volumes, pd.read_csv(args.regions))
     same = {"n": len(drawn), "seed": int(listed["seed"].iloc[0]), "sampler": sampler}
-    for name, other in generate.others(args.model, **same).items():
+    for name, other in generate.others(args.model, **same).items() if deep else ():
         judge.add(name, latents.decode(net, other).numpy())
-    judge.compare("1", "online")
+    if deep:
+        judge.compare("1", "online")
+    nearest.to_csv(args.nearest, **FORM)
+    regional.to_csv(args.regional, **FORM)
     pd.DataFrame(judge.rows).assign(run=args.run).to_csv(args.metrics, **FORM)
-    pd.DataFrame(judge.spectra).assign(run=args.run).to_csv(args.spectra, **FORM)
+    pd.DataFrame(judge.spectra, columns=SPECTRUM).assign(run=args.run).to_csv(args.spectra, **FORM)
 
 
 def nearest_heads(

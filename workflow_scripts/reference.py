@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     judge.add("vae", decoded)
     regional = {}
     for name, volumes in (("real", real), ("vae", decoded)):
+        judge.diversity(name, np.asarray(volumes, np.float32))
         judge.look(name, np.asarray(volumes, np.float32))
         regional[name] = judge.segment(volumes)
     judge.regions("vae", regional["real"], regional["vae"])

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from neuromf import fitting, generate, latents
-from neuromf.cohort import read_table
+from neuromf.cohort import read_table, some_trained
 from neuromf.diagnostics import Diagnostics, Trouble
 from neuromf.gaussian import GaussianFlow
 from neuromf.rectified import load_rectified
@@ -17,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "latents:paths", "stats", "qc", "config:json", *files)
     net, settings = args.config["net"], {**args.config["flow"], **args.config["train"]}
     stats = latents.read_stats(args.stats)
-    data = latents.training_set(args.latents, read_table(args.qc).set_index("scan")["split"], stats)
+    splits = some_trained(read_table(args.qc), settings.pop("people"))
+    data = latents.training_set(args.latents, splits, stats, copies=settings.pop("copies"))
     running = {name: settings.pop(name) for name in ("checkpoint_every", "precision", "clip", "accumulate")}
     prediction, n_axes, start = (settings.pop(name) for name in ("prediction", "base_axes", "start"))
     quiet = quiet_steps(settings)

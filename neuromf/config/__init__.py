@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from neuromf.config.data import VAE, Cohort, Latents, Volumes
+from neuromf.config.fcd import Fcd
 from neuromf.config.judging import Gate, Metrics, Questions
 from neuromf.config.model import Flow, Net, Samples, Torus, Train
 from neuromf.config.types import RunName, Section, Seed
@@ -37,6 +38,7 @@ class Config(Section):
     metrics: Metrics
     gates: Gate
     questions: Questions = Questions()
+    fcd: Fcd = Fcd()
     every_arm: Overrides = {}
     ablations: dict[RunName, Ablation] = {}
     active: list[RunName] = []

@@ -22,6 +22,7 @@ class Features(Section):
 
 class Metrics(Section):
     features: list[Features] = Field([Features(name="encoder")], min_length=1)
+    arms: Literal["distances", "all"] = "distances"
     segmentation: Literal["atlas", "synthseg"] = "atlas"
     n_pairs: Count = 24
     n_anatomy: Count = 24

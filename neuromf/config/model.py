@@ -1,6 +1,6 @@
 """Sections about the flow: the torus, the network, what it regresses, its training and its samples."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -96,6 +96,8 @@ class Diagnostics(Section):
 
 
 class Train(Section):
+    people: Annotated[float, Field(gt=0, le=1)] = 1.0
+    copies: bool = True
     steps: Count
     batch: Count
     lr: Positive

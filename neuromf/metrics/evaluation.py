@@ -124,16 +124,18 @@ class Evaluation:
         """Take in rows of a set."""
         self.rows += [{"nfe": nfe, **row} for row in rows]
 
+    def diversity(self, nfe: str, volumes: NDArray) -> None:
+        """Measure how alike the volumes of a set are, by multi-scale SSIM between pairs."""
+        n_pairs = min(self.n_pairs, len(volumes) * (len(volumes) - 1) // 2)
+        self.keep(nfe, [row("pair_ms_ssim", similarity.pair_ms_ssim(volumes, n_pairs, self.seed), n_pairs)])
+
     def look(self, nfe: str, volumes: NDArray) -> None:
-        """Measure diversity, symmetry, topology, anatomy and spectrum of a set."""
+        """Measure symmetry, topology, anatomy and spectrum of a set."""
         tissue = anatomy.describe(volumes[: self.n_anatomy], self.spacing_mm)
         ratio = spectral.high_frequency_ratio(volumes, self.spacing_mm)
         columns = {"symmetry": anatomy.symmetry(volumes), "high_frequency_ratio": ratio}
         per_volume = [pd.DataFrame(columns), anatomy.topology(volumes), tissue]
-        n_pairs = min(self.n_pairs, len(volumes) * (len(volumes) - 1) // 2)
-        rows = [row("pair_ms_ssim", similarity.pair_ms_ssim(volumes, n_pairs, self.seed), n_pairs)]
-        rows += [one for table in per_volume for one in morphometry.means(table, features="", seed=self.seed)]
-        self.keep(nfe, rows)
+        self.keep(nfe, [one for table in per_volume for one in morphometry.means(table, features="", seed=self.seed)])
         frequency, power = spectral.radial_spectrum(volumes, self.spacing_mm)
         pairs = zip(frequency, power.mean(0), strict=True)
         self.spectra += [{"nfe": nfe, "frequency": f, "power": p} for f, p in pairs]
