@@ -44,8 +44,8 @@ def plan(config: Config) -> tuple[dict[str, Config], list[Member]]:
 
 def _changed(config: Config, overrides: Overrides, seed: int, *, where: str) -> Config:
     """The config of one arm: what every arm changes, then what this one does, then its seed."""
-    plain = config.model_dump() | {"ablations": {}, "active": [], "every_arm": {}}
-    for change in (config.every_arm, overrides, {"train": {"seed": seed}}):
+    plain = config.model_dump() | {"ablations": {}, "active": [], "every_arm": None}
+    for change in (config.every_arm or {}, overrides, {"train": {"seed": seed}}):
         plain = _merge(plain, change)
     try:
         return read_config(plain)

@@ -99,9 +99,9 @@ def bench_values():
 
 
 def verification_tests():
-    """The files of the tests that judge a phase, which are part of its inputs."""
+    """The files of the tests that judge a phase, named from the repository's root, wherever that lies."""
     names = ("flow", "nets", "training")
-    return [f"{workflow.basedir}/tests/test_{name}.py" for name in names]
+    return [f"tests/test_{name}.py" for name in names]
 
 
 def cohort_values():
@@ -199,6 +199,7 @@ DRAWN = {
     "fig_5": "lp",
     "fig_6": "prediction",
 }  # the ablation of a figure
+TABLED = {"table_2": "prediction", "table_3": "lp"}  # and of a table
 
 
 def arms_of(ablation):
@@ -260,11 +261,31 @@ def compared(ablation, **more):
     )
 
 
+def tabled(ablation):
+    """What a table of arms shows: the distance of the questions, KID in the same features, and the likeness of pairs."""
+    asked = cfg.questions.distance
+    shown = [
+        asked.model_dump(),
+        {"metric": "kid", "features": asked.features},
+        cfg.questions.similarity.model_dump(exclude={"goal"}),
+    ]
+    return as_json(
+        study=cfg.study, ablation=ablation, arms=arms_of(ablation), shown=shown
+    )
+
+
 def findings(part):
-    """Files of the active ablations, complete or partial."""
+    """Files of the active ablations, complete or partial: tables, figures, tables of the paper."""
     if not cfg.active:
         return []
     figures = [name for name, ablation in DRAWN.items() if ablation in cfg.active]
-    return expand(
-        "results/{part}ablations/{name}.csv", part=part, name=[*cfg.active, "questions"]
-    ) + expand("results/{part}figures/{name}.pdf", part=part, name=figures)
+    tables = [name for name, ablation in TABLED.items() if ablation in cfg.active]
+    return [
+        *expand(
+            "results/{part}ablations/{name}.csv",
+            part=part,
+            name=[*cfg.active, "questions"],
+        ),
+        *expand("results/{part}figures/{name}.pdf", part=part, name=figures),
+        *expand("results/{part}tables/{name}.tex", part=part, name=tables),
+    ]

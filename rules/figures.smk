@@ -186,5 +186,5 @@ rule figures:
         rules.latents.output.pdf,
         rules.privacy.output.pdf,
         rules.table_1.output.tex,
-        expand(rules.dashboard.output.pdf, run=RUNS),
+        rules.dashboard.output.pdf.format(run=RUN),
     localrule: True

@@ -27,3 +27,33 @@ rule table_1:
     shell:
         "python -m workflow_scripts.table_1 --metrics {input.metrics:q} --timing {input.timing:q}"
         " --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"
+
+
+rule table_arms:
+    """Tables 2 and 3: the arms of an ablation, over seeds, with what its questions came to."""
+    input:
+        table=lambda w: f"results/{w.part}ablations/{TABLED[w.table]}.csv",
+        questions=rules.questions.output.table,
+    output:
+        tex="results/{part}tables/{table}.tex",
+        csv="results/{part}tables/{table}.csv",
+        facts="results/{part}tables/{table}.json",
+    wildcard_constraints:
+        table="|".join(TABLED),
+    log:
+        "results/logs/{part}{table}.log",
+    benchmark:
+        "results/benchmarks/{part}{table}.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    params:
+        cfg=lambda w: tabled(TABLED[w.table]),
+        stem=subpath(output.tex, strip_suffix=".tex"),
+        code=code_digest("workflow_scripts.table_arms"),
+    shell:
+        "python -m workflow_scripts.table_arms --table {input.table:q} --questions {input.questions:q}"
+        " --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"

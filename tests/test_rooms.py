@@ -17,11 +17,11 @@ from neuromf.workflow import code_files
 ROOT = Path(__file__).parents[1]
 LAYERS = [  # a room may import those of its own layer and of the layers after it
     {"workflow_scripts"},
-    {"training", "vae_training", "fitting", "diagnostics", "bench", "bench_vae", "generate", "timing", "lora", "fcd"}
-    | {"metrics", "gates", "figures", "tables", "ablations"},
+    {"training", "vae_training", "fitting", "diagnostics", "bench", "bench_vae", "generate", "timing", "lora", "fcd", "joint"}
+    | {"lesions", "masks", "segmenter", "metrics", "gates", "criteria", "figures", "tables", "ablations", "report"},
     {"vae", "latents", "augmentation", "phantom", "rectified"},
     {"nets", "gaussian", "layers", "flow", "volumes", "scans", "foreground", "tools", "cohort", "sources", "torus"}
-    | {"fetch", "archives", "ixi", "seeds"},
+    | {"fetch", "archives", "ixi", "seeds", "files"},
 ]
 ALONE = {"flow", "seeds", "cohort", "sources", "fetch", "metrics", "gates", "config"}  # import no other room
 UPWARD = {("vae", "metrics")}  # SSIM of a round trip; harmless, since metrics import no other room

@@ -11,7 +11,7 @@ RECTIFIED = {"flow": {"times": {"share_r_equals_t": 1.0, "share_corner": 0.0}}, 
 
 
 def study(ablations, active=None, **more):
-    values = yaml.safe_load((ROOT / "config.yaml").read_text()) | {"ablations": ablations, "every_arm": {}} | more
+    values = yaml.safe_load((ROOT / "config.yaml").read_text()) | {"ablations": ablations, "every_arm": None} | more
     return read_config(values | {"active": list(ablations) if active is None else active})
 
 

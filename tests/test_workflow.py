@@ -271,3 +271,67 @@ def test_a_study_of_a_table_is_planned_without_one_of_its_files(tmp_path):
     jobs = dict(line.split() for line in done.stdout.splitlines() if re.fullmatch(r"\w+ +\d+", line))
     assert jobs["prepare"] == jobs["encode"] == "3" and jobs["cohort"] == "1"  # 20 scans, 8 in a shard
     assert "phantom" not in jobs
+
+
+# --- a fan-out of arms -------------------------------------------------------------------------------
+
+TWO = {"rectified": {"arms": {"rectified": {"train": {"steps": 60}}}}, "lp": {"arms": {"1.25": {"flow": {"p": 1.25}}}}}
+AGAIN = {"sample": 2, "measure": 1, "ablation": 1, "questions": 1, "fig_5": 1, "table_arms": 1}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which every file of two ablations stands as if it had been made."""
+    folder = tmp_path_factory.mktemp("finished")
+    asked(folder, TWO)
+    table = planned("ablations", "--summary", folder=folder)
+    for row in csv.DictReader(io.StringIO(table[table.index("output_file") :]), delimiter="\t"):
+        made = folder / row["output_file"]
+        (made.parent if made.suffix else made).mkdir(parents=True, exist_ok=True)
+        if made.suffix:
+            made.touch()
+    planned("ablations", "--touch", folder=folder)
+    return folder
+
+
+def asked(folder, ablations):
+    """Write the overlay of a study that asks for these ablations."""
+    text = yaml.safe_dump({"ablations": ablations, "active": ["rectified", "lp"]})
+    (folder / "study.yaml").write_text(text)
+
+
+def planned(*arguments, folder):
+    return snakemake(
+        *arguments, "--snakefile", str(ROOT / "Snakefile"), cwd=folder, study=folder / "study.yaml"
+    ).stdout
+
+
+def jobs(folder, ablations):
+    """How often each rule would run for these ablations, but for the target itself."""
+    asked(folder, ablations)
+    text = planned("ablations", "-n", folder=folder)
+    if "Nothing to be done" in text:
+        return {}
+    lines = text[text.index("Job stats") :].split("\n\n")[0].splitlines()[3:]
+    return {rule: int(n) for rule, n in map(str.split, lines) if rule not in ("ablations", "total")}
+
+
+def arm(p, name="1.25"):
+    return TWO | {"lp": {"arms": {name: {"flow": {"p": p}}}}}
+
+
+def test_a_new_arm_and_an_edited_one_are_trained_and_nothing_else(finished):
+    assert jobs(finished, TWO) == {}
+    both = {"1.25": {"flow": {"p": 1.25}}, "1.75": {"flow": {"p": 1.75}}}
+    assert jobs(finished, TWO | {"lp": {"arms": both}}) == {"train": 1, **AGAIN}
+    assert jobs(finished, arm(1.3)) == {"train": 1, **AGAIN}
+    swapped = {"1.25": {"flow": {"p": 1.5}}, "1.5": {"flow": {"p": 1.25}}}
+    assert jobs(finished, TWO | {"lp": {"arms": swapped}})["train"] == 2
+    same = {"lp": {"arms": {"1.25": {"flow": {"p": 1.25}}, "again": {"flow": {"p": 1.25}}}}}
+    assert "train" not in jobs(finished, TWO | same)
+
+
+def test_a_fan_out_that_was_killed_goes_on_with_what_is_missing(finished):
+    for path in (finished / "results" / "runs" / "lp-1.25-s0").iterdir():
+        path.unlink()  # as of a job that did not end
+    assert jobs(finished, TWO) == {"train": 1, **AGAIN}

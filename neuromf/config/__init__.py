@@ -39,7 +39,7 @@ class Config(Section):
     gates: Gate
     questions: Questions = Questions()
     fcd: Fcd = Fcd()
-    every_arm: Overrides = {}
+    every_arm: Overrides | None = None
     ablations: dict[RunName, Ablation] = {}
     active: list[RunName] = []
 
