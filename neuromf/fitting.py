@@ -6,8 +6,10 @@ resumed run draws what the unbroken one would have, bit for bit on a CPU.
 
 import logging
 import math
+import pickle
 import resource
 import time
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from neuromf.seeds import generator
 
 logger = logging.getLogger(__name__)
+
+DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError)
 
 
 class Study(pl.LightningModule):
@@ -52,7 +56,7 @@ class Study(pl.LightningModule):
         self.lr_end, self.warmup, self.weight_decay, self.log_every = lr_end, warmup, weight_decay, log_every
         self.register_buffer("drawn", torch.zeros((), dtype=torch.long))  # batches drawn so far, ever
         self.checkpoint: Path | None = None
-        self.checkpoint_every = 0
+        self.checkpoint_every, self.made_by = 0, ""
         self.began: tuple[float, int] | None = None
         self.started, self.earlier = time.monotonic(), 0.0  # of this process, and seconds of those before it
         self.history: list[dict[str, float]] = []
@@ -144,6 +148,7 @@ class Study(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["history"], checkpoint["sums"], checkpoint["seconds"] = self.history, self.sums, self.seconds()
+        checkpoint["made_by"] = self.made_by
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.history, self.sums, self.earlier = checkpoint["history"], checkpoint["sums"], checkpoint["seconds"]
@@ -173,6 +178,8 @@ def fit(
     module: Study,
     *,
     checkpoint: Path,
+    made_by: str = "",
+    keep: bool = False,
     checkpoint_every: int = 200,
     precision: str = "32-true",
     clip: float = 1.0,
@@ -185,13 +192,16 @@ def fit(
 
     Arguments:
         module: What is trained; its history is complete afterwards, whatever was interrupted.
-        checkpoint: File of the last whole state. It is removed when the run has ended.
+        checkpoint: File of the last whole state; the one before it stays beside. Both go when the run has ended.
+        keep: Leave both, for `forget` once the results are written: a full disk then loses a few steps and no more.
+        made_by: What the training depends on, such as its settings and digests of code and data. A checkpoint made by
+            anything else, or damaged, is not gone on from.
         precision: Of Lightning; the derivative of the flow is float32 all the same.
         clip: Largest norm of the gradient.
         accumulate: Batches per optimiser step.
         devices, num_nodes: Processes a node and nodes; a batch is shared out among all of them.
     """
-    module.checkpoint, module.checkpoint_every = checkpoint, checkpoint_every
+    module.checkpoint, module.checkpoint_every, module.made_by = checkpoint, checkpoint_every, made_by
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     trainer = pl.Trainer(
         max_steps=module.steps,
@@ -211,10 +221,46 @@ def fit(
         use_distributed_sampler=False,
     )
     loader = DataLoader(Draws(module.steps * accumulate))
-    trainer.fit(module, loader, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+    trainer.fit(module, loader, ckpt_path=usable(checkpoint, made_by), weights_only=True)
     if module.global_step < module.steps:
         raise RuntimeError(f"training ended at step {module.global_step} of {module.steps}; run it again to go on")
-    checkpoint.unlink(missing_ok=True)
+    if not keep:
+        forget(checkpoint)
+
+
+def forget(checkpoint: Path) -> None:
+    """Remove the checkpoints of a training whose results are written."""
+    for path in (checkpoint, one_before(checkpoint)):
+        path.unlink(missing_ok=True)
+
+
+def usable(checkpoint: Path, made_by: str = "") -> Path | None:
+    """The newest whole checkpoint of this very training, else None; one that is left out is named with the reason."""
+    for path in (checkpoint, one_before(checkpoint)):
+        if path.exists():
+            if not (reason := _unfit(path, made_by)):
+                logger.info("going on from %s", path)
+                return path
+            logger.warning("%s is not gone on from: %s", path, reason)
+    return None
+
+
+def one_before(checkpoint: Path) -> Path:
+    """Where the checkpoint before the last one lies."""
+    return checkpoint.with_name(f"before-{checkpoint.name}")
+
+
+def _unfit(path: Path, made_by: str) -> str:
+    """Why a checkpoint must not be gone on from; nothing where it may."""
+    try:
+        with zipfile.ZipFile(path) as file:  # its checksums, which torch does not look at in mapped files
+            broken = file.testzip()
+        if broken:
+            return f"it is damaged ({broken})"
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("made_by")
+    except DAMAGED as error:
+        return f"it is cut short or damaged ({type(error).__name__})"
+    return "" if found == made_by else "it is of other settings, data or code"
 
 
 def write_rows(rows: list[dict], path: Path) -> None:
@@ -244,8 +290,14 @@ def device_name() -> str:
 
 
 def save_whole(trainer: pl.Trainer, path: Path) -> None:
-    """Write the state to a file beside, then put it in place: a kill leaves the old one or the new one."""
+    """Write the state to a file beside, then put it in place: the last one or the one before is always there."""
     part = path.with_suffix(".part")
-    trainer.save_checkpoint(part)
-    if trainer.is_global_zero:
-        part.replace(path)
+    try:
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            if path.exists():
+                path.replace(one_before(path))
+            part.replace(path)
+    finally:
+        if trainer.is_global_zero:
+            part.unlink(missing_ok=True)

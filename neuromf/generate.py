@@ -21,10 +21,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neuromf import flow, latents, seeds
 from neuromf.cohort import write_table
+from neuromf.files import save_tensors
 from neuromf.gaussian import GaussianFlow
 from neuromf.latents import decode
 from neuromf.nets import MeanVelocityNet, UNet
@@ -68,17 +70,42 @@ def save_run(path: Path, nets: dict[str, MeanVelocityNet], *, early: Tensor, net
     weights = {kind: each.net.state_dict() for kind, each in nets.items()}
     base = u.base and u.base.state_dict()
     about = {"net": net, "prediction": u.prediction, "head": u.head, "base": base, "stats": json.dumps(stats)}
-    torch.save({"weights": weights, "early": early, **about}, path)
+    save_tensors({"weights": weights, "early": early, **about}, path)
 
 
-def load_run(path: Path, weights: str = "ema") -> Run:
-    """A run as written by `save_run`, frozen, on the CPU; weights are "ema", "online" or another average."""
-    stored = torch.load(path, map_location="cpu", weights_only=True)
+def load_run(path: str | Path, weights: str = "ema") -> Run:
+    """A run as written by `save_run`, or a folder that it was packed into (`export.py`), frozen, on the CPU.
+
+    Weights are "ema", "online" or another average; a packed run has "ema" alone.
+    """
+    packed = Path(path).is_dir()
+    stored = _packed(Path(path), weights) if packed else torch.load(path, map_location="cpu", weights_only=True)
     base = stored["base"] and GaussianFlow(**stored["base"])
     u = build(stored["net"], stored["prediction"], base=base, head=stored["head"])
     u.net.load_state_dict(stored["weights"][weights])
     stats = json.loads(stored["stats"])
     return Run(u.requires_grad_(False).eval(), stats, tuple(stats["shape"]))
+
+
+def _packed(folder: Path, weights: str) -> dict:
+    """What `save_run` stores, from the folder of a packed run."""
+    missing = [name for name in ("config.json", "weights.safetensors") if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)}: it is no run packed by the rule export")
+    if weights != "ema":
+        raise ValueError(f"{folder} is a packed run, which has the weights ema alone; {weights!r} is in its model.pt")
+    about, file = json.loads((folder / "config.json").read_text(encoding="utf-8")), folder / "weights.safetensors"
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != about["weights_sha256"]:
+        wanted = about["weights_sha256"]
+        raise ValueError(f"{file} has SHA-256 {found}, config.json beside it says {wanted}: copy the folder again")
+    tensors, parts = load_file(file), {}
+    for part in ("net", "base"):
+        parts[part] = {k.removeprefix(f"{part}."): w for k, w in tensors.items() if k.startswith(f"{part}.")}
+    kept = {name: about[name] for name in ("net", "prediction", "head")}
+    stats = json.dumps(about["stats"])
+    return {**kept, "weights": {"ema": parts["net"]}, "base": parts["base"] or None, "stats": stats}
 
 
 def on(run: Run, device: str) -> Run:
@@ -266,7 +293,7 @@ def _store(path: Path, first: int, drawn: Tensor) -> None:
 def _gather(raw: Path, shape: tuple[int, ...]) -> None:
     """Turn the raw file into latents.pt, one tensor, without holding it in memory."""
     mapped = torch.from_file(str(raw), shared=False, size=math.prod(shape), dtype=torch.float32)
-    torch.save(mapped.view(shape), raw.with_name("latents.pt"))
+    save_tensors(mapped.view(shape), raw.with_name("latents.pt"))
     raw.unlink()
 
 

@@ -12,7 +12,6 @@ the shard as soon as it is there: a killed job loses the volume in flight, and t
 import hashlib
 import json
 import logging
-import os
 import pickle
 import shutil
 import time
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuromf.augmentation import MIRROR, NOTHING, Change, apply, as_text, draw
+from neuromf.files import save_tensors
 from neuromf.vae import DOWNSAMPLING, LATENT_CHANNELS, MAISIVAEWrapper, evaluate
 from neuromf.volumes import read_volume
 
@@ -77,7 +77,7 @@ def encode_shard(
     parts.mkdir(parents=True, exist_ok=True)
     how = {"made_by": made_by, "precision": precision}
     kept = [_encode_scan(vae, row, some, parts, progress, how) for row, some in zip(rows, todo, strict=True)]
-    save_whole(_as_shard([row["scan"] for row in rows], kept), out)
+    save_tensors(_as_shard([row["scan"] for row in rows], kept), out)
     shutil.rmtree(parts)
 
 
@@ -101,7 +101,7 @@ def _encode_scan(
         if not found:
             volume = volume or read_volume(row["volume"])
             made = _encode(vae, *volume, change, how["precision"])
-            save_whole({"key": key, "moments": made}, part)
+            save_tensors({"key": key, "moments": made}, part)
         moments.append(found or made)
         progress.count(computed=not found)
     return moments
@@ -136,16 +136,6 @@ def _as_shard(scans: list[str], kept: list[list[Moments]]) -> dict:
         "copies": torch.stack([mean for _, mean in copies]) if copies else nobody,
         "copied": [scan for scan, _ in copies],
     }
-
-
-def save_whole(thing: object, path: Path) -> None:
-    """Write with torch.save, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        torch.save(thing, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class _Progress:

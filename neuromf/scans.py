@@ -20,6 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 MAX_AXIS, MAX_VOXELS = 1024, 2**30
 MAX_SHEAR_DEG = 1.0
 MAX_TAIL = 2**20  # bytes after the voxels that are let pass, as padding
+GROWTH = {".nii": 1, ".img": 1, ".gz": 1032}  # times that a file of this kind can grow at most when it is unpacked
 DAMAGED = (OSError, EOFError, ValueError, TypeError, zlib.error, ImageFileError, HeaderDataError)
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM}
 
@@ -113,7 +114,19 @@ def _check_header(name: str, image: nib.Nifti1Pair, pixdim: np.ndarray) -> None:
             f"no orientation: sform_code and qform_code of {name} are 0, so left and right are unknown; "
             "convert it from DICOM again"
         )
+    _check_size(name, image)
     _check_affine(name, image.affine, pixdim)
+
+
+def _check_size(name: str, image: nib.Nifti1Pair) -> None:
+    """Refuse a claim of more voxels than the file can hold, before memory is taken for them."""
+    file = Path(image.file_map["image"].filename)
+    size, claimed = file.stat().st_size, int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
+    if size * GROWTH.get(file.suffix, np.inf) < claimed:
+        raise BadScan(
+            f"damaged: the data of {name} end too early or are broken ({size} bytes for {by(image.shape)} voxels, "
+            f"which take {claimed}); copy it again"
+        )
 
 
 def _check_affine(name: str, affine: np.ndarray, pixdim: np.ndarray) -> None:

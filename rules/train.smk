@@ -28,6 +28,6 @@ rule train:
         code=code_digest("workflow_scripts.train"),
     shell:
         "python -m workflow_scripts.train --gate {input.gate:q} --latents {input.latents:q}"
-        " --stats {input.stats:q} --qc {input.qc:q} --config {params.cfg:q} --model {output.model:q}"
+        " --stats {input.stats:q} --qc {input.qc:q} --config {params.cfg:q} --code {params.code:q} --model {output.model:q}"
         " --history {output.history:q} --diagnostics {output.diagnostics:q} --card {output.card:q}"
         " 2>&1 | tee {log:q}"

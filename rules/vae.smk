@@ -22,7 +22,8 @@ rule vae:
         cfg=vae_values(),
         code=code_digest("workflow_scripts.vae"),
     shell:
-        "python -m workflow_scripts.vae --qc {input.qc:q} --config {params.cfg:q} --out {output.weights:q}"
+        "python -m workflow_scripts.vae --qc {input.qc:q} --config {params.cfg:q} --code {params.code:q}"
+        " --out {output.weights:q}"
         " 2>&1 | tee {log:q}"
 
 

@@ -1,7 +1,9 @@
 """Train one run of the flow; its EMA weights, its history and diagnostics, and a card that says what made it."""
 
+import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from neuromf import fitting, generate, latents
 from neuromf.cohort import read_table, some_trained
@@ -16,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = ("model", "history", "diagnostics", "card")
     args = arguments(__doc__, argv, "latents:paths", "stats", "qc", "config:json", *files)
     net, settings = args.config["net"], {**args.config["flow"], **args.config["train"]}
+    made_by = json.dumps([args.config, args.code, *map(digest, (args.stats, args.qc))], sort_keys=True)
     stats = latents.read_stats(args.stats)
     splits = some_trained(read_table(args.qc), settings.pop("people"))
     data = latents.training_set(args.latents, splits, stats, copies=settings.pop("copies"))
@@ -30,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     study = FlowStudy(u, data, diagnostics=diagnostics, **settings)
     checkpoint = args.model.parent / "ckpt" / "last.ckpt"
     try:
-        fitting.fit(study, checkpoint=checkpoint, **running)
+        fitting.fit(study, checkpoint=checkpoint, made_by=made_by, keep=True, **running)
     except Trouble as trouble:  # outputs of a failed job are removed; what led to it stays beside the checkpoint
         fitting.write_rows(diagnostics.rows, checkpoint.with_name("diagnostics.csv"))
         raise SystemExit(f"{trouble}\nWhat led to it: {checkpoint.with_name('diagnostics.csv')}") from trouble
@@ -39,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     fitting.write_rows(diagnostics.rows, args.diagnostics)
     card = fitting.card(study, args.config, {"stats": str(args.stats), "n_latents": len(data)})
     args.card.write_text(json.dumps(card, indent=1))
+    fitting.forget(checkpoint)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def quiet_steps(settings: dict) -> int:
