@@ -107,7 +107,7 @@ def smooth_noise(shape: tuple[int, ...], sigma_mm: float, draw: torch.Generator)
 
 def compose(first: Tensor, then: Tensor) -> Tensor:
     """Displacement of x -> x + first(x) -> y + then(y), fields (1, 3, I, J, K) in voxels of their grid."""
-    return first + _read(then, _voxels(first.shape[2:]) + first[0].movedim(0, -1))
+    return first + read_at(then, _voxels(first.shape[2:]) + first[0].movedim(0, -1))
 
 
 def exponential(velocity: Tensor, n_squarings: int = 6) -> Tensor:
@@ -139,7 +139,7 @@ def _voxels(shape: torch.Size) -> Tensor:
     return torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in shape), indexing="ij"), -1)
 
 
-def _read(image: Tensor, points: Tensor) -> Tensor:
+def read_at(image: Tensor, points: Tensor) -> Tensor:
     """Values of image (1, C, I, J, K) at voxel positions (..., 3), linear between voxels, the border value outside."""
     size = torch.tensor(image.shape[2:], dtype=torch.float32)
     unit = (2 * points / (size - 1) - 1).flip(-1)  # grid_sample wants the last axis first, in [-1, 1]
@@ -198,6 +198,19 @@ def tissue_shares(tissue: Tensor, facts: dict, sharpness: float = 2.0) -> Tensor
     return weights / weights.sum(1, keepdim=True).clamp(min=1e-6) * brain
 
 
+def template_voxels(points: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
+    """Which points (I, J, K, 3) of a head, in template mm, are near the brain, and what template voxels they read.
+
+    Returns:
+        A mask with shape (I, J, K), and positions with shape (N, 1, 1, 3) of its N points after the deformation.
+    """
+    template = load_template()
+    voxels = points - torch.from_numpy(template.affine[:3, 3]).float()  # the template's voxels are 1 mm, RAS
+    near = ((voxels >= template.box[0] - 20) & (voxels <= template.box[1] + 20)).all(-1)
+    voxels = voxels[near][:, None, None]
+    return near, voxels + read_at(displacement, (voxels - (GRID_MM - 1) / 2) / GRID_MM)[0].movedim(0, -1)
+
+
 def anatomy(points: Tensor, displacement: Tensor, facts: dict) -> tuple[Tensor, Tensor]:
     """T1 intensity (white matter is 1) and tissue shares of a person at points of the head, in template mm.
 
@@ -208,12 +221,8 @@ def anatomy(points: Tensor, displacement: Tensor, facts: dict) -> tuple[Tensor, 
     Returns:
         Intensity with shape (I, J, K), shares with shape (3, I, J, K).
     """
-    template = load_template()
-    voxels = points - torch.from_numpy(template.affine[:3, 3]).float()  # the template's voxels are 1 mm, RAS
-    near = ((voxels >= template.box[0] - 20) & (voxels <= template.box[1] + 20)).all(-1)
-    voxels = voxels[near][:, None, None]
-    voxels = voxels + _read(displacement, (voxels - (GRID_MM - 1) / 2) / GRID_MM)[0].movedim(0, -1)
-    maps = _read(template.maps, voxels)
+    near, voxels = template_voxels(points, displacement)
+    maps = read_at(load_template().maps, voxels)
     shares = tissue_shares(maps[:, :3], facts)
     means = torch.tensor([facts["csf_t1"], facts["grey_t1"], 1.0]).view(1, 3, 1, 1, 1)
     intensity = (means * shares).sum(1) + 0.6 * maps[:, 3] * shares.sum(1)
@@ -256,8 +265,8 @@ def scan(
     displacement, smallest = warp(number, seed, facts, variation)
     draw = generator("scanner", seed, number)
     affine = scanner_affine(shape, spacing_mm, oblique_deg=float(4 * torch.randn((), generator=draw)))
-    intensity, shares = anatomy(_head_points(affine, shape, facts), displacement, facts)
-    volume = _acquire(intensity, shares.sum(0), variation, draw)
+    intensity, shares = anatomy(head_points(affine, shape, facts), displacement, facts)
+    volume = acquire(intensity, shares.sum(0), variation, draw)
     voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
     tissue_ml = {
         f"{name}_ml": round(float(s.sum()) * voxel_ml, 1) for name, s in zip(("csf", "gm", "wm"), shares, strict=True)
@@ -265,7 +274,7 @@ def scan(
     return volume, affine, {**facts, **tissue_ml, "smallest_jacobian": round(smallest, 4)}
 
 
-def _head_points(affine: np.ndarray, shape: tuple[int, int, int], facts: dict) -> Tensor:
+def head_points(affine: np.ndarray, shape: tuple[int, int, int], facts: dict) -> Tensor:
     """Template positions (mm) of every voxel of the scan: scanner to head by the person's pose and size."""
     pose = _rotation(*(math.radians(facts[f"rotation_{axis}_deg"]) for axis in "xyz"))
     size = np.array([facts[f"scale_{axis}"] for axis in "xyz"])
@@ -275,7 +284,7 @@ def _head_points(affine: np.ndarray, shape: tuple[int, int, int], facts: dict) -
     return _voxels(torch.Size(shape)) @ torch.from_numpy(to_head.T).float() + torch.from_numpy(offset).float()
 
 
-def _acquire(intensity: Tensor, brain: Tensor, variation: Variation, draw: torch.Generator) -> np.ndarray:
+def acquire(intensity: Tensor, brain: Tensor, variation: Variation, draw: torch.Generator) -> np.ndarray:
     """Receive field, Rician noise and range of the scanner; zero outside the brain, as skull stripping leaves it."""
     field = torch.randn((1, 1, 4, 4, 4), generator=draw)
     field = F.interpolate(field, size=intensity.shape, mode="trilinear", align_corners=True)[0, 0]

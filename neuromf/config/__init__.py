@@ -4,6 +4,7 @@ Every key is explained in config.yaml, where it stands; here are its type, its b
 Only the Snakefile reads this; library functions take plain values.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -99,9 +100,14 @@ def _explain(error: dict) -> str:
 
 
 def _section(section: type[BaseModel], part: str) -> type[BaseModel]:
-    """The section that a key of a section holds; list positions lead to the type of the items."""
-    if part.isdigit():
-        return section
-    kind = section.model_fields[part].annotation
-    inner = [kind, *getattr(kind, "__args__", ())]
-    return next(k for k in inner if isinstance(k, type) and issubclass(k, BaseModel))
+    """The section that a key of a section holds; positions in lists and names in dicts stay where they are."""
+    field = section.model_fields.get(part)
+    return next(_models(field.annotation), section) if field else section
+
+
+def _models(kind: object) -> Iterator[type[BaseModel]]:
+    """Sections that a type is, or is made of."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for inner in getattr(kind, "__args__", ()):
+        yield from _models(inner)
