@@ -66,3 +66,24 @@ class GaussianFlow(nn.Module):
         y = (z - (1 - like(t, z)) * self.mean).flatten(1) @ self.axes.T
         y = y * (1 - t[:, None] * slope(self.variances, t, r))
         return self.mean + (y @ self.axes).view_as(z)
+
+
+class SpreadFlow(GaussianFlow):
+    """The same with a little variance off the axes too, alike in all directions of a channel.
+
+    Without it whatever lies off the axes counts as noise down to t = 0. A small one says that at small t it is data,
+    and hardly changes one-step samples.
+
+    Arguments:
+        rest: Variance off the axes, with shape (C,).
+    """
+
+    def __init__(self, mean: Tensor, axes: Tensor, variances: Tensor, rest: Tensor) -> None:
+        super().__init__(mean, axes, variances)
+        self.register_buffer("rest", rest)
+
+    def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        centred = z - (1 - like(t, z)) * self.mean
+        off = centred - ((centred.flatten(1) @ self.axes.T) @ self.axes).view_as(z)
+        kept = 1 - t[:, None] * slope(self.rest, t, r)
+        return super().forward(z, t, r) + off * kept[:, :, None, None, None]

@@ -73,7 +73,13 @@ def _added(model: nn.Module) -> Iterator[nn.Module]:
 # --- more channels -----------------------------------------------------------------------------------
 
 
-class Widened(nn.Module):
+class Switched(nn.Module):
+    """A module that stands beside one of the base model, and is passed by while it is not enabled."""
+
+    enabled = True
+
+
+class Widened(Switched):
     """A convolution over some channels of its input, and beside it one over all of them that starts at zero.
 
     Arguments:
@@ -84,7 +90,7 @@ class Widened(nn.Module):
 
     def __init__(self, conv: nn.Conv3d, columns: Tensor, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.conv, self.n_out, self.enabled = conv, n_out, True
+        self.conv, self.n_out = conv, n_out
         self.register_buffer("columns", columns, persistent=False)
         self.added = Conv3d(n_in, n_out, conv.kernel_size, stride=conv.stride, padding=conv.padding)
         self.added.to(conv.weight)
@@ -131,13 +137,34 @@ def widen_base(base: GaussianFlow, channels: int) -> GaussianFlow:
     return GaussianFlow(F.pad(base.mean, more), axes, base.variances)
 
 
+class Refitted(Switched):
+    """A Gaussian fitted to other data, beside the one that the base model starts from, which comes back when off.
+
+    Raises:
+        ValueError: If one of them has axes and the other has none: a network is shown a base with axes.
+    """
+
+    def __init__(self, old: GaussianFlow, new: GaussianFlow) -> None:
+        super().__init__()
+        if bool(old.n_axes) != bool(new.n_axes):
+            raise ValueError(f"a base of {old.n_axes} axes cannot be replaced by one of {new.n_axes}; both or neither")
+        self.old, self.new = old, new
+
+    @property
+    def n_axes(self) -> int:
+        return (self.new if self.enabled else self.old).n_axes
+
+    def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        return (self.new if self.enabled else self.old)(z, t, r)
+
+
 # --- on, off, merged, stored -------------------------------------------------------------------------
 
 
 @contextmanager
 def switched_off(model: nn.Module) -> Iterator[nn.Module]:
     """The base model while the context lasts: no adapter, no added convolution."""
-    layers = [module for module in model.modules() if isinstance(module, (LoraLayer, Widened))]
+    layers = [module for module in model.modules() if isinstance(module, (LoraLayer, Switched))]
     _switch(layers, False)
     try:
         yield model
@@ -147,7 +174,7 @@ def switched_off(model: nn.Module) -> Iterator[nn.Module]:
 
 def _switch(layers: Sequence[nn.Module], on: bool) -> None:
     for layer in layers:
-        if isinstance(layer, Widened):
+        if isinstance(layer, Switched):
             layer.enabled = on
         else:
             layer._disable_adapters = not on  # peft's own switch also changes requires_grad
@@ -183,6 +210,12 @@ def save_adapter(model: nn.Module, path: Path, **about: object) -> None:
     save_file(adapter_state(model), path, metadata={"about": json.dumps(about, sort_keys=True)})
 
 
+def read_about(path: Path) -> dict:
+    """What was said about a stored adapter."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get("about", "{}"))
+
+
 def load_adapter(model: nn.Module, path: Path) -> dict:
     """Put a stored adapter into a model that was widened and injected alike; what was said about it is returned.
 
@@ -191,7 +224,7 @@ def load_adapter(model: nn.Module, path: Path) -> dict:
     """
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}
-        about = json.loads((file.metadata() or {}).get("about", "{}"))
+    about = read_about(path)
     wanted = adapter_state(model)
     shapes = [{name: weight.shape for name, weight in weights.items()} for weights in (wanted, state)]
     if odd := sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()}):

@@ -200,7 +200,8 @@ class EMA(nn.Module):
     """Exponential moving average of a network's weights, updated once per optimiser step.
 
     The decay follows from a half-life in images, so it means the same at any batch size, and rises
-    from zero over the first updates so that the random start is forgotten (EDM2, section 3).
+    from zero over the first updates so that the random start is forgotten (EDM2, section 3). Weights that are frozen
+    are shared with the network, not copied.
 
     Arguments:
         net: The network to follow.
@@ -210,7 +211,8 @@ class EMA(nn.Module):
 
     def __init__(self, net: nn.Module, *, halflife_images: float, rampup: float = 0.1) -> None:
         super().__init__()
-        self.net = copy.deepcopy(net).requires_grad_(False).eval()
+        frozen = {id(p): p for p in net.parameters() if not p.requires_grad}
+        self.net = copy.deepcopy(net, frozen).requires_grad_(False).eval()
         self.halflife_images, self.rampup = halflife_images, rampup
 
     def decay(self, batch: int, images_seen: int) -> float:
@@ -223,4 +225,5 @@ class EMA(nn.Module):
         """Move the average towards the weights of net."""
         weight = 1 - self.decay(batch, images_seen)
         for average, now in zip(self.net.parameters(), net.parameters(), strict=True):
-            average.lerp_(now, weight)
+            if now.requires_grad:
+                average.lerp_(now, weight)

@@ -8,9 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from neuromf.figures import style
+
 PLANES = ("axial", "coronal", "sagittal")
+GAP = 0.02  # inches between panels
 SAGITTAL_OFFSET_MM = 8.0  # beside the midline, where a lateral ventricle is seen
 
 
@@ -43,3 +47,39 @@ def show(ax: Axes, image: NDArray, *, mark: bool = False, window: tuple[float, f
     ax.set_axis_off()
     if mark:
         ax.text(0.03, 0.04, "L", transform=ax.transAxes, color="white", fontsize=7, family="sans-serif")
+
+
+# --- panels side by side, of one width and one scale -------------------------------------------------
+
+
+def panels(
+    fig: Figure, top: float, heights: Sequence[float], columns: int, width: float, left: float
+) -> list[list[Axes]]:
+    """Rows of panels below `top` and from `left` on, panels of a row side by side; all in inches."""
+    total, rows = fig.get_figheight(), []
+    for high in heights:
+        lefts = [left + k * (width + GAP) for k in range(columns)]
+        size = (width / style.PAGE, high / total)
+        rows.append([fig.add_axes((x / style.PAGE, (top - high) / total, *size)) for x in lefts])
+        top -= high + GAP
+    return rows
+
+
+def padded(image: NDArray, wide: int) -> NDArray:
+    """A slice with black columns on both sides, so that all panels have one width and one scale."""
+    spare = wide - image.shape[1]
+    return np.pad(image, ((0, 0), (spare // 2, spare - spare // 2)))
+
+
+def sides(ax: Axes) -> None:
+    """Where the left and right of the person are."""
+    for text, x, side in (("L", 0.03, "left"), ("R", 0.97, "right")):
+        ax.text(x, 0.03, text, transform=ax.transAxes, ha=side, color="white", fontsize=7, family="sans-serif")
+
+
+def bar(ax: Axes, length: float, text: str, *, at: float) -> None:
+    """A bar of a length, a share of the panel's width, at a height of the panel, and what it is above or below."""
+    ax.plot([0.04, 0.04 + length], [at, at], transform=ax.transAxes, color="white", lw=1.2)
+    above = at < 0.5
+    place = {"y": at + 0.03, "va": "baseline"} if above else {"y": at - 0.02, "va": "top"}
+    ax.text(0.04, s=text, transform=ax.transAxes, color="white", fontsize=6, family="sans-serif", **place)

@@ -17,6 +17,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from neuromf.files import whole
+
 COLUMN, PAGE = 3.5, 7.0  # widths in inches
 
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # else every glyph of a PDF is a line in the log
@@ -78,7 +80,11 @@ def save(fig: Figure, stem: str | Path, provenance: dict) -> None:
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     facts = json.dumps(provenance, sort_keys=True)
-    fig.savefig(f"{stem}.pdf", metadata={"Subject": facts, "CreationDate": None})
-    fig.savefig(f"{stem}.png", dpi=300, metadata={"Description": facts, "Software": None})
-    Path(f"{stem}.json").write_text(json.dumps(provenance, sort_keys=True, indent=2) + "\n")
+    pdf = {"metadata": {"Subject": facts, "CreationDate": None}}
+    png = {"metadata": {"Description": facts, "Software": None}, "dpi": 300}
+    for form, how in (("pdf", pdf), ("png", png)):
+        with whole(stem.with_name(f"{stem.name}.{form}")) as part:
+            fig.savefig(part, format=form, **how)
+    with whole(stem.with_name(f"{stem.name}.json")) as part:
+        part.write_text(json.dumps(provenance, sort_keys=True, indent=2) + "\n")
     plt.close(fig)

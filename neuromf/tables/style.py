@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -130,13 +130,14 @@ def save(
     Arguments:
         stem: Path of the files without their suffix.
         provenance: Config, code digest, run ids and the like, in the words of JSON; it is also the first line of
-            the LaTeX file, as a comment. The side file adds the notes, and how many cells of each column are missing.
+            the LaTeX file, as a comment. The side file adds notes, columns, and how many cells of each are missing.
     """
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     absent = {c.key: sum(cell(row, c) == MISSING for _, row in table.iterrows()) for c in columns}
     absent = {key: n for key, n in absent.items() if n}
-    about = {**provenance, "rows": len(table), "missing": absent, "notes": list(notes)}
+    shown = [{**asdict(c), "groups": None if c.groups is None else sorted(c.groups)} for c in columns]
+    about = {**provenance, "rows": len(table), "missing": absent, "notes": list(notes), "columns": shown}
     facts = json.dumps(provenance, sort_keys=True)
     _write(stem.with_name(f"{stem.name}.tex"), f"% {facts}\n{latex(table, columns, notes)}")
     _write(stem.with_name(f"{stem.name}.csv"), table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))

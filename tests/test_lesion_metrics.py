@@ -1,0 +1,110 @@
+"""Lesions beside real ones: exact cases of volume, place, overlap, ring and agreement."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from neuromf.metrics import lesions
+
+SHAPE, MM = (20, 24, 20), 2.0
+
+
+def ball(centre, radius=3.0):
+    return np.linalg.norm(np.indices(SHAPE).T - np.array(centre), axis=-1).T <= radius
+
+
+def head(seed=0):
+    inside = ball((10, 12, 10), 9.0)
+    return np.where(inside, 0.5 + 0.02 * np.random.default_rng(seed).standard_normal(SHAPE), 0.0)
+
+
+@pytest.fixture
+def pairs():
+    """Heads with a bright lesion where the mask says so, each at its own place."""
+    masks = np.stack([ball(c) for c in ((7, 12, 10), (13, 12, 10), (10, 8, 10), (10, 16, 12))])
+    images = np.stack([np.where(mask, head(k) + 0.3, head(k)) for k, mask in enumerate(masks)])
+    return images, masks
+
+
+def test_a_lesion_is_described_as_it_was_planted(pairs):
+    images, masks = pairs
+    row = lesions.describe(images, masks, MM).iloc[0]
+    assert row["ml"] == pytest.approx(masks[0].sum() * 8 / 1000) and row["pieces"] == 1
+    assert row["x_mm"] == pytest.approx(-6, abs=0.3) and row["y_mm"] == pytest.approx(0, abs=0.3)
+    assert row["inside"] - row["ring"] == pytest.approx(0.3, abs=0.02) and row["contrast"] > 2
+
+
+def test_the_ring_lies_between_its_distances_and_not_in_the_lesion():
+    mask = ball((10, 12, 10), 1.0)
+    found = lesions.ring(mask, MM)
+    away = MM * np.linalg.norm(np.argwhere(found) - (10, 12, 10), axis=1)
+    assert away.min() > 2.5 and away.max() <= 10 + MM and not (found & mask).any()
+
+
+def test_a_mask_against_itself_is_perfect():
+    masks = np.stack([ball((7, 12, 10)), ball((13, 12, 10))])
+    found = lesions.nearest(masks, masks[::-1], MM)
+    assert found["nearest"].tolist() == [1, 0] and found["dice"].tolist() == [1, 1]
+    assert found["hausdorff_mm"].tolist() == [0, 0]
+
+
+def test_dice_and_hausdorff_of_a_shift_are_those_of_the_formula():
+    mask, moved = np.zeros((2, *SHAPE), bool)
+    mask[5:9, 5:9, 5:9], moved[7:11, 5:9, 5:9] = True, True
+    assert lesions.dices(mask, moved[None])[0] == 0.5
+    assert lesions.hausdorff(mask, moved, MM) == pytest.approx(4.0)
+    assert (
+        np.isnan(lesions.hausdorff(mask, moved & False, MM))
+        and lesions.dices(mask & False, moved[None] & False)[0] == 1
+    )
+
+
+def test_without_any_overlap_the_nearest_centre_is_taken():
+    masks = np.stack([ball((4, 12, 10), 1), ball((16, 12, 10), 1)])
+    assert lesions.nearest(ball((14, 12, 4), 1)[None], masks, MM)["nearest"].tolist() == [1]
+
+
+def test_excess_and_agreement_say_whether_image_and_mask_belong_together(pairs):
+    images, masks = pairs
+    assert lesions.excess(images, masks) == pytest.approx([0.3] * 4, abs=0.03)
+    assert (lesions.agreement(images, masks) > 0.98).all()
+    assert (lesions.agreement(images + ball((10, 12, 4), 3.0), masks) > 0.98).all()  # bright in every head
+    other = masks[[1, 2, 3, 0]]
+    assert (np.abs(lesions.excess(images, other) + 0.1) < 0.03).all()  # others have their lesion there
+    assert (lesions.agreement(images, other) < 0.6).all()
+    plain = np.stack([head(k) for k in range(4)])
+    assert np.abs(lesions.excess(plain, masks)).max() < 0.02
+
+
+def test_a_set_is_judged_against_known_pairs(pairs):
+    rows, table = lesions.judge(*pairs, pairs, MM)
+    found = {row["metric"]: row for row in rows}
+    assert found["dice"]["value"] == 1 and found["hausdorff_mm"]["value"] == 0 and found["lesion_share"]["value"] == 1
+    assert found["volume_wasserstein"]["value"] == found["place_wasserstein"]["value"] == 0
+    assert found["left_share"]["value"] == 0.25 and found["excess"]["low"] > 0.25 and len(table) == 4
+
+
+def test_sets_with_few_or_no_lesions_have_rows_without_numbers(pairs):
+    images, masks = pairs
+    rows, table = lesions.judge(images, masks & False, pairs, MM)
+    found = {row["metric"]: row for row in rows}
+    assert found["lesion_share"]["value"] == 0 and found["lesion_share"]["high"] < 0.6 and found["dice"]["n"] == 0
+    assert all(np.isnan(found[name]["value"]) for name in ("dice", "excess", "volume_wasserstein", "left_share"))
+    assert table["contrast"].isna().all()
+
+
+def test_distances_of_volume_and_place_are_those_of_the_formula():
+    known = pd.DataFrame({"ml": [1.0, 10.0], "x_mm": [0.0, 2.0], "y_mm": [0.0, 0.0], "z_mm": [0.0, 0.0]})
+    found = pd.DataFrame({"ml": [10.0, 100.0], "x_mm": [3.0, 5.0], "y_mm": [0.0, 0.0], "z_mm": [6.0, 6.0]})
+    rows = {row["metric"]: row["value"] for row in lesions.places(known, found)}
+    assert rows["volume_wasserstein"] == pytest.approx(1) and rows["place_wasserstein"] == pytest.approx(3)
+
+
+def test_what_is_no_mask_is_refused(pairs):
+    images, masks = pairs
+    with pytest.raises(ValueError, match="hold 0 and 1; got shape .*, values 0 to 0.5"):
+        lesions.as_masks(masks * 0.5)
+    with pytest.raises(ValueError, match="must have one shape; got"):
+        lesions.describe(images[:2], masks, MM)
+    with pytest.raises(ValueError, match="two are needed; got 1"):
+        lesions.excess(images[:1], masks[:1])
