@@ -36,6 +36,17 @@ def code_digest(*modules: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def files_digest(*folders: str) -> str:
+    """Digest of all files in these folders of the repository, names and contents: templates, styles, lock files."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        if not ROOT.joinpath(folder).is_dir():
+            raise ValueError(f"no folder {folder} under {ROOT}")
+        for path in sorted(path for path in ROOT.joinpath(folder).rglob("*") if path.is_file()):
+            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def code_files(*modules: str) -> list[Path]:
     """Files of these modules and of all they import from this repository, sorted."""
     found: set[Path] = set()
