@@ -22,8 +22,10 @@ include: "rules/cohort.smk"
 include: "rules/volumes.smk"
 include: "rules/vae.smk"
 include: "rules/latents.smk"
+include: "rules/fcd.smk"
 include: "rules/torus.smk"
 include: "rules/train.smk"
+include: "rules/joint.smk"
 include: "rules/samples.smk"
 include: "rules/metrics.smk"
 include: "rules/ablations.smk"
@@ -31,6 +33,9 @@ include: "rules/bench.smk"
 include: "rules/gates.smk"
 include: "rules/tables.smk"
 include: "rules/figures.smk"
+include: "rules/report.smk"
+include: "rules/export.smk"
+include: "rules/paper.smk"
 
 
 rule all:
@@ -41,6 +46,10 @@ rule all:
         rules.gates.input,
         rules.metrics.output.table,
         rules.ablations.input,
+        rules.joints.input,
+        rules.report.output.page.format(part=""),
+        rules.export.output,
+        paper_made(),
 
 
 localrules:

@@ -175,6 +175,39 @@ def _over_best(files: dict[str, Path]) -> float:
     return over(values["1"], smallest(list(values.values())))
 
 
+def _strategy_dice(files: dict[str, Path]) -> float:
+    """Dice of training and validation masks there and back, by the strategy that was taken."""
+    found = json.loads(files["strategy"].read_text())
+    return float(found["dice"][found["strategy"]])
+
+
+def _tuning_falls(files: dict[str, Path]) -> float:
+    """Raw training loss of the last epoch of a fine-tuning over that of its first; the line before it has none."""
+    losses = [number(r["raw_fm"]) for r in _rows(files["history"]) if r["raw_fm"]]
+    return over(losses[-1], losses[0])
+
+
+def _held_falls(files: dict[str, Path]) -> float:
+    """Smallest held-out raw loss of a fine-tuning over that before it; no number where no pair was held out."""
+    held = [number(r.get("held", "")) for r in _rows(files["history"])]
+    return over(smallest(held[1:]), held[0])
+
+
+def _pair(name: str, metric: str, cell: str = "value", arm: str = "") -> Callable[[dict[str, Path]], float]:
+    """A cell of a metric of pairs: of an arm, or of the one that is not real."""
+
+    def measure(files: dict[str, Path]) -> float:
+        rows = [r for r in _rows(files[name]) if r["metric"] == metric and (r["arm"] == "real") == (arm == "real")]
+        return number(rows[0][cell]) if rows else math.nan
+
+    return measure
+
+
+def _made(files: dict[str, Path]) -> float:
+    """How many side files name the study that they are of."""
+    return float(sum(bool(json.loads(path.read_text()).get("study")) for path in files.values()))
+
+
 CRITERIA: dict[int, dict[str, Criterion]] = {
     0: {
         "P0-T4": Criterion("round-trip SSIM of held-out volumes", "above", _json("validation", "ssim"), "validation",
@@ -253,5 +286,30 @@ CRITERIA: dict[int, dict[str, Criterion]] = {
         "P6-T5": Criterion("Frechet distance of Rectified Flow at 1 evaluation over that of MeanFlow", "above",
                            lambda f: over(*(_one_step(f["rectified"])[arm] for arm in ("rectified", "meanflow"))),
                            "rectified", "informational"),
+    },
+    7: {
+        "P7-T1": Criterion("Dice of masks there and back, by the strategy that was taken", "above",
+                           _strategy_dice, "strategy", cure="use a finer grid (volumes.spacing_mm)"),
+        "P7-T4": Criterion("raw loss in the last epoch of fine-tuning over that in the first", "below",
+                           _tuning_falls, "history", cure="lower fcd.finetune.lr, or tune more epochs"),
+        "P7-T4b": Criterion("best held-out raw loss of fine-tuning over that before it", "below",
+                            _held_falls, "history", "informational"),
+        "P7-T5": Criterion("generated images brighter in their masks than others there, lower end of the interval",
+                           "above", _pair("metrics", "excess", "low"), "metrics",
+                           cure="look at figure 7, then tune more epochs"),
+        "P7-T5b": Criterion("that brightness over that of real held-out pairs", "above",
+                            lambda f: over(_pair("metrics", "excess")(f), _pair("metrics", "excess", arm="real")(f)),
+                            "metrics", "informational"),
+        "P7-T6": Criterion("Dice of generated masks and the nearest real one", "above",
+                           _pair("metrics", "dice"), "metrics", "informational"),
+        "P7-T6b": Criterion("Wasserstein distance of lesion volumes, log10 ml", "below",
+                            _pair("metrics", "volume_wasserstein"), "metrics", "informational"),
+        "P7-T7": Criterion("Dice with exponents by channel less that with 2 for all; a null result is one", "above",
+                           lambda f: _pair("metrics", "dice")(f) - _pair("uniform", "dice")(f), "uniform",
+                           "informational"),
+    },
+    8: {
+        "P8-T1": Criterion("figures and tables of the paper that were made, and say what made them", "above",
+                           _made, "fig_1", cure="active ablations and fcd.source decide which a study has"),
     },
 }  # fmt: skip

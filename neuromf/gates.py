@@ -51,8 +51,9 @@ def judge(
         kind = "informational" if name in informational else criterion.kind
         rows.append(_row(name, criterion, criterion.measure(files), bounds[name], kind, files))
     blocked = [row["id"] for row in rows if row["kind"] == "critical" and not row["passed"]]
-    if before != "none" and read_gate(Path(before))["status"] != "OPEN":
-        blocked.append(f"phase {phase - 1}")
+    earlier = read_gate(Path(before)) if before != "none" else {"status": "OPEN"}
+    if earlier["status"] != "OPEN":
+        blocked.append(f"phase {earlier['phase']}")
     return {
         "phase": phase,
         "status": "BLOCKED" if blocked else "OPEN",

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from neuromf import licences
 from neuromf.archives import extract
 from neuromf.cohort import write_table
 from neuromf.fetch import FetchError, download, show_licence
@@ -30,11 +31,6 @@ BOUNDS = {"age": (10.0, 110.0), "height_cm": (120.0, 220.0), "weight_kg": (30.0,
 COLUMNS = {"IXI_ID": "id", "SEX": "sex", "AGE": "age", "HEIGHT": "height_cm", "WEIGHT": "weight_kg"}  # by their starts
 DATES = {"DOB": "born", "STUDY_DATE": "scanned"}  # only for ages that are missing
 YEAR_DAYS = 365.25
-LICENCE = {
-    "name": "CC BY-SA 3.0 (IXI)",
-    "address": "https://creativecommons.org/licenses/by-sa/3.0/",
-    "forbids": "sharing these scans, or what is made from them, without naming IXI or under other terms",
-}
 
 
 def fetch(
@@ -65,7 +61,7 @@ def fetch(
         FetchError: If a file cannot be had or is another; the message says how to get it by hand.
     """
     scans, people = Path(scans), _beside(scans, demographics)
-    show_licence(**LICENCE)
+    show_licence(**licences.IXI)
     download(demographics, people, sha256=demographics_sha256)
     if scans.is_dir() and len(_names(scans)) >= expected:
         logger.info("%s holds %d scans: no archive is needed", scans, len(_names(scans)))

@@ -73,7 +73,12 @@ rule fig_4:
         quoted=quoted(),
     output:
         pdf="results/{part}figures/fig_4.pdf",
-        png="results/{part}figures/fig_4.png",
+        png=in_report(
+            "results/{part}figures/fig_4.png",
+            "Figures",
+            figure="4",
+            shows="evaluations",
+        ),
         facts="results/{part}figures/fig_4.json",
     log:
         "results/logs/{part}fig_4.log",
@@ -101,7 +106,12 @@ rule fig_5:
         questions=rules.questions.output.table,
     output:
         pdf="results/{part}figures/fig_5.pdf",
-        png="results/{part}figures/fig_5.png",
+        png=in_report(
+            "results/{part}figures/fig_5.png",
+            "Figures",
+            figure="5",
+            shows="exponent of the loss",
+        ),
         facts="results/{part}figures/fig_5.json",
     log:
         "results/logs/{part}fig_5.log",
@@ -133,7 +143,12 @@ rule fig_6:
         ),
     output:
         pdf="results/{part}figures/fig_6.pdf",
-        png="results/{part}figures/fig_6.png",
+        png=in_report(
+            "results/{part}figures/fig_6.png",
+            "Figures",
+            figure="6",
+            shows="data or velocity",
+        ),
         facts="results/{part}figures/fig_6.json",
     log:
         "results/logs/{part}fig_6.log",

@@ -10,7 +10,9 @@ rule fig_1:
         samples=rules.sample.output.folder.format(run=RUN, steps=1),
     output:
         pdf="results/figures/fig_1.pdf",
-        png="results/figures/fig_1.png",
+        png=in_report(
+            "results/figures/fig_1.png", "Figures", figure="1", shows="the method"
+        ),
         facts="results/figures/fig_1.json",
     log:
         "results/logs/fig_1.log",
@@ -40,7 +42,9 @@ rule fig_2:
         summary=rules.torus.output.summary,
     output:
         pdf="results/figures/fig_2.pdf",
-        png="results/figures/fig_2.png",
+        png=in_report(
+            "results/figures/fig_2.png", "Figures", figure="2", shows="the torus"
+        ),
         facts="results/figures/fig_2.json",
     log:
         "results/logs/fig_2.log",
@@ -74,7 +78,9 @@ rule fig_3:
         pairs=rules.measure.output.nearest.format(run=RUN),
     output:
         pdf="results/figures/fig_3.pdf",
-        png="results/figures/fig_3.png",
+        png=in_report(
+            "results/figures/fig_3.png", "Figures", figure="3", shows="brains"
+        ),
         facts="results/figures/fig_3.json",
     log:
         "results/logs/fig_3.log",
@@ -102,7 +108,12 @@ rule dashboard:
         diagnostics=rules.train.output.diagnostics,
     output:
         pdf="results/figures/dashboard-{run}.pdf",
-        png="results/figures/dashboard-{run}.png",
+        png=in_report(
+            "results/figures/dashboard-{run}.png",
+            "Training",
+            figure="dashboard",
+            shows="{run}",
+        ),
         facts="results/figures/dashboard-{run}.json",
     log:
         "results/logs/dashboard/{run}.log",
@@ -129,7 +140,9 @@ rule fig_8:
         regions=rules.measure.output.regional.format(run=RUN),
     output:
         pdf="results/figures/fig_8.pdf",
-        png="results/figures/fig_8.png",
+        png=in_report(
+            "results/figures/fig_8.png", "Figures", figure="8", shows="regions"
+        ),
         facts="results/figures/fig_8.json",
     log:
         "results/logs/fig_8.log",
@@ -157,7 +170,12 @@ rule privacy:
         samples=rules.sample.output.folder.format(run=RUN, steps=1),
     output:
         pdf="results/figures/privacy.pdf",
-        png="results/figures/privacy.png",
+        png=in_report(
+            "results/figures/privacy.png",
+            "Figures",
+            figure="privacy",
+            shows="nearest training heads",
+        ),
         facts="results/figures/privacy.json",
     log:
         "results/logs/privacy.log",

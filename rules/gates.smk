@@ -21,13 +21,22 @@ MEASURED = {
         "questions": "results/ablations/questions.csv",
         **{name: f"results/ablations/{name}.csv" for name in cfg.active},
     },
+    7: {
+        "strategy": rules.strategy.output.strategy,
+        "history": rules.joint.output.history.format(run=JOINT),
+        "metrics": rules.joint_metrics.output.metrics.format(run=JOINT),
+        **{
+            arm: rules.joint_metrics.output.metrics.format(run=run)
+            for arm, run in JOINT_ARMS.items()
+            if arm == "uniform"
+        },
+    },
+    8: shown_paper(),
 }
 
 
 rule verify:
     """Run the verification tests of a phase whose criteria are tests, and keep their verdicts."""
-    input:
-        tests=verification_tests(),
     output:
         verdicts="results/gates/verdicts_{phase}.json",
     log:
@@ -41,14 +50,18 @@ rule verify:
         mem_mb=4000,
         runtime=30,
     params:
+        tests=verification_tests(),
         code=code_digest(
             "workflow_scripts.verify",
             "neuromf.flow",
             "neuromf.nets",
             "neuromf.training",
+            "tests.test_flow",
+            "tests.test_nets",
+            "tests.test_training",
         ),
     shell:
-        "python -m workflow_scripts.verify --phase {wildcards.phase} --tests {input.tests:q} --out {output.verdicts:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.verify --phase {wildcards.phase} --tests {params.tests:q} --out {output.verdicts:q} 2>&1 | tee {log:q}"
 
 
 rule gate:

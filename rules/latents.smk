@@ -62,7 +62,9 @@ rule latents:
         validation=rules.validate.output.report,
     output:
         pdf="results/figures/latents.pdf",
-        png="results/figures/latents.png",
+        png=in_report(
+            "results/figures/latents.png", "Figures", figure="latents", shows="latents"
+        ),
         facts="results/figures/latents.json",
     log:
         "results/logs/latents.log",

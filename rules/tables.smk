@@ -8,7 +8,9 @@ rule table_1:
         timing=rules.timing.output.table.format(run=RUN),
     output:
         tex="results/tables/table_1.tex",
-        csv="results/tables/table_1.csv",
+        csv=in_report(
+            "results/tables/table_1.csv", "Tables", table="1", shows="main comparison"
+        ),
         facts="results/tables/table_1.json",
     log:
         "results/logs/table_1.log",
@@ -36,14 +38,16 @@ rule table_arms:
         questions=rules.questions.output.table,
     output:
         tex="results/{part}tables/{table}.tex",
-        csv="results/{part}tables/{table}.csv",
+        csv=in_report(
+            "results/{part}tables/{table}.csv", "Tables", table="{table}", shows="arms"
+        ),
         facts="results/{part}tables/{table}.json",
-    wildcard_constraints:
-        table="|".join(TABLED),
     log:
         "results/logs/{part}{table}.log",
     benchmark:
         "results/benchmarks/{part}{table}.tsv"
+    wildcard_constraints:
+        table="|".join(TABLED),
     conda:
         "../envs/neuromf.yaml"
     threads: 1

@@ -55,7 +55,12 @@ rule contact:
         qc=rules.qc.output.table,
     output:
         pdf="results/figures/contact.pdf",
-        png="results/figures/contact.png",
+        png=in_report(
+            "results/figures/contact.png",
+            "Cohort",
+            figure="contact",
+            shows="every scan",
+        ),
         facts="results/figures/contact.json",
         table="results/cohort/contact.tsv",
     log:

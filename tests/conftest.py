@@ -1,5 +1,7 @@
 """What several test files stand on: folders of files, and small scans written as NIfTI."""
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -33,3 +35,81 @@ def save(tmp_path):
         return tmp_path / name
 
     return make
+
+
+# --- results of a study, as small as they can be ------------------------------------------------------
+
+RUN = "meanflow"
+AUDIT = {"copies": 0, "ratio": 0.91, "ratio_p": 0.11, "auc": 0.46, "auc_p": 0.61, "alarm": 0}
+MEASURED = {  # by set: metric, features, n, value, low, high
+    "1": [
+        ("frechet", "encoder-512", 8, 670.2, 640, 700),
+        ("kid", "encoder-512", 8, 3.8, 2.5, 5.2),
+        ("precision", "encoder-512", 8, 0.75, "", ""),
+        ("recall", "encoder-512", 8, 0.5, "", ""),
+        ("pair_ms_ssim", "", 4, 0.939, "", ""),
+        ("tissue_contrast", "", 4, 3.01, 2.9, 3.1),
+        ("ventricle_ml", "", 4, 11.1, 9.5, 12.5),
+        ("components", "", 8, 1.25, 1, 1.5),
+        ("high_frequency_ratio", "", 8, 0.00649, 0.0058, 0.0071),
+        ("latent_std_error", "", 8, 0.155, "", ""),
+        *[("nearest_" + name, "image-pool4", 8, value, "", "") for name, value in AUDIT.items()],
+    ],
+    "4": [("frechet", "encoder-512", 8, 560.4, 530, 590), ("kid", "encoder-512", 8, 3.5, 2.1, 5.2)],
+    "base": [("frechet", "encoder-512", 8, 790.6, 760, 830), ("kid", "encoder-512", 8, 4.2, 2.9, 5.8)],
+    "real": [("frechet", "encoder-512", 4, 494.4, 482, 520), ("pair_ms_ssim", "", 4, 0.786, "", "")],
+}  # fmt: skip
+FILES = {
+    "cohort/qc.tsv": "scan\tsplit\tstatus\na\ttrain\taccepted\nb\ttrain\taccepted\nc\ttest\taccepted\nd\ttest\taside\n",
+    "cohort/participants.tsv": "scan\tsplit\tage\tsex\na\ttrain\t30\tF\nb\ttrain\t50\tM\nc\ttest\t70\tF\n",
+    "toy/summary.csv": "dim,prediction,evaluations,mean_distance\n16,x,1,0.0731\n16,x,5,0.0412\n",
+    f"bench/generation-{RUN}.csv": "run,part,evaluations,batch,n,seconds_per_volume,low,high,device,precision\n"
+    f"{RUN},network,1,1,9,0.0512,0.05,0.06,a CPU,float32\n{RUN},decoder,,1,9,0.0833,0.08,0.09,a CPU,float32\n",
+}
+TRAINED = {
+    "flow": {"prediction": "x", "p": 2.0, "tangent": "predicted", "base_axes": 4, "fm_steps": 40, "adaptive_c": 0.01,
+             "adaptive_power": 1.0, "times": {"t_law": [-0.6, 1.6], "r_law": [-4.0, 1.6], "share_r_equals_t": 0.5,
+                                              "share_corner": 0.1}},
+    "net": {"widths": [16, 32], "patch": 2, "conditioning": "t-h"},
+    "train": {"steps": 120, "batch": 4, "accumulate": 1, "seed": 7, "lr": 0.002, "warmup": 50, "clip": 1.0,
+              "ema_images": [1600]},
+}  # fmt: skip
+CARD = {"versions": {"neuromf": "0.1.0", "torch": "2.13.0", "monai": "1.6.1"}, "parameters": 543712, "seconds": 12.6,
+        "peak_mb": 632.9, "device": "cpu, 1 threads", "data": {"n_latents": 24}}  # fmt: skip
+
+
+@pytest.fixture
+def small_study(tmp_path):
+    """A folder of results: text files alone, with every number of its own."""
+    lines = [
+        f"{RUN if name != 'real' else ''},{name},{','.join(map(str, row))}"
+        for name in MEASURED
+        for row in MEASURED[name]
+    ]
+    table = "run,nfe,metric,features,n,value,low,high\n" + "\n".join(lines) + "\n"
+    own = "\n".join(line for line in table.splitlines() if not line.startswith(","))
+    real = "\n".join([table.splitlines()[0], *(line for line in table.splitlines() if line.startswith(","))])
+    failed = {
+        "id": "P4-T6",
+        "what": "EMA over online",
+        "measured": 1.012,
+        "bound": "<= 1",
+        "kind": "critical",
+        "passed": False,
+    }
+    card = {"config": TRAINED, **CARD}
+    gates = {phase: {"phase": phase, "status": "OPEN", "blocked_by": [], "rows": []} for phase in range(6)}
+    gates[4] |= {"status": "BLOCKED", "blocked_by": ["P4-T6"], "rows": [failed]}
+    files = {
+        **FILES,
+        "metrics/metrics.csv": table,
+        "metrics/reference.csv": real,
+        f"runs/{RUN}/metrics.csv": own,
+        f"runs/{RUN}/card.json": json.dumps(card),
+        "vae/validation.json": json.dumps({"n": 3, "ssim": 0.963, "psnr": 29.7}),
+        **{f"gates/phase_{phase}.json": json.dumps(gate) for phase, gate in gates.items()},
+    }
+    for name, text in files.items():
+        (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "results" / name).write_text(text, encoding="utf-8")
+    return tmp_path / "results"

@@ -73,7 +73,7 @@ def test_every_key_of_a_study_is_one_of_the_default_or_of_the_folder(path):
             elif isinstance(value, dict) and isinstance(known[key], dict) and key not in FREE:
                 yield from unknown(value, known[key], f"{place}{key}.")
 
-    assert set(unknown(load(path), default())) <= {"cohort.folder", "cohort.table"}
+    assert set(unknown(load(path), default())) <= {"cohort.folder", "cohort.table", "fcd.pairs"}
 
 
 def test_what_a_study_does_not_say_stays_as_in_the_default():

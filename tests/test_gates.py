@@ -10,7 +10,7 @@ from neuromf import gates
 from neuromf.criteria import CRITERIA
 from workflow_scripts import gate as gate_script
 
-PHASES = (0, 1, 2, 4, 5, 6)
+PHASES = (0, 1, 2, 4, 5, 6, 7, 8)
 BOUNDS = {
     "P0-T4": 0.9, "P0-T5": 30.0,
     "P1-T1": 1.0, "P1-T2": 1.0, "P1-T3": 0.5, "P1-T4": 0.5, "P1-T4b": 2.0, "P1-T5": 1.0, "P1-T7": 0.89,
@@ -19,6 +19,8 @@ BOUNDS = {
     "P4-T5b": 0.9, "P4-T5c": 0.5, "P4-T6": 1.0, "P4-T7": 0.1,
     "P5-T1": 1.0, "P5-T2": 1.0, "P5-T3": 0.7, "P5-T4": 1.0, "P5-T5": 1.0, "P5-T6": 2.0, "P5-T7": 0.5,
     "P6-T1": 1.0, "P6-T2": 0.05, "P6-T3": 3, "P6-T4": 2.0, "P6-T5": 2.0,
+    "P7-T1": 0.85, "P7-T4": 1.0, "P7-T4b": 1.0, "P7-T5": 0.0, "P7-T5b": 0.5, "P7-T6": 0.3, "P7-T6b": 0.3, "P7-T7": 0.0,
+    "P8-T1": 2,
 }  # fmt: skip
 
 
@@ -92,6 +94,20 @@ def asked(p=0.01):
     return pd.DataFrame(rows, columns=["ablation", "question", "p_holm"])
 
 
+def pairs(dice=0.5, low=0.1):
+    """Rows of generated pairs and of real ones, which come first and would fail or pass what is not about them."""
+    values = {"excess": 0.2, "dice": dice, "volume_wasserstein": 0.2}
+    rows = [("real", name, 0.3 if name == "excess" else 9.0, -1.0) for name in values]
+    rows += [("joint", name, value, low) for name, value in values.items()]
+    return pd.DataFrame(rows, columns=["arm", "metric", "value", "low"])
+
+
+def tuning(*losses):
+    """A history whose first line, of held-out pairs alone, is what was before it."""
+    held = [2.0, *[1.0] * len(losses)]
+    return pd.DataFrame({"step": range(0, 9 * len(held), 9), "held": held, "raw_fm": [None, *losses]})
+
+
 @pytest.fixture
 def measured(tmp_path):
     """Writes the files of a phase, all of them passing but for what is changed, and names them."""
@@ -109,6 +125,11 @@ def measured(tmp_path):
                 "rectified.csv": arms("rectified", "meanflow", "rectified"),
                 "prediction.csv": arms("prediction", "x", "u"), "lp.csv": arms("lp", "2.0", "1.0", "1.5"),
             },
+            7: {
+                "strategy.json": {"strategy": "level", "dice": {"vae": 0.1, "level": 0.9}},
+                "history.csv": tuning(2.0, 3.0, 1.5), "metrics.csv": pairs(), "uniform.csv": pairs(dice=0.4),
+            },
+            8: {"fig_1.json": {"study": "tiny"}, "table_4.json": {"study": "tiny"}},
         }[phase]  # fmt: skip
         if phase in (4, 5, 6):
             table = changes.get("metrics", contents["metrics.csv"])
@@ -193,6 +214,10 @@ FAULTS = {
     "P5-T3": (5, {"metrics": metrics(nearest_ms_ssim_1=0.6)}, 0.6),
     "P5-T6": (5, {"timing": timing(decoder=2.0)}, 2.2),
     "P6-T1": (6, {"lp": arms("lp", "2.0", "1.0", absent="1.5")}, 0.85714),
+    "P7-T1": (7, {"strategy": {"strategy": "vae", "dice": {"vae": 0.6, "level": 0.9}}}, 0.6),
+    "P7-T4": (7, {"history": tuning(2.0, 1.0, 2.5)}, 1.25),
+    "P7-T5": (7, {"metrics": pairs(low=-0.02)}, -0.02),
+    "P8-T1": (8, {"table_4": {"rows": 3}}, 1.0),
 }
 
 

@@ -119,6 +119,8 @@ def test_a_table_is_written_with_what_made_it_and_what_it_lacks(small, tmp_path)
     first = (tmp_path / "tables" / "one.tex").read_text().split("\n")[0]
     assert first.startswith("% ") and json.loads(first[2:]) == FACTS
     side = json.loads((tmp_path / "tables" / "one.json").read_text())
+    listed = [style.Column(**{**c, "groups": c["groups"] and set(c["groups"])}) for c in side.pop("columns")]
+    assert listed == small[1]
     assert side == {**FACTS, "rows": 3, "missing": {"d": 1, "k": 1}, "notes": ["a note"]}
     pd.testing.assert_frame_equal(
         pd.read_csv(tmp_path / "tables" / "one.csv")[["d", "d_low"]], small[0][["d", "d_low"]]

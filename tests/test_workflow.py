@@ -301,9 +301,7 @@ def asked(folder, ablations):
 
 
 def planned(*arguments, folder):
-    return snakemake(
-        *arguments, "--snakefile", str(ROOT / "Snakefile"), cwd=folder, study=folder / "study.yaml"
-    ).stdout
+    return snakemake(*arguments, "--snakefile", str(ROOT / "Snakefile"), cwd=folder, study=folder / "study.yaml").stdout
 
 
 def jobs(folder, ablations):

@@ -37,13 +37,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     judge.rows += evaluation.ordered(found)
     decoded = latents.decode(net, known["test"]["mean"]).numpy()
     judge.add("vae", decoded)
-    regional = {}
     for name, volumes in (("real", real), ("vae", decoded)):
         judge.diversity(name, np.asarray(volumes, np.float32))
         judge.look(name, np.asarray(volumes, np.float32))
-        regional[name] = judge.segment(volumes)
+    regional = {"real": judge.segment(real), "vae": judge.segment(decoded[: judge.n_anatomy])}  # as many as of a run
     judge.regions("vae", regional["real"], regional["vae"])
-    rows = [each.assign(set=name, scan=known["test"]["scans"]) for name, each in regional.items()]
+    scans = known["test"]["scans"]
+    rows = [each.assign(set=name, scan=scans[: len(each)]) for name, each in regional.items()]
     pd.concat(rows).to_csv(args.regions, index=False, float_format="%.6g")
     pd.DataFrame(judge.rows).assign(run="").to_csv(args.table, index=False, float_format="%.6g")
     pd.DataFrame(judge.spectra).assign(run="").to_csv(args.spectra, index=False, float_format="%.6g")

@@ -17,6 +17,8 @@ References:
 """
 
 import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import nibabel as nib
@@ -274,7 +276,10 @@ def volumes(volumes: ArrayLike, affines: ArrayLike, *, method: str = "atlas") ->
 
 
 def _by_atlas(volumes: NDArray, affines: NDArray) -> pd.DataFrame:
-    counts = [np.bincount(segment(v, a).ravel(), minlength=10)[1:] for v, a in zip(volumes, affines, strict=True)]
+    load_atlas()  # once, before threads ask for it
+    with ThreadPoolExecutor(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)) as pool:
+        labels = pool.map(segment, volumes, affines)
+        counts = [np.bincount(each.ravel(), minlength=10)[1:] for each in labels]
     voxel_ml = np.abs(np.linalg.det(affines[:, :3, :3])) / 1000
     table = pd.DataFrame(np.array(counts) * voxel_ml[:, None], columns=list(REGIONS))
     total = table.sum(axis=1)
