@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	snakemake --cores all
 
 test: $(VENV)/installed
-	pytest
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile
 
 tiny: $(VENV)/installed
 	snakemake --cores all --configfile tests/config/tiny.yaml --directory work/tiny

@@ -35,6 +35,7 @@ EXAMPLE = """\
 from pathlib import Path
 from neuromf.export import load_decoder, sampling
 from neuromf.generate import load_run, write_samples
+
 folder = Path("results/export")
 write_samples(load_run(folder), load_decoder(folder), Path("brains"), n=4, **sampling(folder))
 """  # five lines from the folder to NIfTI; the model card and the README show them

@@ -141,7 +141,7 @@ rule fig_7:
         mem_mb=2000,
         runtime=10,
     params:
-        cfg=provenance("fcd"),
+        cfg=lambda w: provenance("fcd"),
         stem=subpath(output.pdf, strip_suffix=".pdf"),
         code=code_digest("workflow_scripts.fig_7"),
     shell:
@@ -171,7 +171,7 @@ rule table_4:
         mem_mb=1000,
         runtime=5,
     params:
-        cfg=provenance("fcd", arms=JOINT_ARMS, shown=["kid"]),
+        cfg=lambda w: provenance("fcd", arms=JOINT_ARMS, shown=["kid"]),
         stem=subpath(output.tex, strip_suffix=".tex"),
         code=code_digest("workflow_scripts.table_4"),
     shell:

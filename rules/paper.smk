@@ -28,7 +28,7 @@ rule paper:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=paper_values(),
+        cfg=lambda w: paper_values(),
         templates=files_digest("neuromf/paper/templates"),
         code=code_digest("workflow_scripts.paper"),
     shell:
