@@ -17,6 +17,9 @@ RUN, (RUNS, ARMS) = BASE, plan(cfg)
 
 
 include: "rules/common.smk"
+include: "rules/common_ablations.smk"
+include: "rules/common_lesions.smk"
+include: "rules/common_report.smk"
 include: "rules/fetch.smk"
 include: "rules/cohort.smk"
 include: "rules/volumes.smk"

@@ -72,7 +72,7 @@ rule pair_latents:
         runtime=120,
     params:
         cfg=pair_latents_values(),
-        folder="results/fcd/latents",
+        folder=subpath(output[0], parent=True),
         code=code_digest("workflow_scripts.pair_latents"),
     shell:
         "python -m workflow_scripts.pair_latents --gate {input.gate:q} --pairs {input.pairs:q}"

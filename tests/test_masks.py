@@ -141,7 +141,7 @@ def test_numbers_decide(vae_dice, distance, downsample, level, expected):
 
 def test_config_rules_and_library_know_the_same_strategies():
     assert set(typing.get_args(config.fcd.Strategy)) == CHANNELS.keys()
-    assert f"STRATEGIES = {tuple(CHANNELS)!r}".replace("'", '"') in (ROOT / "rules" / "common.smk").read_text()
+    assert f"STRATEGIES = {tuple(CHANNELS)!r}".replace("'", '"') in (ROOT / "rules" / "common_lesions.smk").read_text()
 
 
 def table(**dices):

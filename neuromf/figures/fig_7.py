@@ -13,6 +13,7 @@ WINDOW = (0.0, 1.0)  # intensities shown from black to white, in every panel
 LEFT, BETWEEN, CAPTION = 0.42, 0.09, 0.15  # inches: of names, between sets, of captions
 ROWS = (("axial", False), ("axial", True), ("coronal", True), ("sagittal", True))  # planes, and whether with contour
 BAR_MM = 50
+FEWEST = 5  # columns that there is room for: fewer pairs are not drawn larger
 
 Pair = tuple[NDArray, NDArray]  # image (I, J, K) in [0, 1] and mask of 0 and 1, RAS+
 
@@ -37,7 +38,7 @@ def fig_7(
     crop = brains.box([image for pairs in shown.values() for image, _ in pairs])
     across, along, up = (s.stop - s.start for s in crop)
     wide, high = max(across, along), {"axial": along, "coronal": up, "sagittal": up}
-    inch = ((style.PAGE - LEFT) / columns - brains.GAP) / wide
+    inch = ((style.PAGE - LEFT) / max(columns, FEWEST) - brains.GAP) / wide
     heights = [inch * high[plane] for plane, _ in ROWS]
     block = sum(heights) + brains.GAP * len(ROWS) + BETWEEN
     total = len(shown) * block - BETWEEN + CAPTION * len(captions.keys() & shown.keys())
