@@ -1,7 +1,8 @@
 """Which runs a study makes: the run of its config, and every arm of every active ablation, once per seed.
 
 An ablation is one question: arms by name, each with what it changes of the config, and seeds. Arms with equal
-settings are one run, whoever asks for it: the first in the order of the config names it, and the run of the config
+settings are one run, whoever asks for it: the first in the order of the config names it (in an ablation the arm that
+changes nothing comes first, as an overlay puts its own keys before those of the default), and the run of the config
 itself serves every arm that equals it. All arms are checked, those that are not active too.
 """
 
@@ -32,7 +33,7 @@ def plan(config: Config) -> tuple[dict[str, Config], list[Member]]:
     runs, members = {BASE: config}, []
     names = {_settings(config): BASE}
     for ablation, group in config.ablations.items():
-        for arm, overrides in group.arms.items():
+        for arm, overrides in sorted(group.arms.items(), key=lambda named: bool(named[1])):  # the plain arm leads
             for seed in group.seeds:
                 changed = _changed(config, overrides, seed, where=f"ablation {ablation}, arm {arm}")
                 run = names.setdefault(_settings(changed), f"{ablation}-{arm}-s{seed}")

@@ -42,7 +42,10 @@ def base_arm(ablation):
 
 def shown(ablation):
     """The run of each arm whose samples are shown, that of its first seed."""
-    return {arm: run for arm, _, run in reversed(arms_of(ablation))}
+    runs = {}
+    for arm, _, run in arms_of(ablation):
+        runs.setdefault(arm, run)
+    return runs
 
 
 def quoted():

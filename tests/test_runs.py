@@ -42,6 +42,11 @@ def test_equal_settings_are_one_run_whoever_asks():
     assert served["lp", "same", 0] == "meanflow" and served["again", "one", 1] == "lp-1.0-s1"
 
 
+def test_the_arm_that_changes_nothing_leads_wherever_it_stands():
+    arms = {"1": {"flow": {"p": 1.0}}, "3": {"flow": {"p": 3.0}}, "base": {}}
+    assert [member.arm for member in plan(study({"lp": {"arms": arms}}))[1]] == ["base", "1", "3"]
+
+
 def test_a_new_arm_adds_its_runs_and_renames_none():
     lp = {"arms": {"1": {"flow": {"p": 1.0}}}, "seeds": [0]}
     before = plan(study({"lp": lp}))[0]
@@ -59,7 +64,7 @@ def test_what_every_arm_changes_comes_first():
     short = {"train": {"steps": 40}, "samples": {"evaluations": [1]}}
     ablations = {"lp": {"arms": {"1": {"flow": {"p": 1.0}}, "long": {"train": {"steps": 80}}, "base": {}}}}
     runs, members = plan(study(ablations, every_arm=short))
-    assert [config.train.steps for config in runs.values()] == [study({}).train.steps, 40, 80, 40]
+    assert [config.train.steps for config in runs.values()] == [study({}).train.steps, 40, 40, 80]
     assert runs["lp-base-s0"].samples.evaluations == [1] and "meanflow" not in {m.run for m in members}
 
 
