@@ -7,7 +7,6 @@ Tests are made on the distance at one evaluation, the claim of the study, with o
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from neuromf.files import whole
 from neuromf.metrics import statistics
 
 ALPHA = 0.05  # of every test, after correction
@@ -96,12 +96,8 @@ def read_rows(path: Path) -> pd.DataFrame:
 def write_rows(table: pd.DataFrame, path: Path) -> None:
     """Write a csv whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def missing(table: pd.DataFrame) -> list[str]:

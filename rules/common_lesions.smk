@@ -1,7 +1,6 @@
 """What rules about lesions share: pairs of image and mask, and the runs that draw both."""
 
 import hashlib
-import json
 
 from neuromf.sources.pairs import read_pairs
 
@@ -111,7 +110,7 @@ def joint_samples_values():
 
 def joint_metrics_values():
     """How pairs are measured: the features of the study, and redraws of intervals."""
-    known = json.loads(reference_values())
+    known = measuring()
     return as_json(
         **{name: known[name] for name in ("features", "spacing_mm", "seed", "n_boot")}
     )

@@ -7,13 +7,14 @@ missing: an empty field in the CSV, a dash in LaTeX. What a group of rows cannot
 
 import json
 import math
-import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
+
+from neuromf.files import whole
 
 MISSING = "--"
 DIGITS = 3  # significant ones, of a number without an interval
@@ -145,9 +146,5 @@ def save(
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
