@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neuromf import flow, generate, layers
 from neuromf.gaussian import GaussianFlow
+from neuromf.store import OnDisk
 from neuromf.training import FlowStudy
 
 logger = logging.getLogger(__name__)
@@ -45,12 +46,29 @@ def as_torch_has_them(net: nn.Module) -> nn.Module:
     return net
 
 
+def noise_latents(n: int, shape: tuple, seed: int = 0) -> Tensor:
+    """Noise in the shape of n latents."""
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
+
+
 def new_step(
-    way: tuple, *, net: dict, flow_: dict, shape: tuple, batch: int, device: str, precision: str
+    way: tuple,
+    *,
+    net: dict,
+    flow_: dict,
+    shape: tuple,
+    batch: int,
+    device: str,
+    precision: str,
+    latents: Tensor | OnDisk | None = None,
 ) -> Callable[[], None]:
-    """A function that makes one whole training step this way: pairs, loss, gradient, optimiser, average."""
+    """A function that makes one whole training step this way: pairs, loss, gradient, optimiser, average.
+
+    Latents are noise on the device where none are given.
+    """
     form, tangent, share = way
-    latents = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    if latents is None:
+        latents = noise_latents(64, shape).to(device)
     base = GaussianFlow.fitted(latents, flow_["base_axes"]) if flow_["prediction"] == "x" else None
     u = generate.build(net, flow_["prediction"], base=base)
     times = {"share_r_equals_t": 1 - share, "share_uniform": share}

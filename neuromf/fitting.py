@@ -6,6 +6,7 @@ resumed run draws what the unbroken one would have, bit for bit on a CPU.
 
 import logging
 import math
+import os
 import pickle
 import resource
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -213,7 +214,7 @@ def fit(
         devices=devices,
         num_nodes=num_nodes,
         strategy=DDPStrategy(broadcast_buffers=False) if devices * num_nodes > 1 else "auto",
-        plugins=[LightningEnvironment()],
+        plugins=[environment(devices * num_nodes)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -226,6 +227,16 @@ def fit(
         raise RuntimeError(f"training ended at step {module.global_step} of {module.steps}; run it again to go on")
     if not keep:
         forget(checkpoint)
+
+
+def environment(processes: int) -> ClusterEnvironment:
+    """How these processes find each other: as tasks of the srun that started them all, else started by Lightning.
+
+    Whether Lightning looks at Slurm is not left to it: inside any job it would take that job's one task for all.
+    """
+    if processes > 1 and int(os.environ.get("SLURM_NTASKS", 1)) == processes:
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment()
 
 
 def forget(checkpoint: Path) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from neuromf.flow import like
 
+FITTED = 4096  # at most so many people say which axes there are: the Gram matrix is people x people
+
 
 def principal_axes(x: Tensor, n_axes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (...), axes (K, D) of unit length and variances (K,) of data x (N, ...); K = min(n_axes, N - 1).
@@ -54,8 +56,11 @@ class GaussianFlow(nn.Module):
 
     @classmethod
     def fitted(cls, x: Tensor, n_axes: int) -> "GaussianFlow":
-        """The Gaussian with the mean and the first principal axes of data x (N, ...)."""
-        return cls(*principal_axes(x, n_axes))
+        """The Gaussian with the mean and the first principal axes of data x (N, ...), or latents that stay on disk.
+
+        Of more than `FITTED` rows, every so-manyth is taken.
+        """
+        return cls(*principal_axes(x[:: -(-len(x) // FITTED)], n_axes))
 
     @property
     def n_axes(self) -> int:

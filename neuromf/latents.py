@@ -204,7 +204,7 @@ def _joined(shards: list[dict]) -> dict:
 
 def of_split(shards: dict, splits: Mapping[str, str], split: str) -> dict:
     """The part of joined shards whose scans belong to a split; splits maps scans to splits."""
-    rows, copied = (_rows(shards[name], splits, split) for name in ("scans", "copied"))
+    rows, copied = (rows_of(shards[name], splits, split) for name in ("scans", "copied"))
     return {
         "scans": [shards["scans"][i] for i in rows],
         "mean": shards["mean"][rows],
@@ -214,7 +214,7 @@ def of_split(shards: dict, splits: Mapping[str, str], split: str) -> dict:
     }
 
 
-def _rows(scans: Sequence[str], splits: Mapping[str, str], split: str) -> Tensor:
+def rows_of(scans: Sequence[str], splits: Mapping[str, str], split: str) -> Tensor:
     return torch.tensor([i for i, scan in enumerate(scans) if splits[scan] == split], dtype=torch.long)
 
 
@@ -325,14 +325,3 @@ def denormalise(latent: Tensor, stats: dict) -> Tensor:
 
 def read_stats(path: Path) -> dict:
     return json.loads(path.read_text())
-
-
-def training_set(paths: Sequence[Path], splits: Mapping[str, str], stats: dict, *, copies: bool = True) -> Tensor:
-    """Normalised latents of the training people, then of their copies where wanted: (N, C, I, J, K), in memory."""
-    shards, kinds = open_shards(paths), [("mean", "scans"), ("copies", "copied")][: 1 + copies]
-    picked = [(shard[name], _rows(shard[names], splits, "train")) for name, names in kinds for shard in shards]
-    data, first = torch.empty(sum(len(rows) for _, rows in picked), *shards[0]["mean"].shape[1:]), 0
-    for latent, rows in picked:
-        data[first : first + len(rows)] = normalise(latent[rows], stats)
-        first += len(rows)
-    return data

@@ -18,7 +18,7 @@ rule joint:
         "results/benchmarks/joint/{run}.tsv"
     conda:
         "../envs/neuromf.yaml"
-    threads: 8
+    threads: half_the_cores()
     resources:
         mem_mb=8000,
         runtime=720,

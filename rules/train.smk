@@ -17,17 +17,22 @@ rule train:
         "results/logs/train/{run}.log",
     benchmark:
         "results/benchmarks/train/{run}.tsv"
+    priority: 10  # most of a study waits for one of them
     conda:
         "../envs/neuromf.yaml"
-    threads: 8
+    threads: half_the_cores()
     resources:
-        mem_mb=8000,
+        mem_mb=8000,  # latents that need more than half of it stay on disk
         runtime=720,
+        gpu=0,  # of all nodes; 0 is the machine's own, or its CPU
+        nodes=1,
+        launch="",  # srun, where there are several nodes
     params:
         cfg=run_values,
         code=code_digest("workflow_scripts.train"),
     shell:
-        "python -m workflow_scripts.train --gate {input.gate:q} --latents {input.latents:q}"
+        "{resources.launch} python -m workflow_scripts.train --gpus {resources.gpu} --nodes {resources.nodes}"
+        " --memory_mb {resources.mem_mb} --gate {input.gate:q} --latents {input.latents:q}"
         " --stats {input.stats:q} --qc {input.qc:q} --config {params.cfg:q} --code {params.code:q} --model {output.model:q}"
         " --history {output.history:q} --diagnostics {output.diagnostics:q} --card {output.card:q}"
         " 2>&1 | tee {log:q}"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from neuromf import bench, flow, generate, layers
+from neuromf import bench, bench_store, flow, generate, layers
 
 SETTINGS = {
     "net": {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4},
@@ -22,6 +22,14 @@ def test_every_way_makes_a_whole_step(way, monkeypatch):
     assert not torch.equal(before, torch.nn.utils.parameters_to_vector(nets[0].parameters()))
     lean = any(isinstance(module, layers.Conv3d) for module in nets[0].modules())
     assert lean == (way[0] != "published")
+
+
+def test_a_step_from_disk_is_timed_beside_one_from_memory(tmp_path):
+    settings = SETTINGS | {"shape": (4, 8, 4, 4)}
+    memory, disk = bench_store.study(tmp_path / "store", gigabytes=0.002, rounds=2, **settings)
+    assert (memory["latents"], memory["rate_over_memory"], disk["latents"]) == ("memory", 1.0, "disk")
+    assert disk["gigabytes"] >= 0.002 and len(list((tmp_path / "store").iterdir())) == 4  # three and a part of a fourth
+    assert disk["rate_over_memory"] == pytest.approx(memory["seconds"] / disk["seconds"])
 
 
 def test_the_published_way_differentiates_every_pair(monkeypatch):

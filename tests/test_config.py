@@ -90,7 +90,7 @@ def test_what_a_study_does_not_say_stays_as_in_the_default():
 def test_an_unknown_section_is_named_with_those_there_are():
     assert refusal(default("sample", value={"n": 3})) == [
         "  sample: unknown key; allowed here: ablations, active, cohort, every_arm, fcd, flow, gates, latents, "
-        "metrics, net, questions, samples, seed, study, torus, train, vae, volumes"
+        "metrics, net, questions, samples, scale, seed, study, torus, train, vae, volumes"
     ]
 
 

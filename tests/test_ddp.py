@@ -1,15 +1,22 @@
 """Two processes train as one: the same batch, shared out, gives the same gradient and the same history on each."""
 
+import json
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import torch.multiprocessing as mp
 
-from neuromf import fitting, flow, generate, training
+from neuromf import fitting, flow, generate, latents, training
+from neuromf.cohort import write_table
+from neuromf.files import save_tensors
 
+ROOT = Path(__file__).parents[1]
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4}
 TIMES = {"share_r_equals_t": 0.5, "share_corner": 0.25}
 
@@ -68,3 +75,68 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
     study._trainer = type("TwoProcesses", (), {"global_rank": 1, "world_size": 2})()
     with pytest.raises(ValueError, match="train.batch must be a multiple of the number of processes, 2; got 3"):
         study.mine(torch.zeros(3))
+
+
+# --- the script --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoded(tmp_path):
+    """Arguments of the script that trains, with noise as latents of twelve people."""
+    scans = [f"s{k}" for k in range(12)]
+    write_table(pd.DataFrame({"scan": scans, "person": scans, "split": "train"}), tmp_path / "qc.tsv")
+    mean = torch.randn(12, 4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    empty = {"copies": mean[:0], "copied": []}
+    save_tensors({"scans": scans, "mean": mean, "std": mean.abs(), **empty}, tmp_path / "0.pt")
+    (tmp_path / "stats.json").write_text(json.dumps(latents.statistics(mean, mean.abs())))
+    head = {"prediction": "x", "base_axes": 3, "tangent": "predicted", "fm_steps": 2, "gap_steps": 0, "times": TIMES}
+    train = {"people": 1.0, "copies": True, "steps": 6, "batch": 4, "lr": 1e-3, "warmup": 1, "log_every": 1, "seed": 0}
+    train |= {"checkpoint_every": 4, "precision": "32-true", "clip": 1.0, "accumulate": 1, "start": None}
+    train |= {"ema_images": [8], "diagnostics": {"every": 3, "evaluations": 2, "n": 2}}
+    config = json.dumps({"net": NET, "flow": head, "train": train})
+    inputs = {"latents": tmp_path / "0.pt", "stats": tmp_path / "stats.json", "qc": tmp_path / "qc.tsv"}
+    return [*options({name: str(path) for name, path in inputs.items()}), "--config", config]
+
+
+def options(values):
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def train(arguments, folder, **machine):
+    """What the script leaves in a folder, and what it says."""
+    folder.mkdir()
+    made = {name: folder / file for name, file in (("model", "model.pt"), ("card", "card.json"))}
+    made |= {name: folder / f"{name}.csv" for name in ("history", "diagnostics")}
+    asked = options({"gpus": 0, "nodes": 1, "memory_mb": 8000, **machine} | made)
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "workflow_scripts.train", *arguments, *asked], env=env, cwd=ROOT,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {name: path.read_text() for name, path in made.items() if name != "model"}, done.stderr
+
+
+def test_the_script_trains_the_same_run_with_two_processes(encoded, tmp_path):
+    alone, _ = train(encoded, tmp_path / "one")
+    shared, said = train(encoded, tmp_path / "two", gpus=2)
+    assert "2 processes" in said and "GLOBAL_RANK: 1" in said
+    for name in ("history", "diagnostics"):
+        one, two = (pd.read_csv(tmp_path / where / f"{name}.csv") for where in ("one", "two"))
+        pd.testing.assert_frame_equal(one, two, rtol=1e-4)
+    one, two = (torch.load(tmp_path / where / "model.pt", weights_only=True) for where in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert json.loads(shared["card"])["parameters"] == json.loads(alone["card"])["parameters"]
+
+
+def test_the_script_trains_the_same_bits_from_latents_that_stay_on_disk(encoded, tmp_path):
+    _, said = train(encoded, tmp_path / "memory")
+    _, told = train(encoded, tmp_path / "disk", memory_mb=0)
+    assert "stay on disk" in told and "stay on disk" not in said
+    for name in ("history.csv", "diagnostics.csv", "model.pt"):
+        assert (tmp_path / "memory" / name).read_bytes() == (tmp_path / "disk" / name).read_bytes()
+
+
+@pytest.mark.parametrize("tasks, processes, found", [(1, 2, "Lightning"), (2, 2, "SLURM"), (1, 1, "Lightning")])
+def test_processes_find_each_other_through_srun_only_where_it_started_them(monkeypatch, tasks, processes, found):
+    monkeypatch.setenv("SLURM_NTASKS", str(tasks))
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", str(tasks))
+    assert type(fitting.environment(processes)).__name__ == f"{found}Environment"

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from neuromf import diagnostics, fitting, flow, generate, latents, nets, seeds, training
+from neuromf import diagnostics, fitting, flow, generate, nets, seeds, store, training
 from neuromf.diagnostics import Diagnostics, Trouble
 from neuromf.gaussian import GaussianFlow
 from workflow_scripts import train as train_script
@@ -205,7 +205,7 @@ def test_a_raw_loss_that_explodes_behind_a_calm_weighted_one_is_noticed(tmp_path
 
 def test_a_stopped_run_leaves_what_led_to_it(tmp_path, monkeypatch):
     monkeypatch.setitem(nets.CONDITIONINGS, "t-h", in_thousandths)
-    monkeypatch.setattr(latents, "training_set", lambda *_, **__: torch.randn(16, 4, 4, 4, 4))
+    monkeypatch.setattr(store, "training_set", lambda *_, **__: torch.randn(16, 4, 4, 4, 4))
     pd.DataFrame({"scan": ["one"], "person": ["one"], "split": ["train"]}).to_csv(
         tmp_path / "qc.tsv", sep="\t", index=False
     )
@@ -220,6 +220,7 @@ def test_a_stopped_run_leaves_what_led_to_it(tmp_path, monkeypatch):
     values = json.dumps({name: cfg[name] for name in ("net", "flow", "train")})
     files = [part for name, path in made.items() for part in (f"--{name}", str(path))]
     inputs = ["--latents", "none", "--stats", str(tmp_path / "stats.json"), "--qc", str(tmp_path / "qc.tsv")]
+    inputs += ["--gpus", "0", "--nodes", "1", "--memory_mb", "8000"]
     with pytest.raises(SystemExit, match=r"Cure: feed t and h raw[^$]*What led to it: .*ckpt/diagnostics.csv"):
         train_script.main([*inputs, "--config", values, *files])
     rows = pd.read_csv(tmp_path / "runs" / "ckpt" / "diagnostics.csv")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats as scipy_stats
 
-from neuromf import augmentation, latents, seeds, vae, volumes
+from neuromf import augmentation, latents, seeds, store, vae, volumes
 from neuromf.figures import latents as figure
 from workflow_scripts import encode as encode_script
 from workflow_scripts import latents as latents_script
@@ -309,7 +309,7 @@ def test_a_shard_without_any_usable_scan_is_left_out(shards, encoded, tmp_path, 
     assert joined["scans"] == wanted["scans"] and torch.equal(joined["mean"], wanted["mean"])
     assert latents.census(some) == latents.census(paths)
     stats = {"mean": [0.0] * 4, "std": [1.0] * 4}
-    assert torch.equal(latents.training_set(some, splits, stats), latents.training_set(paths, splits, stats))
+    assert torch.equal(store.training_set(some, splits, stats), store.training_set(paths, splits, stats))
 
 
 def test_no_usable_scan_anywhere_is_said(encoded, tmp_path):
@@ -369,14 +369,27 @@ def test_P1_T6_training_latents_have_their_shape_type_and_normalisation(shards):
     paths, splits = shards
     train = latents.of_split(latents.load_shards(paths), splits, "train")
     stats = latents.statistics(train["mean"], train["std"])
-    data = latents.training_set(paths, splits, stats)
+    data = store.training_set(paths, splits, stats)
     assert data.shape == (7, 4, 2, 3, 2) and data.dtype == torch.float32 and data.isfinite().all()
     people = data[:3].double().transpose(0, 1).flatten(1)
     torch.testing.assert_close(people.mean(1), torch.zeros(4).double(), rtol=0, atol=1e-6)
     torch.testing.assert_close(people.std(1, correction=0), torch.ones(4).double(), rtol=1e-5, atol=0)
     torch.testing.assert_close(data[:3], latents.normalise(train["mean"], stats))
     torch.testing.assert_close(data[3:], latents.normalise(train["copies"], stats))
-    assert torch.equal(latents.training_set(paths, splits, stats, copies=False), data[:3])
+    assert torch.equal(store.training_set(paths, splits, stats, copies=False), data[:3])
+
+
+def test_training_latents_that_stay_on_disk_are_the_same_bits(shards):
+    paths, splits = shards
+    train = latents.of_split(latents.load_shards(paths), splits, "train")
+    stats = latents.statistics(train["mean"], train["std"])
+    data = store.training_set(paths, splits, stats)
+    stored = store.training_set(paths, splits, stats, resident_mb=data.nbytes / 1e6 * 0.999)
+    assert isinstance(stored, store.OnDisk) and isinstance(data, torch.Tensor)
+    assert (len(stored), stored.shape, stored.dtype) == (len(data), data.shape, data.dtype)
+    some = torch.tensor([6, 0, 3, 3])
+    assert torch.equal(stored[some], data[some]) and torch.equal(stored[1:], data[1:])
+    assert torch.equal(store.training_set(paths, splits, stats, resident_mb=data.nbytes / 1e6), data)
 
 
 def test_P1_T6_training_latents_without_copies_are_the_people_alone(shards, tmp_path):
@@ -385,7 +398,7 @@ def test_P1_T6_training_latents_without_copies_are_the_people_alone(shards, tmp_
         shard = torch.load(path, weights_only=True)
         torch.save({**shard, "copies": shard["copies"][:0], "copied": []}, tmp_path / f"bare-{path.name}")
     stats = {"mean": [0.0] * 4, "std": [1.0] * 4}
-    got = latents.training_set([tmp_path / f"bare-{path.name}" for path in paths], splits, stats)
+    got = store.training_set([tmp_path / f"bare-{path.name}" for path in paths], splits, stats)
     assert torch.equal(got, latents.of_split(latents.load_shards(paths), splits, "train")["mean"])
 
 

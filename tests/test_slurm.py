@@ -1,4 +1,4 @@
-"""The study on a real Slurm of one node, with a pretend GPU: shards as an array, a training over its time limit."""
+"""The study on a real Slurm of one node, with pretend GPUs: shards as an array, a training over its time or shared."""
 
 import contextlib
 import json
@@ -53,7 +53,7 @@ ReturnToService=2
 KillWait=2
 MinJobAge=600
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=16 RealMemory=128000 Gres=gpu:1 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=16 RealMemory=128000 Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=1440 State=UP
 """
 
@@ -111,7 +111,8 @@ def write_conf(folder):
         (folder / name).mkdir()
     text = CONF.format(folder=folder, host=HOST, port=free_port(), port_d=free_port())
     (folder / "slurm.conf").write_text(text)
-    (folder / "gres.conf").write_text(f"AutoDetect=off\nNodeName={HOST} Name=gpu File=/dev/null\n")
+    pretended = "".join(f"NodeName={HOST} Name=gpu File=/dev/{name}\n" for name in ("null", "zero"))
+    (folder / "gres.conf").write_text(f"AutoDetect=off\n{pretended}")
     (folder / "munge/key").write_bytes(os.urandom(1024))
     (folder / "munge/key").chmod(0o600)
     for parent in (folder / "munge", *folder.parents[:-2]):
@@ -260,3 +261,26 @@ def hang(run):
                 os.kill(int(folder.name), signal.SIGSTOP)
                 return
     raise AssertionError("no process trains")
+
+
+def test_two_tasks_of_one_srun_train_one_run(cluster, submit, trainable, tmp_path):
+    run = trainable / "runs/meanflow"
+    several = {
+        "gpu": 2,
+        "tasks_per_node": 2,
+        "mpi": "srun",
+        "launch": "srun --ntasks-per-node=2 --gpus=2",
+        "cpus_per_task": 1,
+    }
+    process = submit(
+        str((run / "model.pt").relative_to(trainable.parent)),
+        "--rerun-triggers=mtime",
+        study={"train": {"steps": 4}, "active": []},
+        resources={"train": several},
+    )
+    ended(process, 240, tmp_path / "said.log")
+    (job,) = [job for job in jobs(cluster) if "train" in job["rule"]]
+    assert job["state"] == "COMPLETED" and job["gpu"] == "gres:gpu:2"
+    log = (trainable / "logs/train/meanflow.log").read_text()
+    assert "GLOBAL_RANK: 1, MEMBER: 2/2" in log and "2 processes" in log
+    assert (run / "model.pt").exists() and len((run / "history.csv").read_text().splitlines()) == 2

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from neuromf.config.data import VAE, Cohort, Latents, Volumes
 from neuromf.config.fcd import Fcd
-from neuromf.config.judging import Gate, Metrics, Questions
+from neuromf.config.judging import Gate, Metrics, Questions, Scale
 from neuromf.config.model import Flow, Net, Samples, Torus, Train
 from neuromf.config.types import RunName, Section, Seed
 
@@ -40,6 +40,7 @@ class Config(Section):
     gates: Gate
     questions: Questions = Questions()
     fcd: Fcd = Fcd()
+    scale: Scale = Scale()
     every_arm: Overrides | None = None
     ablations: dict[RunName, Ablation] = {}
     active: list[RunName] = []

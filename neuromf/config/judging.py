@@ -45,6 +45,14 @@ class Questions(Section):
     quoted: str | None = None
 
 
+class Scale(Section):
+    scans: Count = 60_000
+    trainings: Count = 1
+    steps: Count = 60_000
+    samples: Count = 2_000
+    workers: list[Count] = Field([1, 64], min_length=1)
+
+
 class Gate(Section):
     bounds: dict[str, float]
     informational: list[str] = []
