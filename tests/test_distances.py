@@ -55,6 +55,25 @@ def test_the_interval_is_that_of_the_bootstrap(rng, shape):
     np.testing.assert_allclose(frechet.frechet_interval(real, fake, 20, 3), expected, rtol=1e-9)
 
 
+def test_the_interval_of_small_sets_holds_the_distance_and_is_wide_enough_for_other_people(rng):
+    """Bare percentiles of the redraws lie above the distance altogether; their spread is that of other people or more."""
+
+    def people(n):
+        return rng.standard_normal((n, 60)) * np.linspace(0.2, 2, 60)
+
+    distances = [frechet.frechet_distance(people(40), people(30)) for _ in range(60)]
+    real, fake = people(40), people(30)
+    value, (low, high) = frechet.frechet_distance(real, fake), frechet.frechet_interval(real, fake)
+    redrawn = [frechet.frechet_distance(real[i], fake[j]) for i, j in frechet.draws(40, 30, 40, 0)]
+    assert low < value < high < np.mean(redrawn)
+    assert 1 < (high - low) / 3.92 / np.std(distances) < 2
+
+
+def test_a_distance_does_not_go_below_nothing_and_a_difference_may():
+    assert frechet.around(0.1, [0.2, 0.9, 1.0, 1.1]) == pytest.approx((0.0, 0.1 + 0.1425))
+    assert frechet.around(0.1, [-1.0, 0.0, 1.0])[0] < 0
+
+
 def test_slices_are_drawn_with_their_volume(rng):
     """Twenty equal slices of each volume are no more than the volume; drawn one by one they look like far more."""
     real, fake = rng.standard_normal((60, 1, 1)), rng.standard_normal((50, 1, 1))

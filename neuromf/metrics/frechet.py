@@ -138,6 +138,16 @@ def interval(values: ArrayLike) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def around(value: float, again: ArrayLike) -> tuple[float, float]:
+    """Ends of the 95 % interval of a distance: how far redraws spread about their median, laid around its value.
+
+    Redraws hold volumes twice and so look like fewer of them, and their distances lie above that of the sets themselves,
+    for small sets by half of it: they say how wide, and not where. A distance does not go below 0.
+    """
+    low, high = value + np.nanpercentile(again, [2.5, 97.5]) - np.nanmedian(again)
+    return float(max(low, 0.0) if np.nanmin(again) >= 0 else low), float(high)
+
+
 def bootstrap(
     fn: Distance,
     real: ArrayLike,
@@ -145,10 +155,7 @@ def bootstrap(
     n_boot: int = 200,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Ends of the 95 % percentile interval of fn when the volumes of both sets are drawn again.
-
-    Repeated rows look like fewer volumes, so the interval of a Fréchet distance leans upwards as
-    the distance itself does: it says how wide, not where.
+    """Ends of the 95 % interval of fn, as `around` lays them, when the volumes of both sets are drawn again.
 
     Arguments:
         fn: A statistic of two sets of features, for instance ``frechet_distance``.
@@ -157,12 +164,11 @@ def bootstrap(
         n_boot: Number of redraws.
         seed: Seed of the redraws.
 
-    Returns:
-        The 2.5 and 97.5 percentiles of fn.
     """
     x, y = by_volume(real, "real"), by_volume(fake, "fake")
     as_pair(rows(x), rows(y))
-    return interval([fn(rows(x[i]), rows(y[j])) for i, j in draws(len(x), len(y), n_boot, seed)])
+    redrawn = [fn(rows(x[i]), rows(y[j])) for i, j in draws(len(x), len(y), n_boot, seed)]
+    return around(fn(rows(x), rows(y)), redrawn)
 
 
 def frechet_interval(real: ArrayLike, fake: ArrayLike, n_boot: int = 200, seed: int = 0) -> tuple[float, float]:
@@ -179,7 +185,8 @@ def frechet_interval(real: ArrayLike, fake: ArrayLike, n_boot: int = 200, seed: 
     centre = x.mean(axis=0)  # products of what is left lose fewer digits
     x, y = x - centre, y - centre
     cross = x @ y.T
-    return interval([_redrawn(x, y, cross, *row_counts(pair, sizes, slices)) for pair in pairs])
+    redrawn = [_redrawn(x, y, cross, *row_counts(pair, sizes, slices)) for pair in pairs]
+    return around(frechet_distance(x, y), redrawn)
 
 
 def row_counts(pair: Sequence[NDArray], sizes: Sequence[int], slices: Sequence[int] = (1, 1)) -> list[NDArray]:

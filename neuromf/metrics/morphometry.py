@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from neuromf.metrics.frechet import frechet_distance
+from neuromf.metrics.frechet import around, frechet_distance
 
 FEWEST = 4  # brains per set, below which nothing is compared
 
@@ -108,7 +108,7 @@ def judge(
         return dict.fromkeys(("value", "low", "high", "chance", "p"), np.nan)
     rng, value = np.random.default_rng(seed), distance(real, fake)
     again = [distance(_redrawn(real, rng), _redrawn(fake, rng)) for _ in range(n_boot)]
-    low, high = np.nanpercentile(again, [2.5, 97.5])
+    low, high = around(value, again)
     both, by_chance = np.concatenate([real, fake]), []
     for _ in range(n_permutations):
         shuffled = both[rng.permutation(len(both))]

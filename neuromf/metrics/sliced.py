@@ -13,7 +13,7 @@ References:
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from neuromf.metrics.frechet import as_pair, by_volume, draws, interval, rows
+from neuromf.metrics.frechet import around, as_pair, by_volume, draws, rows
 
 N_DIRECTIONS = 256
 
@@ -62,7 +62,8 @@ def sliced_interval(
     """Ends of its 95 % interval when the volumes of both sets are drawn again, as in `frechet.bootstrap`."""
     x, y = _projected(real, fake, p, n_directions, seed)
     redrawn = [(rows(x[i]), rows(y[j])) for i, j in draws(len(x), len(y), n_boot, seed)]
-    return interval([line_distance(*pair, p).mean() ** (1 / p) for pair in redrawn])
+    value, *again = (line_distance(*pair, p).mean() ** (1 / p) for pair in [(rows(x), rows(y)), *redrawn])
+    return around(value, again)
 
 
 def _projected(real: ArrayLike, fake: ArrayLike, p: float, n_directions: int, seed: int) -> tuple[NDArray, NDArray]:
