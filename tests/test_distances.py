@@ -56,7 +56,7 @@ def test_the_interval_is_that_of_the_bootstrap(rng, shape):
 
 
 def test_the_interval_of_small_sets_holds_the_distance_and_is_wide_enough_for_other_people(rng):
-    """Bare percentiles of the redraws lie above the distance altogether; their spread is that of other people or more."""
+    """Bare percentiles of the redraws lie above the distance altogether; their spread is that of new people or more."""
 
     def people(n):
         return rng.standard_normal((n, 60)) * np.linspace(0.2, 2, 60)

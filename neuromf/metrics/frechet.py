@@ -141,8 +141,8 @@ def interval(values: ArrayLike) -> tuple[float, float]:
 def around(value: float, again: ArrayLike) -> tuple[float, float]:
     """Ends of the 95 % interval of a distance: how far redraws spread about their median, laid around its value.
 
-    Redraws hold volumes twice and so look like fewer of them, and their distances lie above that of the sets themselves,
-    for small sets by half of it: they say how wide, and not where. A distance does not go below 0.
+    Redraws hold volumes twice and so look like fewer of them, and their distances lie above that of the sets
+    themselves, for small sets by half of it: they say how wide, and not where. A distance does not go below 0.
     """
     low, high = value + np.nanpercentile(again, [2.5, 97.5]) - np.nanmedian(again)
     return float(max(low, 0.0) if np.nanmin(again) >= 0 else low), float(high)
