@@ -56,8 +56,8 @@ def test_every_other_number_of_the_paper_stands_where_it_says(told):
         if source == "cohort/qc.tsv":
             assert one["value"] == (people[["split", "status"]] == key["split"]).any(axis=1).sum()
         elif source.endswith("card.json") or source == "vae/validation.json":
-            stored = json.loads((RESULTS / source).read_text())
-            np.testing.assert_allclose(one["value"], at(stored, key["path"]), **SAME)
+            stored = at(json.loads((RESULTS / source).read_text()), key["path"])
+            assert one["value"] == (stored if isinstance(stored, str) else pytest.approx(stored, rel=1e-5))
         elif source.startswith("gates/") and "id" in key:
             rows = json.loads((RESULTS / source).read_text())["rows"]
             assert [row["measured"] for row in rows if row["id"] == key["id"]] == [one["value"]]
