@@ -33,14 +33,21 @@ def plan(config: Config) -> tuple[dict[str, Config], list[Member]]:
     runs, members = {BASE: config}, []
     names = {_settings(config): BASE}
     for ablation, group in config.ablations.items():
-        for arm, overrides in sorted(group.arms.items(), key=lambda named: bool(named[1])):  # the plain arm leads
+        for arm in _plain_first(config, ablation):
             for seed in group.seeds:
-                changed = _changed(config, overrides, seed, where=f"ablation {ablation}, arm {arm}")
+                changed = _changed(config, group.arms[arm], seed, where=f"ablation {ablation}, arm {arm}")
                 run = names.setdefault(_settings(changed), f"{ablation}-{arm}-s{seed}")
                 if ablation in config.active:
                     runs.setdefault(run, changed)
                     members.append(Member(ablation, arm, seed, run))
     return runs, members
+
+
+def _plain_first(config: Config, ablation: str) -> list[str]:
+    """Names of the arms of an ablation, one that comes to the settings of the config before all others."""
+    arms, plain = config.ablations[ablation].arms, _settings(_changed(config, {}, 0, where="every_arm"))
+    found = {arm: _settings(_changed(config, arms[arm], 0, where=f"ablation {ablation}, arm {arm}")) for arm in arms}
+    return sorted(arms, key=lambda arm: found[arm] != plain)
 
 
 def _changed(config: Config, overrides: Overrides, seed: int, *, where: str) -> Config:

@@ -37,14 +37,16 @@ def test_equal_settings_are_one_run_whoever_asks():
             }
         )
     )
-    assert list(runs) == ["meanflow", "lp-1.0-s0", "lp-1.0-s1", "lp-same-s1"]
+    assert list(runs) == ["meanflow", "lp-same-s1", "lp-1.0-s0", "lp-1.0-s1"]
     served = {(m.ablation, m.arm, m.seed): m.run for m in members}
     assert served["lp", "same", 0] == "meanflow" and served["again", "one", 1] == "lp-1.0-s1"
 
 
 def test_the_arm_that_changes_nothing_leads_wherever_it_stands():
-    arms = {"1": {"flow": {"p": 1.0}}, "3": {"flow": {"p": 3.0}}, "base": {}}
-    assert [member.arm for member in plan(study({"lp": {"arms": arms}}))[1]] == ["base", "1", "3"]
+    arms = {"1": {"flow": {"p": 1.0}}, "3": {"flow": {"p": 3.0}}}
+    same = {"flow": {"p": study({}).flow.p}}
+    for base in ({}, same):
+        assert [member.arm for member in plan(study({"lp": {"arms": arms | {"base": base}}}))[1]] == ["base", "1", "3"]
 
 
 def test_a_new_arm_adds_its_runs_and_renames_none():
