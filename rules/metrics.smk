@@ -52,7 +52,7 @@ rule measure:
         "results/benchmarks/measure/{run}.tsv"
     conda:
         "../envs/neuromf.yaml"
-    threads: 2
+    threads: lambda w: 2 if w.run == RUN else 1
     resources:
         mem_mb=8000,
         runtime=120,
