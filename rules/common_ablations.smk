@@ -15,6 +15,13 @@ def arms_of(ablation):
     return [[m.arm, m.seed, m.run] for m in ARMS if m.ablation == ablation]
 
 
+def baselines():
+    """Runs that stand beside that of the study in table 1, and what they are called there: arms against Rectified Flow."""
+    called = {"meanflow": "MeanFlow", "rectified": "Rectified Flow"}
+    arms = [m for m in ARMS if m.ablation == "rectified" and m.run != RUN]
+    return {m.run: f"{called.get(m.arm, m.arm)} arm, seed {m.seed}" for m in arms}
+
+
 def files_of(ablation):
     """What is known of the runs of an ablation once they are made: metrics and cards."""
     runs = dict.fromkeys(run for _, _, run in arms_of(ablation))

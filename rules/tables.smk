@@ -2,7 +2,7 @@
 
 
 rule table_1:
-    """The main comparison: every run, floors, ceilings, and quoted numbers marked as such."""
+    """The main comparison: the study's run, its baseline, floors, ceilings, quoted numbers marked as such."""
     input:
         metrics=rules.metrics.output.table,
         timing=rules.timing.output.table.format(run=RUN),
@@ -23,7 +23,7 @@ rule table_1:
         mem_mb=1000,
         runtime=5,
     params:
-        cfg=provenance("flow", "metrics", shown=["frechet", "kid"]),
+        cfg=provenance("flow", "metrics", shown=["frechet", "kid"], names=baselines()),
         stem=subpath(output.tex, strip_suffix=".tex"),
         code=code_digest("workflow_scripts.table_1"),
     shell:

@@ -201,10 +201,10 @@ def test_table_1_has_runs_floors_ceilings_and_quoted_rows_in_order(metrics, timi
 def test_cells_of_table_1_are_those_of_the_metrics_and_the_timing(metrics, timing):
     table, columns, notes = table_1(metrics, timing, "meanflow", shown=["kid", "frechet"])
     heads = [(column.header, column.below) for column in columns]
-    assert heads[3:6] == [("KID x 1000", "enc-32"), ("Fréchet distance", "enc-32"), ("Fréchet distance", "slices")]
+    assert heads[3:6] == [("KID", "enc-32"), ("Fréchet distance", "enc-32"), ("Fréchet distance", "slices")]
     row = printed(table, columns, "MeanFlow", 1)
     assert row == {
-        "name": "MeanFlow", "evaluations": "1", "n": "40", "kid enc-32": "2.10",
+        "name": "MeanFlow", "evaluations": "1", "n": "40", "kid enc-32": "0.00210",
         "frechet enc-32": "23.5 (21.5 to 25.5)", "frechet slices": "9.0 (7.0 to 11.0)", "ms_ssim": "0.750",
         "network_s": "0.0200", "decoder_s": "0.300", "total_s": "0.320", "published": "",
     }  # fmt: skip
@@ -213,6 +213,13 @@ def test_cells_of_table_1_are_those_of_the_metrics_and_the_timing(metrics, timin
     assert printed(table, columns, "MeanFlow", 50)["total_s"] == "1.40"
     assert printed(table, columns, "held-out people")["evaluations"] == ""
     assert "Seconds per volume, one volume at a time: medians of 12 to 100 calls on A100 & co, float32." in notes
+
+
+def test_table_1_shows_the_runs_that_are_named_and_no_others(metrics, timing):
+    names = [sorted(set(table_1(metrics, timing, "meanflow", names=given)[0].query("group == @OURS")["name"]))
+             for given in (None, {}, {"other": "Rectified Flow"})]  # fmt: skip
+    base = "base alone, without the network"
+    assert names == [["MeanFlow", base, "other"], ["MeanFlow", base], ["MeanFlow", "Rectified Flow", base]]
 
 
 def test_a_run_has_seconds_only_where_its_network_was_timed(metrics, timing):

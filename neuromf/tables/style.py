@@ -32,6 +32,7 @@ class Column:
         kind: "number" (with its interval, where it has one), "whole" or "text".
         factor: What numbers are multiplied with for print.
         groups: Groups of rows that can have it; None for all. Others are left blank, not missing.
+        interval: Whether a number's interval is printed; the CSV has it in any case.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Column:
     kind: str = "number"
     factor: float = 1
     groups: Collection[str] | None = None
+    interval: bool = True
 
 
 # --- numbers and text --------------------------------------------------------------------------------
@@ -85,7 +87,7 @@ def cell(row: pd.Series, column: Column) -> str:
         return str(value)
     if column.kind == "whole":
         return f"{int(value):,}"
-    ends = [row.get(f"{column.key}_{end}", math.nan) for end in ("low", "high")]
+    ends = [row.get(f"{column.key}_{end}", math.nan) if column.interval else math.nan for end in ("low", "high")]
     return number(*(column.factor * float(each) for each in (value, *ends)))
 
 

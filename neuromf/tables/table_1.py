@@ -1,4 +1,4 @@
-"""Table 1, the main comparison: every run, floors and ceilings beside it, and what others published, marked as quoted.
+"""Table 1, the main comparison: the run of the study, its baseline, floors and ceilings, and what others published.
 
 Runs, sets and feature sets are those that the metrics hold. Quoted numbers keep the digits they were published with,
 and stand in a column of their own where they are something else than ours.
@@ -16,7 +16,7 @@ REST, QUOTED = "Other sets", "Quoted from the literature"
 MEASURED, MADE = {OURS, FLOORS, CEILINGS, REST}, {OURS, QUOTED}  # groups with our metrics, groups that cost something
 SETS = {
     "base": (OURS, "base alone, without the network"),
-    "halves": (FLOORS, "one half of the training people against the other"),
+    "halves": (FLOORS, "half of the training people, from the rest"),
     "real": (FLOORS, "held-out people"),
     "vae": (FLOORS, "the same after the autoencoder"),
     "blurred": (CEILINGS, "blurred"),
@@ -30,14 +30,14 @@ LEFT_OUT = r"online|early|ema-.*|controls"  # other weights of a run, no models 
 NAMES = {"meanflow": "MeanFlow"}
 HEADS = {  # of metrics, and their factor in print
     "frechet": ("Fréchet distance", 1),
-    "kid": ("KID x 1000", 1000),
+    "kid": ("KID", 1),
     "mmd2": ("MMD squared x 1000", 1000),
     "sliced_wasserstein": ("sliced Wasserstein", 1),
 }
 DIVERSITY = ("pair_ms_ssim", "")
 SECONDS = {"network_s": "network", "decoder_s": "decoder", "total_s": "both"}
 NOTES = [
-    "In parentheses the middle 95 % of bootstrap redraws of volumes; redraws repeat volumes, so distances grow.",
+    "In parentheses 95 % intervals: how far bootstrap redraws of volumes spread, laid around the value.",
     "MS-SSIM between pairs of one set says how alike its volumes are: that of held-out people is right.",
     "Quoted rows are of other data, sizes, features and numbers of volumes, and not comparable with any other row.",
 ]
@@ -83,7 +83,7 @@ def table_1(
     timed: Sequence[str] | None = None,
     names: dict[str, str] | None = None,
 ) -> tuple[pd.DataFrame, list[Column], list[str]]:
-    """Every run at every number of evaluations, floors, ceilings, and what others published.
+    """Runs at every number of evaluations, floors, ceilings, and what others published.
 
     Arguments:
         metrics: Columns run, nfe (number of evaluations or name of a set, as text), metric, features, n, value, low
@@ -93,7 +93,7 @@ def table_1(
         shown: Metrics that become columns, in this order, one column for each of their feature sets.
         features: Feature sets that are shown; None for all.
         timed: Runs that cost what was timed, since their networks are alike; None for those that were timed.
-        names: What runs are called in print.
+        names: Runs beside it, and what they are called in print; None for all, by their own names.
 
     Returns:
         The table, its columns, and its notes.
@@ -103,9 +103,10 @@ def table_1(
     """
     metrics = metrics.fillna({"features": "", "run": ""})
     keys = _keys(metrics[metrics["run"] == run], run, shown, features)
+    others = sorted(set(metrics["run"]) - {"", run}) if names is None else [name for name in names if name != run]
     alike, names = set(timing["run"] if timed is None else timed), NAMES | (names or {})
     rows = []
-    for name in sorted(set(metrics["run"]) - {""}, key=lambda name: (name != run, name)):
+    for name in [run, *others]:
         part = metrics[metrics["run"] == name]
         for n in sorted(int(n) for n in part["nfe"].unique() if n.isdigit()):
             cost = _seconds(timing, n) if name in alike else {}

@@ -7,18 +7,18 @@ import pandas as pd
 from neuromf.tables.style import Column
 
 OURS, KNOWN = "Generated, 1 evaluation", "Real, held out"
-METRICS = {  # of the judged rows, by column: head, second line, factor
-    "lesion_share": ("with lesion", "share", 1),
-    "lesion_ml": ("lesion", "ml", 1),
-    "excess": ("excess", "in mask", 1),
-    "agreement": ("agreement", "AUC", 1),
-    "dice": ("Dice", "nearest real", 1),
-    "hausdorff_mm": ("HD95", "mm", 1),
-    "volume_wasserstein": ("volume", "W, log10 ml", 1),
-    "place_wasserstein": ("place", "W, mm", 1),
+METRICS = {  # of the judged rows, by column: head, second line
+    "lesion_share": ("with lesion", "share"),
+    "lesion_ml": ("lesion", "ml"),
+    "excess": ("excess", "in mask"),
+    "agreement": ("agreement", "AUC"),
+    "dice": ("Dice", "nearest real"),
+    "hausdorff_mm": ("HD95", "mm"),
+    "volume_wasserstein": ("volume", "W, log10 ml"),
+    "place_wasserstein": ("place", "W, mm"),
 }
 NOTES = [
-    "In parentheses the middle 95 % of bootstrap redraws (shares: Wilson's interval). Excess: intensity in the mask "
+    "In parentheses 95 % intervals by bootstrap; those left out here are in the CSV. Excess: intensity in the mask "
     "less that of other heads of the set at the same place; agreement: how often a voxel of the mask stands out more "
     "than one outside it. A threshold by volume gives generated masks the mean volume of training lesions.",
     "Lesions are simulated where the study says so; the reference of all distances are the training pairs.",
@@ -66,7 +66,7 @@ def _cells(metrics: pd.DataFrame, run: str, keys: Sequence[tuple[str, str]]) -> 
 
 def _columns(keys: Sequence[tuple[str, str]]) -> list[Column]:
     ours = {OURS}
-    scale = {"kid": ("KID x 1000", 1000), "frechet": ("Fréchet distance", 1)}
+    scale = {"kid": ("KID", 1), "frechet": ("Fréchet distance", 1)}
     distances = [(f"{m} {f}".strip(), *scale.get(m, (m, 1)), f) for m, f in keys]
     return [
         Column("name", "", kind="text"),
@@ -76,5 +76,5 @@ def _columns(keys: Sequence[tuple[str, str]]) -> list[Column]:
         Column("trainable", "trained", "% of weights", factor=100, groups=ours),
         Column("n", "pairs", kind="whole"),
         *(Column(key, head, below, factor=factor) for key, head, factor, below in distances),
-        *(Column(key, head, below, factor=factor) for key, (head, below, factor) in METRICS.items()),
+        *(Column(key, *head, interval=key == "excess") for key, head in METRICS.items()),
     ]
