@@ -13,11 +13,11 @@ from neuromf.seeds import noise
 
 
 class FlowStudy(Study):
-    """Train u(z, t, r) on latents (N, C, I, J, K), normalised and held in memory.
+    """Train u(z, t, r) on latents (N, C, I, J, K), normalised, in memory or on disk.
 
     Arguments:
         u: The network to train; its EMA is kept beside it.
-        latents: Normalised posterior means.
+        latents: Normalised posterior means: a tensor, or `store.OnDisk`.
         times: Keyword arguments of `flow.draw_times`.
         fm_steps: First steps of plain flow matching (r = t always), cheaper, before the intervals open.
         gap_steps: Steps after those in which the largest interval grows from nothing to the whole; 0 opens all at once.
