@@ -56,7 +56,7 @@ rule pair_latents:
         pairs=rules.pairs.output.pairs,
         volumes=rules.pairs.output.volumes,
         weights=rules.vae.output.weights,
-        gate="results/gates/phase_0.json",
+        gate=ancient("results/gates/phase_0.json"),
     output:
         latents=expand("results/fcd/latents/{strategy}.npz", strategy=STRATEGIES),
         masks="results/fcd/masks.csv",

@@ -6,7 +6,7 @@ rule encode:
     input:
         folder=rules.prepare.output.folder,
         weights=rules.vae.output.weights,
-        gate="results/gates/phase_0.json",
+        gate=ancient("results/gates/phase_0.json"),
     output:
         latents="results/latents/{shard}.pt",
     log:

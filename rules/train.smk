@@ -7,7 +7,7 @@ rule train:
         latents=rules.stats.input.latents,
         stats=rules.stats.output.stats,
         qc=rules.qc.output.table,
-        gate="results/gates/phase_3.json",
+        gate=ancient("results/gates/phase_3.json"),
     output:
         model="results/runs/{run}/model.pt",
         history="results/runs/{run}/history.csv",

@@ -18,12 +18,15 @@ RULES = [ROOT / "Snakefile", *sorted(ROOT.glob("rules/*.smk"))]
 
 def test_what_a_rule_gives_to_the_shell_is_quoted_or_made_of_safe_letters():
     safe = {"{wildcards.shard}", "{wildcards.run}", "{wildcards.steps}", "{wildcards.phase}"}
+    safe |= {f"{{resources.{name}}}" for name in PROFILED}
     for path in RULES:
         for shell in re.findall(r"    shell:\n(.*?)(?=\n\n|\n    \w|\Z)", path.read_text(), re.S):
             found = set(re.findall(r"(?<!{){[a-z_.]+(?:\[[^]]*\])?(?::\w+)?}", shell))
             assert {part for part in found if not part.endswith(":q}")} <= safe, path.name
 
 
+# what the profile says and no study can: numbers, and the command that starts processes on several nodes
+PROFILED = ("gpu", "nodes", "mem_mb", "launch")
 CONSTRAINED = {"shard": r"\d+", "run": r"[a-z0-9][a-z0-9.-]*", "steps": r"\d+", "phase": r"\d"}
 
 

@@ -294,9 +294,9 @@ def finished(tmp_path_factory):
     return folder
 
 
-def asked(folder, ablations):
+def asked(folder, ablations, **more):
     """Write the overlay of a study that asks for these ablations."""
-    text = yaml.safe_dump({"ablations": ablations, "active": ["rectified", "lp"]})
+    text = yaml.safe_dump({"ablations": ablations, "active": ["rectified", "lp"], **more})
     (folder / "study.yaml").write_text(text)
 
 
@@ -304,9 +304,9 @@ def planned(*arguments, folder):
     return snakemake(*arguments, "--snakefile", str(ROOT / "Snakefile"), cwd=folder, study=folder / "study.yaml").stdout
 
 
-def jobs(folder, ablations):
+def jobs(folder, ablations, **more):
     """How often each rule would run for these ablations, but for the target itself."""
-    asked(folder, ablations)
+    asked(folder, ablations, **more)
     text = planned("ablations", "-n", folder=folder)
     if "Nothing to be done" in text:
         return {}
@@ -334,3 +334,10 @@ def test_a_fan_out_that_was_killed_goes_on_with_what_is_missing(finished):
     for path in [*(results / "runs" / "lp-1.25-s0").iterdir(), results / "ablations" / "lp.csv"]:
         path.unlink()  # as of a job that did not end, and of one that never began
     assert jobs(finished, TWO) == {"train": 1, **AGAIN}
+
+
+def test_a_gate_is_a_permission_and_not_data(finished):
+    """A study of another name, such as one of pairs on top of a trained one, judges again and makes nothing again."""
+    assert jobs(finished, TWO, study="another").keys() == {"gate"}
+    stricter = {"bounds": {"P0-T5": 20.0}}
+    assert jobs(finished, TWO, gates=stricter).keys() == {"gate"}
