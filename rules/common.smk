@@ -25,9 +25,8 @@ wildcard_constraints:
 
 def half_the_cores():
     """Threads of a training, so that two go on at a time: a CPU then makes 1.2 to 1.3 times as many steps."""
-    if workflow.remote_exec or workflow.cores is None:
-        return 8
-    return max(1, min(8, workflow.cores // 2))
+    cores = workflow.resource_settings.cores  # none on a cluster
+    return 8 if workflow.remote_exec or cores is None else max(1, min(8, cores // 2))
 
 
 def values(section, *names):
