@@ -76,6 +76,14 @@ def test_excess_and_agreement_say_whether_image_and_mask_belong_together(pairs):
     assert np.abs(lesions.excess(plain, masks)).max() < 0.02
 
 
+def test_one_pair_alone_is_judged_by_what_needs_no_other(pairs):
+    images, masks = pairs
+    rows, table = lesions.judge(images[:1], masks[:1], (images[:1], masks[:1]), MM)
+    values = {row["metric"]: row["value"] for row in rows}
+    assert values["lesion_share"] == 1 and values["dice"] == 1 and len(table) == 1
+    assert np.isnan([values[name] for name in ("excess", "agreement", "volume_wasserstein")]).all()
+
+
 def test_a_set_is_judged_against_known_pairs(pairs):
     rows, table = lesions.judge(*pairs, pairs, MM)
     found = {row["metric"]: row for row in rows}

@@ -159,7 +159,8 @@ def judge(
     """
     images, masks, theirs = np.asarray(images), as_masks(masks), describe(*known, spacing_mm)
     table = describe(images, masks, spacing_mm)
-    table = table.assign(excess=excess(images, masks), agreement=agreement(images, masks))
+    among = {"excess": excess, "agreement": agreement} if len(images) > 1 else {}  # both need others to compare with
+    table = table.assign(**{"excess": np.nan, "agreement": np.nan} | {k: of(images, masks) for k, of in among.items()})
     near = nearest(masks, known[1], spacing_mm).set_index("number")
     table = table.join(near)
     there = table[table["ml"] > 0]
