@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     table, each = read_table(args.pairs), pd.read_csv(args.lesions).set_index("scan")
     held = table[table["split"] != "train"]
     sets = {REAL: held, DRAWN: read_table(args.samples / "samples.tsv")}
-    columns = min(COLUMNS, *map(len, sets.values()))
-    first = {name: listed.head(columns) for name, listed in sets.items()}
+    first = {name: listed.head(COLUMNS) for name, listed in sets.items()}
+    columns = max(map(len, first.values()))
     captions = {name: [caption(each.loc[scan]) for scan in listed["scan"]] for name, listed in first.items()}
     pairs = {name: [read(row) for row in listed.to_dict("records")] for name, listed in first.items()}
     files = {name: listed[["image", "mask"]].to_dict("records") for name, listed in first.items()}
@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def caption(lesion: pd.Series) -> str:
     """Volume of a lesion, and how much brighter it is than other heads at its place."""
-    return f"{lesion['ml']:.1f} ml, {lesion['excess']:+.2f}" if lesion["ml"] > 0 else "no lesion"
+    if not lesion["ml"] > 0:
+        return "no lesion"
+    return f"{lesion['ml']:.1f} ml" + (f", {lesion['excess']:+.2f}" if pd.notna(lesion["excess"]) else "")
 
 
 def read(row: dict) -> Pair:

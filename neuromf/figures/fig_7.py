@@ -30,7 +30,7 @@ def fig_7(
     scale and crop for all; first panels say where left and right are, and have a bar of 5 cm.
 
     Arguments:
-        sets: Pairs by what stands beside them; at least `columns` each.
+        sets: Pairs by what stands beside them; fewer than `columns` leave places empty.
         spacing_mm: Voxel size.
         captions: What stands under the columns of a set.
     """
@@ -48,8 +48,10 @@ def fig_7(
     for name, pairs in shown.items():
         axes = brains.panels(fig, top, heights, columns, inch * wide, LEFT)
         for line, (plane, contour) in zip(axes, ROWS, strict=True):
-            for ax, pair in zip(line, pairs, strict=True):
+            for ax, pair in zip(line, pairs, strict=False):
                 _panel(ax, pair, plane, crop, wide, contour=contour)
+            for ax in line[len(pairs) :]:
+                ax.set_axis_off()
             if plane != "sagittal":
                 brains.sides(line[0])
         brains.bar(axes[0][0], BAR_MM / spacing_mm / wide, f"{BAR_MM / 10:g} cm", at=0.94)
