@@ -33,9 +33,8 @@ def plan(config: Config) -> tuple[dict[str, Config], list[Member]]:
     runs, members = {BASE: config}, []
     names = {_settings(config): BASE}
     for ablation, group in config.ablations.items():
-        for arm in _plain_first(config, ablation):
-            for seed in group.seeds:
-                changed = _changed(config, group.arms[arm], seed, where=f"ablation {ablation}, arm {arm}")
+        for arm, made in _plain_first(config, ablation):
+            for seed, changed in zip(group.seeds, made, strict=True):
                 run = names.setdefault(_settings(changed), f"{ablation}-{arm}-s{seed}")
                 if ablation in config.active:
                     runs.setdefault(run, changed)
@@ -43,11 +42,15 @@ def plan(config: Config) -> tuple[dict[str, Config], list[Member]]:
     return runs, members
 
 
-def _plain_first(config: Config, ablation: str) -> list[str]:
-    """Names of the arms of an ablation, one that comes to the settings of the config before all others."""
-    arms, plain = config.ablations[ablation].arms, _settings(_changed(config, {}, 0, where="every_arm"))
-    found = {arm: _settings(_changed(config, arms[arm], 0, where=f"ablation {ablation}, arm {arm}")) for arm in arms}
-    return sorted(arms, key=lambda arm: found[arm] != plain)
+def _plain_first(config: Config, ablation: str) -> list[tuple[str, list[Config]]]:
+    """Arms of an ablation with their config for each seed; one that comes to the settings of the config leads."""
+    group = config.ablations[ablation]
+    made = {
+        arm: [_changed(config, overrides, seed, where=f"ablation {ablation}, arm {arm}") for seed in group.seeds]
+        for arm, overrides in group.arms.items()
+    }
+    plain = _settings(_changed(config, {}, group.seeds[0], where="every_arm"))
+    return sorted(made.items(), key=lambda named: _settings(named[1][0]) != plain)
 
 
 def _changed(config: Config, overrides: Overrides, seed: int, *, where: str) -> Config:

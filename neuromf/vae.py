@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
     AutoencoderKlMaisi,
@@ -343,28 +342,6 @@ def _kind(state: dict[str, Tensor]) -> str:
     return ""
 
 
-# --- the loss of the compact autoencoder --------------------------------------------------------------
-
-
-def reconstruction_loss(
-    volume: Tensor, decoded: Tensor, mean: Tensor, std: Tensor, *, kl_weight: float
-) -> dict[str, Tensor]:
-    """L1 of intensities, L1 of their differences along each axis (sharp cortex), and KL to N(0, 1).
-
-    Each part is a mean over elements, the gradient part summed over the three axes; "loss" is
-    intensity + gradient + kl_weight * KL. No adversary.
-    """
-    intensity = F.l1_loss(decoded, volume)
-    gradient = sum(F.l1_loss(decoded.diff(dim=axis), volume.diff(dim=axis)) for axis in (2, 3, 4))
-    kl = 0.5 * (mean**2 + std**2 - 2 * std.log() - 1).mean()
-    return {
-        "loss": intensity + gradient + kl_weight * kl,
-        "intensity": intensity,
-        "gradient": gradient,
-        "kl": kl,
-    }
-
-
 def initial(architecture: Architecture, weights: Path | None, *, seed: int) -> MAISIVAEWrapper:
     """The autoencoder a study starts from: stored weights, or random ones of this architecture and seed."""
     if weights:
@@ -377,24 +354,6 @@ def initial(architecture: Architecture, weights: Path | None, *, seed: int) -> M
         vae = MAISIVAEWrapper(architecture)
     nn.init.constant_(vae.net.quant_conv_log_sigma.conv.bias, 2 * START_LOG_STD)
     return vae
-
-
-@torch.no_grad()
-def standardise(vae: MAISIVAEWrapper, volumes: Tensor) -> None:
-    """Give latents mean 0 and standard deviation 1 per channel over these volumes, exactly, in place.
-
-    A weak KL term leaves a trained autoencoder's latents at any scale; the 1x1 convolutions around the latent
-    absorb scale and shift, so that no reconstruction changes.
-    """
-    means = torch.cat([vae.encode(volume[None].float())[0] for volume in volumes])
-    centre = means.double().mean((0, 2, 3, 4)).float()
-    scale = means.double().std((0, 2, 3, 4)).float()
-    mu, log_sigma, post = vae.net.quant_conv_mu.conv, vae.net.quant_conv_log_sigma.conv, vae.net.post_quant_conv.conv
-    post.bias += torch.einsum("oi...,i->o", post.weight, centre)
-    post.weight *= scale.view(1, -1, 1, 1, 1)
-    mu.weight /= scale.view(-1, 1, 1, 1, 1)
-    mu.bias.copy_((mu.bias - centre) / scale)
-    log_sigma.bias -= 2 * scale.log()  # this convolution gives the logarithm of the variance
 
 
 def size(vae: MAISIVAEWrapper) -> dict[str, int]:

@@ -26,7 +26,9 @@ def done(tmp_path):
     """Benchmarks and files of a study of 20 scans, 16 of them trained on, as its jobs leave them."""
     scans = [f"s{k}" for k in range(20)]
     split = ["train"] * 16 + ["test"] * 4
-    write_table(pd.DataFrame({"scan": scans, "person": scans, "split": split}), tmp_path / "qc.tsv")
+    write_table(
+        pd.DataFrame({"scan": scans, "person": scans, "split": split, "status": "accepted"}), tmp_path / "qc.tsv"
+    )
     jobs = {"prepare/0": 8, "prepare/1": 12, "encode/0": 18, "encode/1": 18, "stats": 4, "reference": 10}
     jobs |= {"sample/meanflow-1": 3, "sample/meanflow-10": 5, "sample/other-1": 99, "measure/meanflow": 16}
     for name, seconds in jobs.items():

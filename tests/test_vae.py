@@ -10,7 +10,7 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiGroupN
 from safetensors.torch import save_file
 from torch import nn
 
-from neuromf import phantom, seeds, vae
+from neuromf import phantom, seeds, vae, vae_training
 
 SHAPE_CASES = [("compact", 16), ("compact", 32), ("published", 16), ("published", 32)]
 SOURCES = "autoencoder_v1.pt of nvidia/NV-Generate-CT, autoencoder_v2.pt of nvidia/NV-Generate-MR"
@@ -439,7 +439,7 @@ def test_an_unknown_precision_is_refused(compact):
 def test_reconstruction_loss_equals_numpy():
     volume, decoded = uniform(2, 1, 6, 5, 7, key="a").double(), uniform(2, 1, 6, 5, 7, key="b").double()
     mean, std = uniform(2, 4, 3, 3, 3, key="c").double() - 0.5, 0.1 + uniform(2, 4, 3, 3, 3, key="d").double()
-    parts = vae.reconstruction_loss(volume, decoded, mean, std, kl_weight=0.3)
+    parts = vae_training.reconstruction_loss(volume, decoded, mean, std, kl_weight=0.3)
     a, b, m, s = (x.numpy() for x in (volume, decoded, mean, std))
     expected = {
         "intensity": np.abs(b - a).mean(),
@@ -454,16 +454,18 @@ def test_kl_is_that_of_torch_and_zero_for_the_prior():
     volume = torch.zeros(1, 1, 4, 4, 4)
     mean, std = torch.tensor([[0.7]]).double().view(1, 1, 1, 1, 1), torch.tensor(0.4).double().view(1, 1, 1, 1, 1)
     posterior, prior = torch.distributions.Normal(mean, std), torch.distributions.Normal(0.0, 1.0)
-    kl = vae.reconstruction_loss(volume, volume, mean, std, kl_weight=1.0)["kl"]
+    kl = vae_training.reconstruction_loss(volume, volume, mean, std, kl_weight=1.0)["kl"]
     torch.testing.assert_close(kl, torch.distributions.kl_divergence(posterior, prior).mean())
-    perfect = vae.reconstruction_loss(volume, volume, torch.zeros_like(mean), torch.ones_like(std), kl_weight=1.0)
+    perfect = vae_training.reconstruction_loss(
+        volume, volume, torch.zeros_like(mean), torch.ones_like(std), kl_weight=1.0
+    )
     assert all(float(part) == 0 for part in perfect.values())
 
 
 def test_a_shift_of_intensity_costs_no_gradient():
     volume = uniform(1, 1, 4, 4, 4).double()
     mean, std = torch.zeros(1, 4, 1, 1, 1).double(), torch.ones(1, 4, 1, 1, 1).double()
-    parts = vae.reconstruction_loss(volume, volume + 0.25, mean, std, kl_weight=1.0)
+    parts = vae_training.reconstruction_loss(volume, volume + 0.25, mean, std, kl_weight=1.0)
     assert float(parts["intensity"]) == pytest.approx(0.25) and float(parts["gradient"]) == pytest.approx(0, abs=1e-12)
 
 

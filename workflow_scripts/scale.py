@@ -26,7 +26,7 @@ def stages(args: object, plan: dict, card: dict) -> list[Stage]:
     """What was measured here, stage by stage, and how much of it is planned."""
     qc, run = read_table(args.qc), args.card.parent.name
     train = int((qc["split"] == "train").sum())
-    encoded = len(qc) + (plan["versions"] - 1) * train
+    encoded = int((qc["status"] == "accepted").sum()) + (plan["versions"] - 1) * train
     scans, runs, evaluations = plan["scans"], plan["trainings"], len(args.samples)
     shards = -(-scans // plan["scans_per_shard"])
     drawn = sum(len(read_table(folder / "samples.tsv")) for folder in args.samples)
@@ -70,10 +70,11 @@ def notes(plan: dict, card: dict) -> list[str]:
     return [
         f"Measured on {card['device']}: volumes of {shape} voxels, a network of {card['parameters']:,} parameters at "
         f"batch {card['config']['train']['batch']}. Another network, grid or machine needs a small study of its own.",
-        f"Planned: {plan['trainings']} trainings, {plan['samples']:,} volumes for each number of evaluations, "
+        f"Planned: trainings: {plan['trainings']}; {plan['samples']:,} volumes for each number of evaluations, "
         f"{plan['scans_per_shard']} scans a shard. Hours are of so many workers, one job each; a training is one job.",
         "Seconds hold the start of every job. Memory is that of the largest job here; training latents that need more "
-        "than half of a job's mem_mb stay on disk, so that a training does not grow with the scans.",
+        "than half of a job's mem_mb stay on disk, so that a training does not grow with the scans; reference and "
+        "measure hold their volumes, and grow with them.",
     ]
 
 

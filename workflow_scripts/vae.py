@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from neuromf import fitting, vae
 from neuromf.cohort import read_table
-from neuromf.vae_training import VAEStudy
+from neuromf.vae_training import VAEStudy, standardise
 from neuromf.volumes import of_split, read_volumes
 from workflow_scripts._cli import arguments
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         made_by = json.dumps([args.config, args.code, people], sort_keys=True)
         fitting.fit(study, checkpoint=checkpoint, made_by=made_by, keep=True, precision=precision)
         fitting.write_rows(study.history, args.out.with_name("history.csv"))
-        vae.standardise(net.eval().requires_grad_(False), volumes)
+        standardise(net.eval().requires_grad_(False), volumes)
     vae.save_weights(net, args.out)
     fitting.forget(checkpoint)
 

@@ -159,8 +159,9 @@ def judge(
     """
     images, masks, theirs = np.asarray(images), as_masks(masks), describe(*known, spacing_mm)
     table = describe(images, masks, spacing_mm)
-    among = {"excess": excess, "agreement": agreement} if len(images) > 1 else {}  # both need others to compare with
-    table = table.assign(**{"excess": np.nan, "agreement": np.nan} | {k: of(images, masks) for k, of in among.items()})
+    alone = len(images) == 1  # both need others to compare with
+    table["excess"] = np.nan if alone else excess(images, masks)
+    table["agreement"] = np.nan if alone else agreement(images, masks)
     near = nearest(masks, known[1], spacing_mm).set_index("number")
     table = table.join(near)
     there = table[table["ml"] > 0]
