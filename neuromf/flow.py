@@ -190,6 +190,23 @@ def predicted_tangent(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor) -> Tenso
     return along
 
 
+def regressed(v: Tensor, said: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    r"""What V is regressed on where the network's own velocity stands in for v = eps - x at r < t, with shape (B, ...).
+
+    With :math:`\hat v(z, t) = E[v \mid z]` both give the same gradient on average, since V depends on z alone:
+
+    .. math:: E[(V - v) \, \partial_\theta u \mid z] = (V - \hat v) \, \partial_\theta u
+
+    but that of single pairs carries the noise of eps - x, which near t = 1 is all of the data's variance. What the
+    network says of v is learned from data, at r = t, alone.
+
+    Arguments:
+        v: Velocity of the path, eps - x.
+        said: What the network says of it where r < t, of `predicted_tangent`.
+    """
+    return torch.where(like(r < t, v), said, v)
+
+
 def instantaneous(u: Tensor, du_dt: Tensor, t: Tensor, r: Tensor) -> Tensor:
     r"""The velocity V at z that an average velocity implies, regressed on v (iMF, section 3).
 
@@ -229,12 +246,16 @@ def channel_lp(
     return torch.stack(parts, 1).sum(1)
 
 
-def adaptive(loss: Tensor, *, power: float = 1.0, c: float = 0.01) -> Tensor:
+def adaptive(loss: Tensor, seen: Tensor | None = None, *, power: float = 1.0, c: float = 0.01) -> Tensor:
     """Per-sample losses (B,), summed over elements, each divided by its own sg[(loss + c)^power] (MF, eq. 22).
 
     The weight hides growth: a run is judged by the raw loss, never by this one.
+
+    Arguments:
+        loss: What is minimised.
+        seen: What sets the weight, where that is another loss.
     """
-    return loss / (loss.detach() + c) ** power
+    return loss / ((loss if seen is None else seen).detach() + c) ** power
 
 
 def raw_loss(V: Tensor, v: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 r"""The flow of Gaussian data in closed form: where a network starts from, so that it learns only what is not Gaussian.
 
 For data N(m, C) with principal axes a_k and variances lambda_k the path has, along each axis, the variance
-s_t^2 = (1 - t)^2 lambda + t^2, and its flow maps y_t = z_t - (1 - t) m to y_r = (s_r / s_t) y_t. Axes that are
-left out count as lambda = 0: there the data is its mean.
+s_t^2 = (1 - t)^2 lambda + t^2, and its flow maps y_t = z_t - (1 - t) m to y_r = (s_r / s_t) y_t. What lies off the
+axes that are taken has one variance, as in probabilistic PCA.
+
+References:
+    Probabilistic Principal Component Analysis (Tipping and Bishop, 1999), J. R. Stat. Soc. B 61, 611
 """
 
 import torch
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 
 from neuromf.flow import like
 
+SMALLEST = 1e-12  # variance: where data has none, all is noise, and at t = 0 there is nothing to tell apart
 FITTED = 4096  # at most so many people say which axes there are: the Gram matrix is people x people
 
 
@@ -34,7 +38,7 @@ def slope(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
 
     The second form has no 0 / 0 at r = t.
     """
-    t, r = t[:, None], r[:, None]
+    t, r, variance = t[:, None], r[:, None], variance.clamp(min=SMALLEST)
     s_t, s_r = (((1 - time) ** 2 * variance + time**2).sqrt() for time in (t, r))
     return ((1 + variance) * (t + r) - 2 * variance) / (s_t * (s_t + s_r))
 
@@ -42,25 +46,36 @@ def slope(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
 class GaussianFlow(nn.Module):
     """Data prediction x(z, t, r) = z - t u(z, t, r) of the Gaussian with this mean, axes and variances.
 
+    Off the axes it has a variance of its own, alike in all directions of a channel (probabilistic PCA). Without it,
+    all that lies off the axes would count as noise down to t = 0, and nothing would be there in a sample.
+
     Arguments:
         mean: With shape (C, I, J, K).
-        axes: Orthonormal, with shape (A, C * I * J * K); none make it the mean alone.
+        axes: Orthonormal, with shape (A, C * I * J * K); none make it the mean and the rest alone.
         variances: Of the data along the axes, with shape (A,).
+        rest: Variance off the axes, with shape (C,). Where channels differ in it, and axes run across channels, the
+            flow is that of the Gaussian to first order: projecting and scaling then do not quite commute.
     """
 
-    def __init__(self, mean: Tensor, axes: Tensor, variances: Tensor) -> None:
+    def __init__(self, mean: Tensor, axes: Tensor, variances: Tensor, rest: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("axes", axes)
         self.register_buffer("variances", variances)
+        self.register_buffer("rest", rest)
 
     @classmethod
     def fitted(cls, x: Tensor, n_axes: int) -> "GaussianFlow":
-        """The Gaussian with the mean and the first principal axes of data x (N, ...), or latents that stay on disk.
+        """The Gaussian of data x (N, ...), or of latents that stay on disk, along its first principal axes.
 
-        Of more than `FITTED` rows, every so-manyth is taken.
+        The rest is the mean variance that they leave, which is the likeliest (Tipping and Bishop, 1999, eq. 8); without
+        axes there is none, and the data is its mean. Of more than `FITTED` rows, every so-manyth is taken.
         """
-        return cls(*principal_axes(x[:: -(-len(x) // FITTED)], n_axes))
+        x = x[:: -(-len(x) // FITTED)]
+        mean, axes, variances = principal_axes(x, n_axes)
+        left = x.var(0, correction=0) - (variances @ axes**2).view_as(mean)
+        rest = left.flatten(1).mean(1).clamp(min=0)
+        return cls(mean, axes, variances, rest if n_axes else torch.zeros_like(rest))
 
     @property
     def n_axes(self) -> int:
@@ -68,27 +83,14 @@ class GaussianFlow(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """x (B, C, I, J, K) at z of that shape and times (B,): at r = t the posterior mean, at r = 0 the endpoint."""
-        y = (z - (1 - like(t, z)) * self.mean).flatten(1) @ self.axes.T
-        y = y * (1 - t[:, None] * slope(self.variances, t, r))
-        return self.mean + (y @ self.axes).view_as(z)
-
-
-class SpreadFlow(GaussianFlow):
-    """The same with a little variance off the axes too, alike in all directions of a channel.
-
-    Without it whatever lies off the axes counts as noise down to t = 0. A small one says that at small t it is data,
-    and hardly changes one-step samples.
-
-    Arguments:
-        rest: Variance off the axes, with shape (C,).
-    """
-
-    def __init__(self, mean: Tensor, axes: Tensor, variances: Tensor, rest: Tensor) -> None:
-        super().__init__(mean, axes, variances)
-        self.register_buffer("rest", rest)
-
-    def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         centred = z - (1 - like(t, z)) * self.mean
-        off = centred - ((centred.flatten(1) @ self.axes.T) @ self.axes).view_as(z)
-        kept = 1 - t[:, None] * slope(self.rest, t, r)
-        return super().forward(z, t, r) + off * kept[:, :, None, None, None]
+        along = centred.flatten(1) @ self.axes.T
+        off = centred - (along @ self.axes).view_as(z)
+        along = along * self.kept(self.variances, t, r)
+        off = off * self.kept(self.rest, t, r)[:, :, None, None, None]
+        return self.mean + (along @ self.axes).view_as(z) + off
+
+    @staticmethod
+    def kept(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        """Share of what is seen at time t that data of these variances (K,) has of it, with shape (B, K)."""
+        return 1 - t[:, None] * slope(variance, t, r)

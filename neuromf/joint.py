@@ -22,7 +22,7 @@ from torch import Tensor
 
 from neuromf import flow, generate, latents, lora
 from neuromf.files import whole
-from neuromf.gaussian import GaussianFlow, SpreadFlow
+from neuromf.gaussian import GaussianFlow
 from neuromf.nets import MeanVelocityNet
 from neuromf.seeds import generator
 from neuromf.training import FlowStudy
@@ -126,7 +126,7 @@ def refitted(old: GaussianFlow, x: Tensor, *, refit: str, axes: int, rest: Seque
         about = old if refit == "mean" else GaussianFlow.fitted(x[:, :LATENT_CHANNELS], axes)
         found = lora.widen_base(about, x.shape[1])
     each = by_kind(rest, x.shape[1])
-    return SpreadFlow(x.mean(0), found.axes, found.variances, torch.tensor(each))
+    return GaussianFlow(x.mean(0), found.axes, found.variances, torch.tensor(each))
 
 
 def by_kind(values: Sequence[float], channels: int) -> list[float]:
@@ -245,6 +245,6 @@ def load_joint(run: generate.Run, adapter: Path, gaussian: Path) -> generate.Run
     """
     about, base = lora.read_about(adapter), load_file(gaussian)
     stats = about.pop("stats")
-    u = prepared(run.u, stats["shape"][0], base=SpreadFlow(**base) if base else None, **about)
+    u = prepared(run.u, stats["shape"][0], base=GaussianFlow(**base) if base else None, **about)
     lora.load_adapter(u, adapter)
     return generate.Run(u.requires_grad_(False).eval(), stats, tuple(stats["shape"]))

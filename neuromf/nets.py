@@ -177,8 +177,8 @@ class MeanVelocityNet(nn.Module):
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
         self.net, self.prediction, self.base, self.head = net, prediction, base, head
 
-    def outputs(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        """u, or u and v one after the other along the channels where there is a second head."""
+    def outputs(self, z: Tensor, t: Tensor, r: Tensor, t_min: float | None = None) -> Tensor:
+        """u, or u and v one after the other along the channels where there is a second head; t is clipped at t_min."""
         if self.prediction == "u":
             return self.net(z, t, r)
         if self.base is None:
@@ -186,7 +186,8 @@ class MeanVelocityNet(nn.Module):
         else:
             known = self.base(z, t, r)
             x = self.net(torch.cat([z, known], dim=1) if self.base.n_axes else z, t, r) + self.per_head(known)
-        return flow.velocity_from_data(x, self.per_head(z), t, flow.T_MIN if self.training else self.SMALLEST_T)
+        t_min = t_min or (flow.T_MIN if self.training else self.SMALLEST_T)
+        return flow.velocity_from_data(x, self.per_head(z), t, t_min)
 
     def per_head(self, a: Tensor) -> Tensor:
         """A field (B, C, ...) once for each head."""

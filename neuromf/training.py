@@ -23,6 +23,9 @@ class FlowStudy(Study):
         gap_steps: Steps after those in which the largest interval grows from nothing to the whole; 0 opens all at once.
         tangent: "conditional" for v = eps - x in the derivative (MF), "predicted" for u(z, t, t) (iMF, head-free),
             "head" for the second head of u (iMF), which is trained beside it.
+        target: What V is regressed on where r < t: "conditional" for v = eps - x, or "predicted" for what the average of
+            the network says of v (`flow.regressed`), which then is the tangent, too. The weight of a sample is that of
+            its loss to v = eps - x either way.
         derivative: How du/dt is computed, of `flow.FORMS`.
         p, channel_weights: Exponents and weights of `flow.channel_lp`.
         adaptive_power, adaptive_c: Of `flow.adaptive`.
@@ -42,6 +45,7 @@ class FlowStudy(Study):
         fm_steps: int = 0,
         gap_steps: int = 0,
         tangent: str = "conditional",
+        target: str = "conditional",
         derivative: str = "joint",
         p: float | Sequence[float] = 2.0,
         channel_weights: Sequence[float] | None = None,
@@ -56,7 +60,7 @@ class FlowStudy(Study):
         self.u, self.latents = u, latents
         self.emas = nn.ModuleList(EMA(u, halflife_images=images) for images in ema_images)
         self.times, self.fm_steps, self.gap_steps = times, fm_steps, gap_steps
-        self.tangent, self.derivative = tangent, flow.FORMS[derivative]
+        self.tangent, self.target, self.derivative = tangent, target, flow.FORMS[derivative]
         self.p, self.channel_weights = p, channel_weights
         self.adaptive_power, self.adaptive_c, self.adaptive_over = adaptive_power, adaptive_c, adaptive_over
         self.diagnostics = diagnostics
@@ -78,29 +82,38 @@ class FlowStudy(Study):
         t, r = (times.to(x) for times in flow.draw_times(self.batch, self.draw("times"), **self.law()))
         z, v = flow.training_path(x, eps, t, self.u.prediction)
         z, v, t, r = (self.mine(part) for part in (z, v, t, r))
-        out, d_out = self.derivative(self.u.outputs, z, t, r, self.direction(z, t, r, v))
+        said = self.said(z, t, r, v)
+        along = v if self.tangent == "conditional" else said
+        target = flow.regressed(v, said, t, r) if self.target == "predicted" else v
+        out, d_out = self.derivative(self.u.outputs, z, t, r, along)
         V = flow.instantaneous(out[:, : x.shape[1]], d_out[:, : x.shape[1]], t, r)
-        loss = self.weigh(V, v)
+        loss = self.weigh(V, v, target)
         if self.u.head:
-            loss = loss + self.weigh(out[:, x.shape[1] :], v)
+            loss = loss + self.weigh(out[:, x.shape[1] :], v, v)
         raw = flow.raw_loss(V, v)
         self.record(loss=loss, **raw_by_time(raw, t, r))
         if self.diagnostics:
             self.diagnostics.add(raw, d_out[:, : x.shape[1]], v, t, r)
         return loss
 
-    def weigh(self, V: Tensor, v: Tensor) -> Tensor:
-        """The loss that is minimised: per-channel Lp, adaptively weighted per sample, mean over the batch."""
-        loss = flow.channel_lp(V, v, self.p, self.channel_weights)
+    def weigh(self, V: Tensor, v: Tensor, target: Tensor) -> Tensor:
+        """The loss that is minimised: per-channel Lp to the target, mean over the batch, each sample weighted by what
+        its loss to the pair's own v is."""
+        losses = [flow.channel_lp(V, to, self.p, self.channel_weights) for to in (target, v)]
         if self.adaptive_over == "mean":
-            loss = loss / v[0].numel()
-        return flow.adaptive(loss, power=self.adaptive_power, c=self.adaptive_c).mean()
+            losses = [loss / v[0].numel() for loss in losses]
+        return flow.adaptive(*losses, power=self.adaptive_power, c=self.adaptive_c).mean()
 
-    def direction(self, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> Tensor:
-        """The tangent of z: v = eps - x, or what the network says of v, by its second head or as u(z, t, t)."""
-        if self.tangent == "conditional":
+    def said(self, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> Tensor:
+        """What a network says of v at (z, t) where r < t, by its second head or as u(z, t, t); v where nobody asks.
+
+        Where V is regressed on it, the network is the average: one that chases itself runs away.
+        """
+        if self.tangent == self.target == "conditional":
             return v
-        return flow.predicted_tangent(lambda *at: self.u.outputs(*at)[:, -v.shape[1] :], z, t, r)
+        teacher = self.ema.net if self.target == "predicted" else self.u
+        last = slice(-v.shape[1], None)
+        return flow.predicted_tangent(lambda *at: teacher.outputs(*at, t_min=flow.T_MIN)[:, last], z, t, r)
 
     def law(self) -> dict:
         """Arguments of `flow.draw_times` at this step: flow matching first, then intervals that may open slowly."""

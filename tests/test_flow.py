@@ -177,6 +177,18 @@ def check_adaptive_weight(flow):
     for power, c in ((1.0, 0.01), (0.75, 1e-3)):
         gradient = torch.autograd.grad(flow.adaptive(loss, power=power, c=c).sum(), loss)[0]
         close(gradient, (loss.detach() + c) ** -power)
+        seen = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64, requires_grad=True)
+        weighed = flow.adaptive(loss, seen, power=power, c=c).sum()
+        by_loss, by_seen = torch.autograd.grad(weighed, (loss, seen), allow_unused=True)
+        close(by_loss, (seen.detach() + c) ** -power)
+        assert by_seen is None
+
+
+def check_regressed(flow):
+    """v where r = t, what the network says of it elsewhere."""
+    v, said, t = latents("v"), latents("said"), increasing_times()
+    r = torch.where(torch.arange(6) < 3, t, 0.5 * t)
+    close(flow.regressed(v, said, t, r), torch.cat([v[:3], said[3:]]))
 
 
 def check_times(flow):
@@ -425,6 +437,20 @@ def test_a_linear_network_trained_on_gaussian_data_finds_the_closed_form():
     assert error.square().mean().sqrt() < 0.02 * exact.square().mean().sqrt()
 
 
+def test_what_a_network_says_of_v_stands_in_for_pairs_without_their_noise():
+    """Pairs through one z have the velocities whose mean is v_exact, and deviations that the other target is spared."""
+    n, time = 200_000, torch.tensor([0.8], dtype=torch.float64)
+    draw = seeds.generator("pairs")
+    z = mean(time)[0] + 0.5 * std(time)[0]  # (3, 1, 1, 1)
+    slope = (1 - time) * SIGMAS**2 / std(time)[0] ** 2
+    left = SIGMAS * time / std(time)[0]  # standard deviation of x given z
+    x = MEANS + slope * (z - mean(time)[0]) + left * torch.randn(n, 3, 1, 1, 1, generator=draw, dtype=torch.float64)
+    v = (z - x) / time
+    said = v_exact(z[None], time)
+    close(v.mean(0, keepdim=True), said, atol=5 * float(v.std(0).max()) / n**0.5, rtol=0)
+    assert v.std(0).min() > 0.2
+
+
 # --- planted faults: a check that no wrong formula can fail is no check ----------------------------------------
 
 CHECKS = [check for name, check in list(globals().items()) if name.startswith("check_")]
@@ -456,7 +482,9 @@ FAULTS = {
     "interval has the wrong sign": ("return u + like(t - r, u)", "return u + like(r - t, u)"),
     "gradient through the derivative": ("du_dt.detach()", "du_dt"),
     "no gradient through the prediction": ("return u + like", "return u.detach() + like"),
-    "gradient through the weight": ("loss.detach() + c", "loss + c"),
+    "gradient through the weight": (".detach() + c)", " + c)"),
+    "weight of the loss that is minimised": ("loss if seen is None else seen", "loss"),
+    "own velocity where r = t": ("like(r < t, v), said, v", "like(r < t, v), v, said"),
     "loss without modulus": ("error = (V - v).abs()", "error = V - v"),
     "mean instead of sum": (".sum(1) for c,", ".mean(1) for c,"),
     "r above t": ("torch.minimum(t, other)) if", "torch.maximum(t, other)) if"),

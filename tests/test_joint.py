@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neuromf import fitting, flow, generate, joint, joint_samples, lora
-from neuromf.gaussian import GaussianFlow, SpreadFlow, slope
+from neuromf.gaussian import GaussianFlow
 from neuromf.masks import CHANNELS
 
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 2}
@@ -92,30 +92,6 @@ def test_the_gaussian_is_refitted_to_pairs(run, refit):
     masks = base.axes.view(4, *x.shape[1:])[:, 4:]
     assert bool(masks.any()) == (refit == "pair")
     assert joint.refitted(run.u.base, x, refit="none", axes=4, rest=(0.01, 0.05)) is None
-
-
-def test_what_lies_off_the_axes_flows_as_a_gaussian_of_the_rest():
-    x = pairs(9).double()
-    found = GaussianFlow.fitted(x, 3)
-    rest = torch.full((5,), 0.2, dtype=torch.float64)
-    base = SpreadFlow(found.mean, found.axes, found.variances, rest)
-    z, t, r = (
-        torch.randn(2, *x.shape[1:], generator=chance(8)).double(),
-        torch.tensor([0.7, 1.0]),
-        torch.tensor([0.7, 0.0]),
-    )
-    t, r = t.double(), r.double()
-    off = z - (1 - t.view(-1, 1, 1, 1, 1)) * base.mean
-    off = off - ((off.flatten(1) @ base.axes.T) @ base.axes).view_as(z)
-    torch.testing.assert_close(
-        base(z, t, r), found(z, t, r) + off * (1 - t[:, None] * slope(rest, t, r)).view(2, 5, 1, 1, 1)
-    )
-    s_t, end = (0.3**2 * 0.2 + 0.7**2), 0.2**0.5
-    torch.testing.assert_close(
-        1 - t[:, None] * slope(rest, t, r), torch.tensor([[0.2 * 0.3 / s_t], [end]]).double().expand(2, 5)
-    )
-    plain = SpreadFlow(found.mean, found.axes, found.variances, 0 * rest)
-    torch.testing.assert_close(plain(z, t, r), found(z, t, r))
 
 
 def test_wrong_settings_are_refused(run):

@@ -1,5 +1,7 @@
 """Training: the loss is its parts, every draw is numbered, a killed run ends with the bits of an unbroken one."""
 
+import copy
+
 import pytest
 import torch
 
@@ -34,33 +36,49 @@ def test_P3_T4_loss_of_the_unet_is_finite_and_positive(data, prediction):
 
 
 @pytest.mark.parametrize("derivative", ["joint", "lean"])
+@pytest.mark.parametrize("target", ["conditional", "predicted"])
 @pytest.mark.parametrize(
     ("prediction", "tangent", "over"),
     [("x", "conditional", "sum"), ("u", "conditional", "mean"), ("x", "predicted", "sum"), ("x", "head", "sum")],
 )
-def test_P3_T9_combined_loss_equals_its_parts(data, prediction, tangent, over, derivative):
-    kind = {"tangent": tangent, "adaptive_over": over, "derivative": derivative}
+def test_P3_T9_combined_loss_equals_its_parts(data, prediction, tangent, over, target, derivative):
+    kind = {"tangent": tangent, "target": target, "adaptive_over": over, "derivative": derivative}
     module = study(data.double(), prediction, p=[1.0, 2.0, 2.0, 3.0], channel_weights=[1, 2, 1, 1], **kind).double()
-    outputs = module.u.outputs
+    for weight in module.ema.net.parameters():  # the average is another network than the one that is trained
+        weight.mul_(1.1)
+    outputs, teacher = module.u.outputs, module.u.outputs if target == "conditional" else average(module)
     x = module.latents[module.choose()]
     eps = torch.randn(x.shape, generator=module.draw("eps")).to(x)
     t, r = flow.draw_times(4, module.draw("times"), **TIMES)
     z = (1 - t.view(-1, 1, 1, 1, 1)) * x + t.view(-1, 1, 1, 1, 1) * eps
     v = (z - x) / t.clamp(min=0.05).view(-1, 1, 1, 1, 1) if prediction == "x" else eps - x
-    along = v if tangent == "conditional" else outputs(z, t, t)[:, -4:].detach()
+    said = teacher(z, t, t)[:, -4:].detach()
+    along = v if tangent == "conditional" else said
+    wanted = v if target == "conditional" else torch.where((r < t).view(-1, 1, 1, 1, 1), said, v)
     du_dt = torch.func.jvp(module.u, (z, t, r), (along, torch.ones_like(t), torch.zeros_like(r)))[1].detach()
-    expected = weighted(module.u(z, t, r) + (t - r).view(-1, 1, 1, 1, 1) * du_dt - v, over)
+    V = module.u(z, t, r) + (t - r).view(-1, 1, 1, 1, 1) * du_dt
+    expected = weighted(V - wanted, V - v, over)
     if tangent == "head":
-        expected = expected + weighted(outputs(z, t, r)[:, 4:] - v, over)
+        expected = expected + weighted(outputs(z, t, r)[:, 4:] - v, outputs(z, t, r)[:, 4:] - v, over)
     torch.testing.assert_close(module.training_step(None, 0), expected)
 
 
-def weighted(error, over):
-    """Adaptively weighted per-channel Lp of an error field, written out."""
+def average(module):
+    """The outputs of the average, clipped as in training."""
+    net = copy.deepcopy(module.ema.net).train()
+    return net.outputs
+
+
+def weighted(error, seen, over):
+    """Per-channel Lp of an error field, adaptively weighted by that of another, written out."""
+    parts, weights = (lp(field, over) for field in (error, seen))
+    return (parts / (weights.detach() + 0.01)).mean()
+
+
+def lp(error, over):
     kinds = enumerate(zip((1, 2, 2, 3), (1, 2, 1, 1), strict=True))
     parts = sum(w * (error[:, c].abs() ** p).sum((1, 2, 3)) for c, (p, w) in kinds)
-    parts = parts / error[0].numel() if over == "mean" else parts
-    return (parts / (parts.detach() + 0.01)).mean()
+    return parts / error[0].numel() if over == "mean" else parts
 
 
 def test_intervals_open_after_flow_matching_and_grow(data, monkeypatch):

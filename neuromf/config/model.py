@@ -70,6 +70,7 @@ class Flow(Section):
     prediction: Literal["u", "x"] = "x"
     base_axes: int = Field(0, ge=0)
     tangent: Literal["conditional", "predicted", "head"] = "conditional"
+    target: Literal["conditional", "predicted"] = "conditional"
     derivative: Literal["joint", "lean", "differences"] = "joint"
     p: Positive | list[Positive] = 2.0
     channel_weights: list[Positive] | None = None
