@@ -74,7 +74,7 @@ def rows(features: ArrayLike) -> NDArray:
 def factor(x: NDArray) -> NDArray:
     """A matrix A of shape (min(N, F), F) with AᵀA the covariance of the rows of x."""
     centred = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
-    return np.linalg.qr(centred, mode="r") if len(x) > x.shape[1] else centred
+    return np.linalg.qr(centred, mode="r") if len(x) > x.shape[1] else centred  # type: ignore[return-value]  # R alone
 
 
 def distance_of(cross: NDArray, known: float) -> float:
@@ -132,13 +132,13 @@ def draws(n_real: int, n_fake: int, n_boot: int, seed: int) -> list[tuple[NDArra
     return [(rng.integers(n_real, size=n_real), rng.integers(n_fake, size=n_fake)) for _ in range(n_boot)]
 
 
-def interval(values: ArrayLike) -> tuple[float, float]:
+def interval(values: NDArray | Sequence[float]) -> tuple[float, float]:
     """The 2.5 and 97.5 percentiles."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
-def around(value: float, again: ArrayLike) -> tuple[float, float]:
+def around(value: float, again: NDArray | Sequence[float]) -> tuple[float, float]:
     """Ends of the 95 % interval of a distance: how far redraws spread about their median, laid around its value.
 
     Redraws hold volumes twice and so look like fewer of them, and their distances lie above that of the sets

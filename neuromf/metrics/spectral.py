@@ -29,7 +29,7 @@ def as_spacing(spacing_mm: ArrayLike) -> NDArray:
     """Three positive voxel lengths in mm, from one or three."""
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     if spacing.shape not in [(), (3,)] or not (spacing > 0).all():
-        raise ValueError(f"spacing_mm must be one or three positive lengths in mm; got {spacing_mm}")
+        raise ValueError(f"spacing_mm must be one or three positive lengths in mm; got {spacing_mm}")  # type: ignore[str-bytes-safe]  # no bytes
     return np.broadcast_to(spacing, (3,))
 
 

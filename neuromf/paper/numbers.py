@@ -72,8 +72,8 @@ class Numbers:
 
     def versus(self, name: str, a: int | str, b: int | str) -> str:
         """How a metric at a stands to that at b, in words: told apart only where their intervals do not overlap."""
-        rows = [self.row(name, nfe) for nfe in (a, b)]
-        if None in rows or any(pd.isna(row["low"]) for row in rows):
+        rows = [row for nfe in (a, b) if (row := self.row(name, nfe))]
+        if len(rows) < 2 or any(pd.isna(row["low"]) for row in rows):
             return self._absent(f"{name} at {a} against {b}")
         (low, high), (other_low, other_high) = ends = [(row["low"], row["high"]) for row in rows]
         words = "below" if high < other_low else "above" if low > other_high else "not told apart from"
