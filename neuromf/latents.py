@@ -290,20 +290,10 @@ def _eigenvalues(mean: Tensor) -> NDArray:
 
 
 def _rank(variances: NDArray) -> float:
+    """Exponential of the entropy of the principal variances: how many directions people really differ in."""
     share = variances / variances.sum()
     share = share[share > 1e-12]
     return float(np.exp(-(share * np.log(share)).sum()))
-
-
-def pca_share(mean: Tensor, n_components: int) -> list[float]:
-    """Share of variance over people along each of the first principal components."""
-    values = _eigenvalues(mean)
-    return (values / values.sum())[:n_components].tolist()
-
-
-def effective_rank(mean: Tensor) -> float:
-    """Exponential of the entropy of the principal variances: how many directions people really differ in."""
-    return _rank(_eigenvalues(mean))
 
 
 # --- normalisation -----------------------------------------------------------------------------------

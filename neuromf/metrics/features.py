@@ -39,6 +39,14 @@ WARNINGS = {
 }
 
 
+class Autoencoder(Protocol):
+    """What is read here of an autoencoder: its encoder's blocks, and the posterior of volumes (B, 1, I, J, K)."""
+
+    net: Any
+
+    def encode(self, volume: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """A named way from volumes to features; `warning` is what a reader of its numbers must know, "" mostly."""
@@ -100,14 +108,6 @@ def as_tensor(volume: NDArray) -> Tensor:
 
 
 # --- the study's own encoder -------------------------------------------------------------------------
-
-
-class Autoencoder(Protocol):
-    """What is read here of an autoencoder: its encoder's blocks, and the posterior of volumes (B, 1, I, J, K)."""
-
-    net: Any
-
-    def encode(self, volume: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class Encoder:

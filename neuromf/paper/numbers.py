@@ -4,7 +4,6 @@ What was not measured prints as words and is listed as missing. What stands in t
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -212,8 +211,3 @@ def _words(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, bool) or isinstance(value, str):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
-
-
-def unmarked(text: str) -> str:
-    """A marked text without all that was looked up: what the template itself says."""
-    return re.sub(f"{OPEN}[^{CLOSE}]*{CLOSE}", "", text)
