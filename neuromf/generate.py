@@ -62,7 +62,7 @@ class Run:
     device: str = "cpu"
 
 
-def save_run(path: Path, nets: dict[str, MeanVelocityNet], *, early: Tensor, net: dict, stats: dict) -> None:
+def save_run(path: Path, nets: dict[str, MeanVelocityNet], *, early: Tensor | None, net: dict, stats: dict) -> None:
     """Write the networks of a run by kind ("ema", "online", ...), early samples, and all that `load_run` needs.
 
     They differ in the weights of `net` alone; the base is written once.

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +28,12 @@ from neuromf.nets import N_POSITIONS, MeanVelocityNet
 
 ATTENTION = r".*\.(to_q|to_k|to_v)"  # full-match patterns of module names, as peft takes them
 CONVOLUTIONS = r".*\.(conv1|conv2)\.conv"
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def inject_lora(
-    model: nn.Module, rank: int = 16, alpha: float = 16.0, target_modules: str | Sequence[str] | None = None
-) -> nn.Module:
+    model: Net, rank: int = 16, alpha: float = 16.0, target_modules: str | Sequence[str] | None = None
+) -> Net:
     """Put low-rank adapters beside layers of a model, in place; they change nothing until they are trained.
 
     Arguments:
@@ -45,10 +46,10 @@ def inject_lora(
         ValueError: If no layer matches.
     """
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules or ATTENTION, lora_dropout=0.0)  # type: ignore[arg-type]  # any number, any sequence
-    return inject_adapter_in_model(config, model)
+    return inject_adapter_in_model(config, model)  # type: ignore[return-value]  # the model itself
 
 
-def freeze_base_unfreeze_lora(model: nn.Module) -> nn.Module:
+def freeze_base_unfreeze_lora(model: Net) -> Net:
     """Let only adapters and the convolutions of added channels be trained, in place."""
     model.requires_grad_(False)
     for module in _added(model):

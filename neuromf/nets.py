@@ -9,6 +9,7 @@ A network predicts either u itself or the data x; `MeanVelocityNet` turns the la
 
 import copy
 import math
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -210,6 +211,8 @@ class EMA(nn.Module):
         halflife_images: Images after which a weight's share has halved.
         rampup: The half-life is never more than this share of the images seen so far.
     """
+
+    net: Any  # of the kind of the network that is followed
 
     def __init__(self, net: nn.Module, *, halflife_images: float, rampup: float = 0.1) -> None:
         super().__init__()

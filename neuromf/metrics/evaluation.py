@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import nn
 
 from neuromf.metrics import anatomy, controls, frechet, morphometry, privacy, regions, similarity, spectral
 from neuromf.metrics.distances import WORSE_WHEN_SMALLER, distances
-from neuromf.metrics.features import FeatureSet, open_features
+from neuromf.metrics.features import Autoencoder, FeatureSet, open_features
 from neuromf.metrics.table import row
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class People:
         return next(iter(self.train))
 
 
-def open_sets(specs: Sequence[dict], *, vae: nn.Module, calibration: NDArray) -> list[FeatureSet]:
+def open_sets(specs: Sequence[dict], *, vae: Autoencoder, calibration: NDArray) -> list[FeatureSet]:
     """The feature sets of a study, from the arguments of `features.open_features`; the first is the primary one."""
     return [open_features(**spec, vae=vae, calibration=calibration) for spec in specs]
 
