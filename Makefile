@@ -3,9 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 LOCK := envs/requirements.lock
 BIN := $(VENV)/bin
+RESULTS ?= results
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test tiny lint clean
+.PHONY: demo test tiny lint coverage history clean
 
 demo: $(VENV)/installed
 	snakemake --cores all
@@ -20,7 +21,17 @@ tiny: $(VENV)/installed
 lint: $(VENV)/installed
 	ruff check . && ruff format --check .
 	snakefmt --check Snakefile rules
+	mypy
+	vulture
 	snakemake --lint
+
+# how much of the code the tests run, in all and line by line (coverage.xml); fewer tests: make coverage TESTS=tests/test_files.py
+coverage: $(VENV)/installed
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --cov --cov-report term --cov-report xml $(TESTS)
+
+# what every job of a study took, into a table that git keeps; of another study: make history RESULTS=work/heads/results
+history: $(VENV)/installed
+	python -m neuromf.bench_history $(RESULTS) docs/benchmarks.csv
 
 $(VENV)/installed: $(LOCK) pyproject.toml
 	$(PYTHON) -m venv $(VENV)

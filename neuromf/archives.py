@@ -57,7 +57,8 @@ def extract(archive: str | Path, folder: str | Path, *, pattern: str) -> list[st
 
 def _members(tar: tarfile.TarFile, archive: Path, pattern: str) -> dict[str, tarfile.TarInfo]:
     """Files that match, by name; every member is looked at, those that do not match too."""
-    regex, found, others = re.compile(pattern), {}, []
+    found: dict[str, tarfile.TarInfo] = {}
+    regex, others = re.compile(pattern), []
     for member in tar:
         _require_harmless(member)
         name = PurePosixPath(member.name).name
@@ -118,7 +119,7 @@ def _unpack(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], folder
     logger.info("unpacking %d files into %s", len(members), folder)
     try:
         for name, member in members.items():
-            with tar.extractfile(member) as source, (part / name).open("xb") as target:
+            with tar.extractfile(member) as source, (part / name).open("xb") as target:  # type: ignore[union-attr]  # a file
                 shutil.copyfileobj(source, target, CHUNK)
         os.replace(part, folder)
     finally:

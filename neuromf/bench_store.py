@@ -1,8 +1,10 @@
 """What it costs to leave training latents on disk: steps that read them from there, beside steps from memory."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from neuromf.bench import new_step, noise_latents, seconds
 from neuromf.files import save_tensors
@@ -23,11 +25,14 @@ def write_store(folder: Path, n: int, shape: tuple) -> OnDisk:
     return OnDisk(parts, {"mean": [0.0] * shape[0], "std": [1.0] * shape[0]})
 
 
-def study(folder: Path, *, gigabytes: float, rounds: int = 30, **settings: object) -> list[dict]:
+def study(folder: Path, *, gigabytes: float, rounds: int = 30, **settings: Any) -> list[dict]:
     """Rows of both: where latents lie, how many GB there are, seconds of a step, its rate over that from memory."""
     shape = tuple(settings["shape"])
     n = int(gigabytes * 1e9 / (4 * torch.Size(shape).numel()))
-    places = {"memory": noise_latents(PER_SHARD, shape), "disk": write_store(folder, n, shape)}
+    places: dict[str, Tensor | OnDisk] = {
+        "memory": noise_latents(PER_SHARD, shape),
+        "disk": write_store(folder, n, shape),
+    }
     times = seconds([new_step(WAY, latents=latents, **settings) for latents in places.values()], rounds)
     sizes = [len(latents) * 4 * torch.Size(shape).numel() / 1e9 for latents in places.values()]
     return [

@@ -56,7 +56,9 @@ class Documented(nn.Module):
         return self.net.decode(latent)
 
 
-def build(name: str, architecture: Architecture = PUBLISHED, *, num_splits: int = SPLITS) -> nn.Module:
+def build(
+    name: str, architecture: Architecture = PUBLISHED, *, num_splits: int = SPLITS
+) -> Documented | MAISIVAEWrapper:
     """MONAI's autoencoder or ours, with the same random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -75,7 +77,7 @@ def given(task: str, side: int) -> Tensor:
     return torch.rand(shape, generator=g) if task == "encode" else torch.randn(shape, generator=g)
 
 
-def once(net: nn.Module, precision: str, task: str, x: Tensor) -> Tensor:
+def once(net: Documented | MAISIVAEWrapper, precision: str, task: str, x: Tensor) -> Tensor:
     """The posterior mean, or the volume."""
     return getattr(net, task)(x) if isinstance(net, Documented) else evaluate(net, task, x, precision=precision)[0]
 
@@ -83,7 +85,8 @@ def once(net: nn.Module, precision: str, task: str, x: Tensor) -> Tensor:
 def timed(task: str, *, side: int, rounds: int, num_splits: int) -> list[dict]:
     """One row per way: median seconds and the relative error against MONAI's result (root mean squares)."""
     nets, x = {name: build(name, num_splits=num_splits) for name, _ in WAYS}, given(task, side)
-    taken, results = {way: [] for way in WAYS}, {}
+    taken: dict[tuple[str, str], list[float]] = {way: [] for way in WAYS}
+    results: dict[tuple[str, str], Tensor] = {}
     for number in range(rounds + 1):
         for way in WAYS:
             start = time.perf_counter()

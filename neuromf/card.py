@@ -144,8 +144,8 @@ def privacy(table: pd.DataFrame) -> list[dict[str, Any]]:
     asked = table[(table["nfe"] == "1") & table["metric"].str.startswith("nearest_")]
     rows = []
     for kind in dict.fromkeys(asked["features"]):
-        found = {name: cell(table, "1", f"nearest_{name}", kind) for name in AUDIT}
-        if all(found.values()):
+        found = {name: one for name in AUDIT if (one := cell(table, "1", f"nearest_{name}", kind))}
+        if len(found) == len(AUDIT):
             rows.append({"features": kind, "n": found["auc"]["n"], **{k: v["value"] for k, v in found.items()}})
     return rows
 
@@ -188,8 +188,8 @@ def missing(told: Mapping[str, Any]) -> list[str]:
 @functools.cache
 def environment() -> Environment:
     """The environment of the templates. Markdown is text: nothing is escaped; an unknown name is an error."""
-    blocks = {"trim_blocks": True, "lstrip_blocks": True}
-    env = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=False, **blocks)
+    env = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=False,
+                      trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     env.filters |= {"number": printed, "counted": counted}
     env.filters["cell"] = lambda found: printed(**found) if found else "not measured"
     return env

@@ -25,6 +25,7 @@ from neuromf import flow
 from neuromf.metrics.spectral import radial_spectrum
 from neuromf.nets import MeanVelocityNet
 from neuromf.seeds import generator, noise
+from neuromf.store import OnDisk
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Diagnostics:
     def restore(self, state: dict) -> None:
         self.pairs, self.rows = state["pairs"], state["rows"]
 
-    def look(self, step: int, u: MeanVelocityNet, latents: Tensor, seed: int) -> None:
+    def look(self, step: int, u: MeanVelocityNet, latents: Tensor | OnDisk, seed: int) -> None:
         """Close the stretch at this step: rows of its pairs, of the probe, and of what alarms they raise."""
         rows = [*stretch(self.pairs), *probe(u, latents, n=self.n, evaluations=self.evaluations, seed=seed)]
         self.pairs = []
@@ -125,7 +126,7 @@ def stretch(pairs: Sequence[tuple]) -> list[Row]:
 
 
 @torch.no_grad()
-def probe(u: MeanVelocityNet, latents: Tensor, *, n: int, evaluations: int, seed: int) -> list[Row]:
+def probe(u: MeanVelocityNet, latents: Tensor | OnDisk, *, n: int, evaluations: int, seed: int) -> list[Row]:
     """Rows of one-step samples from fixed noise, against many steps and against the data, and of the derivative."""
     device = next(u.parameters()).device
     x = latents[torch.randperm(len(latents), generator=generator("probe", seed))[:n]].to(device)

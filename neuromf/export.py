@@ -145,7 +145,7 @@ def config(folder: str | Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def sampling(folder: str | Path, **changed: Any) -> dict[str, Any]:  # noqa: ANN401
+def sampling(folder: str | Path, **changed: Any) -> dict[str, Any]:
     """How the study drew its volumes, as `generate.write_samples` takes it, with what is changed: steps, seed, ...
 
     Raises:

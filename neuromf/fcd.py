@@ -67,7 +67,7 @@ def _values(data: NDArray) -> str:
     return f"{len(found)} values from {found[0]:g} to {found[-1]:g}"
 
 
-def prepare_pair(row: Mapping[str, Any], **grid: Any) -> tuple[NDArray, NDArray, NDArray, dict]:  # noqa: ANN401
+def prepare_pair(row: Mapping[str, Any], **grid: Any) -> tuple[NDArray, NDArray, NDArray, dict]:
     """Image (float32, [0, 1]), mask (uint8), both (I, J, K), their affine, and facts of one row of a source.
 
     Arguments:
@@ -96,7 +96,7 @@ def prepare_pair(row: Mapping[str, Any], **grid: Any) -> tuple[NDArray, NDArray,
 
 def _check_place(lesion: nib.Nifti1Image, row: Mapping[str, Any]) -> None:
     """Refuse a mask of the image's shape that is said to lie elsewhere: one of the two headers is wrong."""
-    image = nib.load(row["file"])
+    image: Any = nib.load(row["file"])
     if image.shape[:3] != lesion.shape:
         return
     middle = (np.array(lesion.shape) - 1) / 2
@@ -117,7 +117,7 @@ def _shares(lesion: nib.Nifti1Image, inside: NDArray, affine: NDArray) -> tuple[
 # --- all pairs ---------------------------------------------------------------------------------------
 
 
-def find_pairs(source: str, root: str | Path, **settings: Any) -> pd.DataFrame:  # noqa: ANN401
+def find_pairs(source: str, root: str | Path, **settings: Any) -> pd.DataFrame:
     """The table of images with lesion masks below root: scan, person, file, mask, brain, site, problem and more.
 
     Arguments:
@@ -137,7 +137,7 @@ def prepare_pairs(
     strip: str = "none",
     strip_device: str = "cpu",
     strip_timeout_s: float = 1800,
-    **grid: Any,  # noqa: ANN401
+    **grid: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write folder/{scan}_FLAIR.nii.gz and folder/{scan}_mask.nii.gz of each pair that can be used.
 
@@ -222,12 +222,14 @@ class FCDDataset(Dataset):
             raise ValueError(f"mask_strategy must be one of {', '.join(CHANNELS)}; got {mask_strategy!r}")
         if split not in (None, *SHARES):
             raise ValueError(f"split must be one of {', '.join(SHARES)}, or None for all; got {split!r}")
-        self.strategy, self.vae, self.qc, self._latents = mask_strategy, vae, None, {}
+        self.strategy, self.vae, self.qc = mask_strategy, vae, None
+        self._latents: dict[int, Tensor] = {}
         data_dir = Path(data_dir)
         if (data_dir / "pairs.tsv").is_file():
             pairs = read_table(data_dir / "pairs.tsv")
         else:
-            self._temporary = None if work else tempfile.TemporaryDirectory()
+            if not work:
+                self._temporary = tempfile.TemporaryDirectory()
             kind = "bids" if any(data_dir.glob("sub-*")) else "pairs"
             table = find_pairs(kind, data_dir, **(source or {}))
             settings = {"spacing_mm": 2.5, "shape": (64, 80, 64), **(grid or {})}

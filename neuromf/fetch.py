@@ -178,12 +178,12 @@ def _stream(url: str, part: Path, *, room: float, timeout_s: float) -> None:
         known, have = {}, 0
     if have and have == known.get("bytes"):
         return
-    asked = {"headers": _headers(known, have), "timeout": (min(20, timeout_s), timeout_s)}
+    headers, timeout = _headers(known, have), (min(20, timeout_s), timeout_s)
     try:
-        with requests.get(url, stream=True, **asked) as response:
-            have = _continues_at(response, known, have)
-            if have is not None:
-                return _append(response, url, part, have, room)
+        with requests.get(url, stream=True, headers=headers, timeout=timeout) as response:
+            start = _continues_at(response, known, have)
+            if start is not None:
+                return _append(response, url, part, start, room)
     except (requests.exceptions.SSLError, requests.exceptions.TooManyRedirects) as error:
         raise Broken(f"{type(error).__name__}: {error}") from error
     except (requests.ConnectionError, requests.Timeout, BrokenStream) as error:

@@ -29,7 +29,7 @@ def save_tensors(thing: object, path: Path) -> None:
     with whole(path) as part, open(part, "wb") as file:
         watched = _Watched(file)
         try:
-            torch.save(thing, watched)
+            torch.save(thing, watched)  # type: ignore[arg-type]  # which asks for write and flush alone
         except RuntimeError as error:
             raise watched.trouble or error from None
         file.flush()
@@ -40,7 +40,8 @@ class _Watched:
     """A file that remembers why it could not be written to."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.trouble = file, None
+        self.file = file
+        self.trouble: OSError | None = None
 
     def write(self, data: bytes) -> int:
         try:

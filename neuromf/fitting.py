@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -38,6 +39,7 @@ class Study(pl.LightningModule):
     """
 
     SHOWN: tuple[str, ...] = ("loss",)
+    drawn: Tensor
 
     def __init__(
         self,
@@ -134,7 +136,7 @@ class Study(pl.LightningModule):
         values = ", ".join(f"{k} {v:.4g}" for k, v in self.history[-1].items() if k in self.SHOWN)
         return f"step {self.global_step} of {self.steps}: {values}; {left}"
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.lr, betas=(0.9, 0.95), weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
@@ -207,7 +209,7 @@ def fit(
     trainer = pl.Trainer(
         max_steps=module.steps,
         max_epochs=-1,
-        precision=precision,
+        precision=precision,  # type: ignore[arg-type]  # Lightning says what it takes
         gradient_clip_val=clip,
         accumulate_grad_batches=accumulate,
         accelerator=accelerator,

@@ -30,7 +30,7 @@ def is_stripped(array: np.ndarray) -> bool:
         here[axis], there[axis] = slice(1, None), slice(None, -1)
         like[tuple(here)] += above[tuple(there)]
         like[tuple(there)] += above[tuple(here)]
-    return np.count_nonzero(above & (like <= 2)) < SPECKS_BELOW * np.count_nonzero(above)
+    return bool(np.count_nonzero(above & (like <= 2)) < SPECKS_BELOW * np.count_nonzero(above))
 
 
 def head(array: np.ndarray, *, stripped: bool | None = None) -> np.ndarray:

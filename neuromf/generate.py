@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -61,7 +62,7 @@ class Run:
     device: str = "cpu"
 
 
-def save_run(path: Path, nets: dict[str, MeanVelocityNet], *, early: Tensor, net: dict, stats: dict) -> None:
+def save_run(path: Path, nets: dict[str, MeanVelocityNet], *, early: Tensor | None, net: dict, stats: dict) -> None:
     """Write the networks of a run by kind ("ema", "online", ...), early samples, and all that `load_run` needs.
 
     They differ in the weights of `net` alone; the base is written once.
@@ -155,7 +156,7 @@ def batches(n: int, batch: int) -> list[range]:
     return [range(first, min(first + batch, n)) for first in range(0, n, batch)]
 
 
-def draw_latents(run: Run, *, n: int, batch: int = 16, **drawing: object) -> Tensor:
+def draw_latents(run: Run, *, n: int, batch: int = 16, **drawing: Any) -> Tensor:
     """n denormalised latents (n, C, I, J, K), as `draw` gives them, batch by batch."""
     return torch.cat([draw(run, numbers, **drawing) for numbers in batches(n, batch)])
 
@@ -198,8 +199,8 @@ def write_samples(
         raise ValueError(f"dtype of volumes must be one of {', '.join(WRITERS)}; got {dtype!r}")
     if out.exists() and any(out.iterdir()) and not (out / "samples.tsv").exists():
         raise FileExistsError(f"{out} holds other files than samples, which this would remove; name another folder")
-    drawing = {"steps": steps, "seed": seed, "sampler": sampler}
-    writing = {"spacing_mm": spacing_mm, "dtype": dtype, "precision": precision}
+    drawing: dict[str, Any] = {"steps": steps, "seed": seed, "sampler": sampler}
+    writing: dict[str, Any] = {"spacing_mm": spacing_mm, "dtype": dtype, "precision": precision}
     stats = {name: run.stats[name] for name in ("mean", "std")}
     made_by = {"weights": digest(run.u, vae), "stats": stats, "code": code, "torch": torch.__version__}
     part = _part(out, {**drawing, **writing, **made_by, "n": n, "batch": batch, "device": run.device})

@@ -82,7 +82,7 @@ def _write_people(people: Path, scans: Path, participants: str | Path) -> "pd.Da
 
 def of_scans(people: "pd.DataFrame", names: list[str]) -> "pd.DataFrame":
     """A row for everyone with a scan, unknown where the table has none; people without a scan are left out."""
-    persons = sorted({re.fullmatch(SCAN, name)["person"] for name in names})
+    persons = sorted({re.fullmatch(SCAN, name)["person"] for name in names})  # type: ignore[index]  # the source asked for SCAN
     table = people.set_index("participant_id").reindex(persons).rename_axis("participant_id").reset_index()
     table["sex"] = table["sex"].fillna("")
     absent = len(set(people["participant_id"]) - set(persons))
@@ -150,7 +150,7 @@ def _renamed(raw: "pd.DataFrame", path: Path) -> "pd.DataFrame":
     """The columns we know, under our names; sex as a letter, by the code that stands in the name of its column."""
     import pandas as pd
 
-    found = {}
+    found: dict[str, pd.Series] = {}
     for start, name in {**COLUMNS, **DATES}.items():
         match = [column for column in raw if str(column).strip().upper().startswith(start)]
         if not match and name not in DATES.values():

@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -70,7 +71,7 @@ def encode_shard(
         precision: "float32" or "bf16".
         seed: Of the augmentation.
     """
-    drawing = {"mirror": mirror, "copies": copies, "amounts": augmentation, "seed": seed}
+    drawing: dict[str, Any] = {"mirror": mirror, "copies": copies, "amounts": augmentation, "seed": seed}
     rows = table[["scan", "split", "volume"]].to_dict("records")
     todo = [changes(row["scan"], **drawing) if row["split"] == "train" else [NOTHING] for row in rows]
     parts, progress = out.with_suffix(".parts"), _Progress(sum(map(len, todo)))
@@ -246,7 +247,8 @@ def statistics(mean: Tensor, std: Tensor, n_components: int = 256) -> dict:
     centre = sum(x.sum(1) for x in _chunks(mean)) / n
     covariance = sum((x - centre[:, None]) @ (x - centre[:, None]).T for x in _chunks(mean)) / n
     spread = np.sqrt(np.diag(covariance))
-    third, fourth, counts = 0, 0, 0
+    third, fourth = np.zeros((2, len(centre)))
+    counts = np.zeros((len(centre), len(EDGES) - 1), int)
     for x in _chunks(mean):
         z = (x - centre[:, None]) / spread[:, None]
         third, fourth = third + (z**3).sum(1) / n, fourth + (z**4).sum(1) / n
@@ -279,7 +281,7 @@ def _eigenvalues(mean: Tensor) -> NDArray:
     Of more than `PCA_PEOPLE`, every so-manyth is taken.
     """
     some = mean[:: -(-len(mean) // PCA_PEOPLE)]
-    gram = 0
+    gram = mean.new_zeros((), dtype=torch.float64)
     for channel in some.unbind(1):
         x = channel.double().flatten(1)
         x = x - x.mean(0)
@@ -288,20 +290,10 @@ def _eigenvalues(mean: Tensor) -> NDArray:
 
 
 def _rank(variances: NDArray) -> float:
+    """Exponential of the entropy of the principal variances: how many directions people really differ in."""
     share = variances / variances.sum()
     share = share[share > 1e-12]
     return float(np.exp(-(share * np.log(share)).sum()))
-
-
-def pca_share(mean: Tensor, n_components: int) -> list[float]:
-    """Share of variance over people along each of the first principal components."""
-    values = _eigenvalues(mean)
-    return (values / values.sum())[:n_components].tolist()
-
-
-def effective_rank(mean: Tensor) -> float:
-    """Exponential of the entropy of the principal variances: how many directions people really differ in."""
-    return _rank(_eigenvalues(mean))
 
 
 # --- normalisation -----------------------------------------------------------------------------------

@@ -12,6 +12,17 @@ from torch.autograd.function import FunctionCtx
 aten = torch.ops.aten
 
 
+class Context(FunctionCtx):
+    """What a function keeps between its passes, and what torch tells it, which torch's own class does not name."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    bias: torch.Size | None
+    groups: int
+
+
 class _Convolution(torch.autograd.Function):
     """aten.convolution, differentiable forwards with respect to its input alone."""
 
@@ -20,21 +31,21 @@ class _Convolution(torch.autograd.Function):
         return aten.convolution(x, weight, bias, stride, padding, (1, 1, 1), False, (0, 0, 0), 1)
 
     @staticmethod
-    def setup_context(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Context, inputs: tuple, output: Tensor) -> None:
         x, weight, bias, ctx.stride, ctx.padding = inputs
         ctx.bias = None if bias is None else bias.shape
         ctx.save_for_backward(x, weight)
         ctx.save_for_forward(weight)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple:
+    def backward(ctx: Context, gradient: Tensor) -> tuple:
         x, weight = ctx.saved_tensors
         wanted = [*ctx.needs_input_grad[:2], ctx.bias is not None and ctx.needs_input_grad[2]]
         settings = (ctx.bias, ctx.stride, ctx.padding, (1, 1, 1), False, (0, 0, 0), 1)
         return *aten.convolution_backward(gradient, x, weight, *settings, wanted), None, None
 
     @staticmethod
-    def jvp(ctx: FunctionCtx, x: Tensor, weight: None, bias: None, *_: None) -> Tensor:
+    def jvp(ctx: Context, x: Tensor, weight: None, bias: None, *_: None) -> Tensor:
         return aten.convolution(x, ctx.saved_tensors[0], None, ctx.stride, ctx.padding, (1, 1, 1), False, (0, 0, 0), 1)
 
 
@@ -59,7 +70,7 @@ class _GroupNorm(torch.autograd.Function):
         return aten.native_group_norm(x.contiguous(), weight, bias, n, c, x[0, 0].numel(), groups, eps)
 
     @staticmethod
-    def setup_context(ctx: FunctionCtx, inputs: tuple, output: tuple) -> None:
+    def setup_context(ctx: Context, inputs: tuple, output: tuple) -> None:
         x, weight, _, ctx.groups, _ = inputs
         _, mean, rstd = output
         ctx.mark_non_differentiable(mean, rstd)
@@ -67,7 +78,7 @@ class _GroupNorm(torch.autograd.Function):
         ctx.save_for_forward(x, mean, rstd, weight)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor, *_: Tensor) -> tuple:
+    def backward(ctx: Context, gradient: Tensor, *_: Tensor) -> tuple:
         x, mean, rstd, weight = ctx.saved_tensors
         n, c = x.shape[:2]
         wanted = list(ctx.needs_input_grad[:3])
@@ -78,7 +89,7 @@ class _GroupNorm(torch.autograd.Function):
         return *gradients, None, None
 
     @staticmethod
-    def jvp(ctx: FunctionCtx, dx: Tensor, *_: None) -> tuple:
+    def jvp(ctx: Context, dx: Tensor, *_: None) -> tuple:
         x, mean, rstd, weight = ctx.saved_tensors
         n, c = x.shape[:2]
         x, dx = x.reshape(n, ctx.groups, -1), dx.reshape(n, ctx.groups, -1)

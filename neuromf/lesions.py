@@ -19,7 +19,7 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -92,7 +92,8 @@ def draw_lesion(number: int, seed: int, *, transmantle: float) -> Lesion:
     volume = 0.0
     while not SMALLEST_ML <= volume <= LARGEST_ML:
         volume = MEDIAN_ML * math.exp(SPREAD * float(torch.randn((), generator=draw)))
-    return Lesion(lobe, side, tuple(int(n) for n in place), round(volume, 2), round(strength, 4), u[3] < transmantle)
+    i, j, k = (int(n) for n in place)
+    return Lesion(lobe, side, (i, j, k), round(volume, 2), round(strength, 4), u[3] < transmantle)
 
 
 # --- what --------------------------------------------------------------------------------------------
@@ -260,7 +261,7 @@ def _flair(
     return signal.clamp(min=0) * (1 + hyperintensity * bright), fluid + grey + white, field
 
 
-def write_people(numbers: list[int], folder: Path, *, seed: int, variation: dict, **settings: object) -> None:
+def write_people(numbers: list[int], folder: Path, *, seed: int, variation: dict, **settings: Any) -> None:
     """Scan people onto disk as BIDS: sub-*/anat/sub-*_FLAIR.nii.gz, their masks *_FLAIR_roi.nii.gz, participants.tsv.
 
     Arguments:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +28,12 @@ from neuromf.nets import N_POSITIONS, MeanVelocityNet
 
 ATTENTION = r".*\.(to_q|to_k|to_v)"  # full-match patterns of module names, as peft takes them
 CONVOLUTIONS = r".*\.(conv1|conv2)\.conv"
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def inject_lora(
-    model: nn.Module, rank: int = 16, alpha: float = 16.0, target_modules: str | Sequence[str] | None = None
-) -> nn.Module:
+    model: Net, rank: int = 16, alpha: float = 16.0, target_modules: str | Sequence[str] | None = None
+) -> Net:
     """Put low-rank adapters beside layers of a model, in place; they change nothing until they are trained.
 
     Arguments:
@@ -43,11 +45,11 @@ def inject_lora(
     Raises:
         ValueError: If no layer matches.
     """
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules or ATTENTION, lora_dropout=0.0)
-    return inject_adapter_in_model(config, model)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=target_modules or ATTENTION, lora_dropout=0.0)  # type: ignore[arg-type]  # any number, any sequence
+    return inject_adapter_in_model(config, model)  # type: ignore[return-value]  # the model itself
 
 
-def freeze_base_unfreeze_lora(model: nn.Module) -> nn.Module:
+def freeze_base_unfreeze_lora(model: Net) -> Net:
     """Let only adapters and the convolutions of added channels be trained, in place."""
     model.requires_grad_(False)
     for module in _added(model):
@@ -88,14 +90,17 @@ class Widened(Switched):
         n_in, n_out: Channels of the wider input and output.
     """
 
+    columns: Tensor
+
     def __init__(self, conv: nn.Conv3d, columns: Tensor, n_in: int, n_out: int) -> None:
         super().__init__()
         self.conv, self.n_out = conv, n_out
         self.register_buffer("columns", columns, persistent=False)
-        self.added = Conv3d(n_in, n_out, conv.kernel_size, stride=conv.stride, padding=conv.padding)
+        sizes: dict[str, Any] = {"stride": conv.stride, "padding": conv.padding}
+        self.added = Conv3d(n_in, n_out, conv.kernel_size, **sizes)  # type: ignore[arg-type]  # three numbers
         self.added.to(conv.weight)
-        nn.init.zeros_(self.added.weight)
-        nn.init.zeros_(self.added.bias)
+        for part in self.added.parameters():
+            nn.init.zeros_(part)
 
     def forward(self, x: Tensor) -> Tensor:
         known = self.conv(x[:, self.columns])
@@ -114,7 +119,8 @@ def widen(u: MeanVelocityNet, channels: int) -> MeanVelocityNet:
     """
     if u.head:
         raise ValueError("a network with a second head cannot be widened; train the base with another tangent")
-    net, cells = u.net, u.net.patch**3
+    net: Any = u.net  # what stands in MONAI's blocks is not declared
+    cells = net.patch**3
     old = net.out[2].conv.out_channels // cells
     if channels <= old:
         raise ValueError(f"channels must be more than the {old} there are; got {channels}")
@@ -172,7 +178,7 @@ def switched_off(model: nn.Module) -> Iterator[nn.Module]:
         _switch(layers, True)
 
 
-def _switch(layers: Sequence[nn.Module], on: bool) -> None:
+def _switch(layers: Sequence[LoraLayer | Switched], on: bool) -> None:
     for layer in layers:
         if isinstance(layer, Switched):
             layer.enabled = on
@@ -184,9 +190,13 @@ def merge(model: nn.Module) -> nn.Module:
     """Add the adapters' products to the weights of their layers, in place; `unmerge` puts the base weights back."""
     for module in model.modules():
         if isinstance(module, LoraLayer) and not module.merged:
-            module.base_weight = module.get_base_layer().weight.detach().clone()
+            module.base_weight = _weight(module).detach().clone()
             module.merge()
     return model
+
+
+def _weight(layer: LoraLayer) -> Tensor:
+    return layer.get_base_layer().get_parameter("weight")
 
 
 def unmerge(model: nn.Module) -> nn.Module:
@@ -194,7 +204,7 @@ def unmerge(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, LoraLayer) and module.merged:
             module.unmerge()
-            module.get_base_layer().weight.data.copy_(module.base_weight)
+            _weight(module).data.copy_(module.base_weight)  # type: ignore[arg-type]  # the tensor that merge put there
             del module.base_weight
     return model
 

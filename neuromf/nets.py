@@ -9,6 +9,7 @@ A network predicts either u itself or the data x; `MeanVelocityNet` turns the la
 
 import copy
 import math
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -30,6 +31,8 @@ N_POSITIONS = 21  # channels of `positions`
 
 class TimeEmbedding(nn.Module):
     """Sinusoids of a raw time in [0, 1] through a two-layer SiLU network: (B,) to (B, width)."""
+
+    rates: Tensor
 
     def __init__(self, width: int, n_sinusoids: int = 64, max_period: float = 10_000.0) -> None:
         super().__init__()
@@ -110,10 +113,10 @@ class UNet(DiffusionModelUNet):
         )
         self.patch = patch
         self.stride = patch * 2 ** (len(widths) - 1)
-        self.time_embed = Conditioning(4 * widths[0], conditioning)
+        self.time_embed = Conditioning(4 * widths[0], conditioning)  # type: ignore[assignment]  # instead of MONAI's
         lean_forward_mode(self)
 
-    def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:  # type: ignore[override]  # two times
         """Output (B, C, I, J, K) at latents z of that shape and times t, r (B,); sizes must divide by `stride`."""
         if any(n % self.stride for n in z.shape[2:]):
             raise ValueError(f"latent sizes must be multiples of {self.stride}; got {tuple(z.shape[2:])}")
@@ -128,7 +131,7 @@ class UNet(DiffusionModelUNet):
             skips.extend(outputs)
         z = self.middle_block(hidden_states=z, temb=time)
         for up in self.up_blocks:
-            n = len(up.resnets)
+            n = len(up.resnets)  # type: ignore[arg-type]  # a list of blocks
             z, skips = up(hidden_states=z, res_hidden_states_list=skips[-n:], temb=time), skips[:-n]
         return rearrange(self.out(z), "b (c p q s) i j k -> b c (i p) (j q) (k s)", p=p, q=p, s=p)
 
@@ -209,6 +212,8 @@ class EMA(nn.Module):
         halflife_images: Images after which a weight's share has halved.
         rampup: The half-life is never more than this share of the images seen so far.
     """
+
+    net: Any  # of the kind of the network that is followed
 
     def __init__(self, net: nn.Module, *, halflife_images: float, rampup: float = 0.1) -> None:
         super().__init__()

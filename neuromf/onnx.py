@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 INSTALL = "ONNX files need the packages onnx, onnxscript and onnxruntime: pip install 'neuromf[onnx]'"
 NOISY = ("onnxscript", "onnx_ir", "torch.onnx")  # a line in the log for every node of the graph
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class Generator(nn.Module):
@@ -42,7 +43,7 @@ class Generator(nn.Module):
         return self.decoder.decode(x).clamp(0, 1)
 
 
-def plain(net: nn.Module) -> nn.Module:
+def plain(net: Net) -> Net:
     """The same network, in place, with torch's own convolutions and normalisations in the place of ours."""
     for module in net.modules():
         for kind in (nn.Conv3d, nn.GroupNorm):
@@ -79,9 +80,9 @@ def write(run: Run, autoencoder: MAISIVAEWrapper, path: Path, about: dict[str, A
         logging.getLogger(name).setLevel(logging.ERROR)
     eps = seeds.noise(0, [0], run.shape)
     with torch.no_grad():
-        names = {"input_names": ["eps"], "output_names": ["volume"]}
-        exported = torch.onnx.export(Generator(run, autoencoder), (eps,), dynamo=True, verbose=False, **names)
-    model = nameless(exported.model_proto)
+        exported = torch.onnx.export(Generator(run, autoencoder), (eps,), dynamo=True, verbose=False,
+                                     input_names=["eps"], output_names=["volume"])  # fmt: skip
+    model = nameless(exported.model_proto)  # type: ignore[union-attr]  # dynamo gives one
     onnx.helper.set_model_props(model, {name: str(value) for name, value in sorted(about.items())})
     onnx.checker.check_model(model)
     with whole(path) as part:

@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -80,16 +81,17 @@ def _changes(row: Mapping, copies: int, augmentation: Mapping[str, float] | None
 def changed_pair(row: Mapping, change: Change) -> tuple[NDArray, NDArray]:
     """Image and mask (I, J, K) of a row of pairs after one and the same change; the mask keeps its brightness."""
     image, mask = read_pair(row)
-    spacing_mm = nib.affines.voxel_sizes(nib.load(row["image"]).affine)
+    given: Any = nib.load(row["image"])
+    spacing_mm = nib.affines.voxel_sizes(given.affine)
     placed = dataclasses.replace(change, gamma=1.0, intensity=1.0)
     moved = apply(mask, placed, spacing_mm=spacing_mm) > 0.5
     return apply(image, change, spacing_mm=spacing_mm), moved.astype(np.float32)
 
 
 def _latents(vae: MAISIVAEWrapper, image: NDArray, mask: NDArray, precision: str) -> dict[str, NDArray]:
-    image, mask = (torch.from_numpy(array)[None, None] for array in (image, mask))
-    first = masks.encode_image(vae, image, precision=precision)
-    parts = {name: masks.encode_mask(vae, mask, name, precision=precision) for name in masks.CHANNELS}
+    x, lesion = (torch.from_numpy(array)[None, None] for array in (image, mask))
+    first = masks.encode_image(vae, x, precision=precision)
+    parts = {name: masks.encode_mask(vae, lesion, name, precision=precision) for name in masks.CHANNELS}
     return {name: torch.cat([first, part], 1)[0].numpy() for name, part in parts.items()}
 
 
@@ -127,7 +129,8 @@ def _write(path: Path, versions: Versions, strategy: str, threshold: float) -> N
     stats = channel_statistics(x[(told["split"] == "train") & (copy == 0)])
     stats |= {"strategy": strategy, "threshold": threshold, "channels": x.shape[1]}
     with whole(path) as part, open(part, "wb") as file:
-        np.savez(file, x=x, **told, copy=copy, stats=np.array(json.dumps(stats)))
+        about = {**told, "copy": copy, "stats": np.array(json.dumps(stats))}
+        np.savez(file, x=x, **about)  # type: ignore[arg-type]  # none is called allow_pickle
 
 
 def channel_statistics(x: NDArray) -> dict:

@@ -19,7 +19,7 @@ import logging
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -73,7 +73,9 @@ def load_template() -> Template:
     import nilearn.datasets
 
     folder = Path(nilearn.datasets.__file__).parent / "data"
-    images = [nib.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm", "wm")]
+    images: list[Any] = [
+        nib.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm", "wm")
+    ]
     t1, grey, white = (torch.from_numpy(image.get_fdata(dtype=np.float32) / 255) for image in images)
     brain = torch.from_numpy(ndimage.binary_fill_holes((t1 > 0.05).numpy()).astype(np.float32))
     csf = (brain - grey - white).clamp(0, 1)
@@ -302,7 +304,7 @@ def _rotation(x: float, y: float, z: float) -> np.ndarray:
 # --- a cohort ----------------------------------------------------------------------------------------
 
 
-def write_people(numbers: list[int], folder: Path, *, seed: int, variation: dict, **scanner: object) -> pd.DataFrame:
+def write_people(numbers: list[int], folder: Path, *, seed: int, variation: dict, **scanner: Any) -> pd.DataFrame:
     """Scan people onto disk as folder/{scan}.nii.gz; the rows of their participants table."""
     known = {field.name for field in fields(Variation)}
     if unknown := set(variation) - known:

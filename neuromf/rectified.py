@@ -189,6 +189,6 @@ def _check_choices(
         wanted = f"from 0 to {len(kinds) - 1}" if CLASSES in state else "None, as this network is not told it"
         raise ValueError(f"modality must be {wanted} for {path}; got {modality!r}")
     told = f"{SPACING}.0.weight" in state
-    if told != (spacing_mm is not None) or (told and (len(spacing_mm) != 3 or min(spacing_mm) <= 0)):
+    if told != (spacing_mm is not None) or (spacing_mm is not None and (len(spacing_mm) != 3 or min(spacing_mm) <= 0)):
         wanted = "three positive numbers in mm" if told else "None, as this network is not told it"
         raise ValueError(f"spacing_mm must be {wanted} for {path}; got {spacing_mm!r}")

@@ -9,7 +9,7 @@ A scan that cannot be used raises `BadScan` with one sentence, "kind: what was f
 import errno
 import gzip
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
@@ -120,7 +120,7 @@ def _check_header(name: str, image: nib.Nifti1Pair, pixdim: np.ndarray) -> None:
 
 def _check_size(name: str, image: nib.Nifti1Pair) -> None:
     """Refuse a claim of more voxels than the file can hold, before memory is taken for them."""
-    file = Path(image.file_map["image"].filename)
+    file = Path(image.file_map["image"].filename)  # type: ignore[arg-type]  # it came from a file
     size, claimed = file.stat().st_size, int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
     if size * GROWTH.get(file.suffix, np.inf) < claimed:
         raise BadScan(
@@ -157,7 +157,7 @@ def _loaded(path: Path, image: nib.Nifti1Pair) -> nib.Nifti1Pair:
             f"too long: {path.name} unpacks to more than the {by(image.shape)} voxels that its header claims; "
             "convert it again"
         )
-    return type(image).from_bytes(data)
+    return type(image).from_bytes(data)  # type: ignore[attr-defined]  # what single files have
 
 
 def reraise_trouble_of_the_machine(error: BaseException) -> None:
@@ -166,6 +166,6 @@ def reraise_trouble_of_the_machine(error: BaseException) -> None:
         raise error
 
 
-def by(numbers: Sequence[float], form: str = "d") -> str:
+def by(numbers: Iterable[float], form: str = "d") -> str:
     """Numbers as in 128x128x75."""
     return "x".join(format(n, form) for n in numbers)

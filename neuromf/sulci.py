@@ -26,7 +26,8 @@ def average() -> tuple[NDArray, NDArray]:
 def _mm() -> tuple[NDArray, NDArray, NDArray]:
     """Coordinates x, y, z of the template's voxels in mm, ready to broadcast."""
     corner = phantom.load_template().affine[:3, 3]
-    return tuple(np.ogrid[tuple(slice(c, c + n) for c, n in zip(corner, average()[1].shape, strict=True))])
+    x, y, z = np.ogrid[tuple(slice(c, c + n) for c, n in zip(corner, average()[1].shape, strict=True))]
+    return x, y, z
 
 
 def lobes() -> dict[str, NDArray]:

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,9 +54,10 @@ def study(
         Dicts with part (network, decoder), evaluations (None for the decoder), batch, n (calls timed),
         seconds_per_volume (median), low, high, peak_mb, device and precision.
     """
-    budget = {"seconds": seconds, "repeats": repeats, "dropped": dropped}
-    search = {"largest": largest_batch, "device": run.device, "memory_mb": memory_mb}
+    budget: dict[str, Any] = {"seconds": seconds, "repeats": repeats, "dropped": dropped}
+    search: dict[str, Any] = {"largest": largest_batch, "device": run.device, "memory_mb": memory_mb}
     best = best_batch(lambda batch: network(run, batch, min(evaluations), sampler), **search)
+    cases: list[tuple[str, int | None, int, Callable[[], object]]]
     cases = [("network", n, batch, network(run, batch, n, sampler)) for n in evaluations for batch in sorted({1, best})]
     best = best_batch(lambda batch: decoder(run, vae, batch, precision), **search)
     cases += [("decoder", None, batch, decoder(run, vae, batch, precision)) for batch in sorted({1, best})]
@@ -71,13 +73,13 @@ def study(
 # --- what is timed -----------------------------------------------------------------------------------
 
 
-def network(run: Run, batch: int, evaluations: int, sampler: str) -> Callable[[], None]:
+def network(run: Run, batch: int, evaluations: int, sampler: str) -> Callable[[], object]:
     """A call that takes a batch of noise to latents."""
     solve, eps = generate.solver(sampler, evaluations), _latents(run, batch)
     return lambda: solve(run.u, eps)
 
 
-def decoder(run: Run, vae: MAISIVAEWrapper, batch: int, precision: str) -> Callable[[], None]:
+def decoder(run: Run, vae: MAISIVAEWrapper, batch: int, precision: str) -> Callable[[], object]:
     """A call that decodes a batch of latents."""
     latent = _latents(run, batch)
 
@@ -96,7 +98,9 @@ def _latents(run: Run, batch: int) -> torch.Tensor:
 # --- how it is timed ---------------------------------------------------------------------------------
 
 
-def timed(work: Callable[[], None], *, seconds: float, repeats: int, dropped: int, device: str = "cpu") -> list[float]:
+def timed(
+    work: Callable[[], object], *, seconds: float, repeats: int, dropped: int, device: str = "cpu"
+) -> list[float]:
     """Seconds of each call after some that are not counted, within a time budget.
 
     Uncounted calls end after a fifth of the budget, counted ones when it is spent; there is at least one of each.
@@ -112,7 +116,7 @@ def timed(work: Callable[[], None], *, seconds: float, repeats: int, dropped: in
     return taken
 
 
-def _wait(work: Callable[[], None], device: str) -> float:
+def _wait(work: Callable[[], object], device: str) -> float:
     """Seconds until what was asked for is done."""
     start = time.perf_counter()
     work()
@@ -121,7 +125,7 @@ def _wait(work: Callable[[], None], device: str) -> float:
     return time.perf_counter() - start
 
 
-def measured(work: Callable[[], None], batch: int, *, device: str, **budget: float) -> dict:
+def measured(work: Callable[[], object], batch: int, *, device: str, **budget: Any) -> dict:
     """Part of a row: n, seconds_per_volume, low and high (missing below three calls) and peak_mb."""
     before = _start_peak(device)
     each = np.array(timed(work, device=device, **budget)) / batch
@@ -131,7 +135,7 @@ def measured(work: Callable[[], None], batch: int, *, device: str, **budget: flo
 
 
 def best_batch(
-    make: Callable[[int], Callable[[], None]], *, largest: int, device: str = "cpu", memory_mb: float | None = None
+    make: Callable[[int], Callable[[], object]], *, largest: int, device: str = "cpu", memory_mb: float | None = None
 ) -> int:
     """The batch, among 1, 2, 4, 8 and so on, from which doubling gains less than 5 % per volume or is out of memory."""
     batch, fastest = 1, math.inf
@@ -172,9 +176,10 @@ def _peak_mb(device: str) -> float:
 
 def _status_mb(name: str) -> float:
     try:
-        return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1e3
-    except (OSError, TypeError):
+        found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
         return math.nan
+    return int(found[1]) / 1e3 if found else math.nan
 
 
 def device_name(device: str) -> str:

@@ -216,9 +216,9 @@ def _run(command: Sequence[str], *, timeout_s: float, folder: str | None = None)
     Output goes to a file: a pipe would stay open, and be waited for, as long as any grandchild lives.
     """
     with tempfile.TemporaryFile() as output:
-        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
         try:
-            process = subprocess.Popen(command, cwd=folder, start_new_session=True, **streams)
+            process = subprocess.Popen(command, cwd=folder, start_new_session=True, stdin=subprocess.DEVNULL,
+                                       stdout=output, stderr=output)  # fmt: skip
         except OSError as error:
             raise MissingTool(f"{command[0]} cannot be run ({error}); install it again, {OTHER_WAYS}") from error
         try:

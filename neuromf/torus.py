@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,7 +76,8 @@ def angles(points: Tensor) -> Tensor:
 def uniformity(points: Tensor) -> tuple[float, float]:
     """p-values of the Kolmogorov-Smirnov test of each angle against the uniform law."""
     share = (angles(points).double().cpu().numpy() + math.pi) / (2 * math.pi)
-    return tuple(float(kstest(column, "uniform").pvalue) for column in share.T)
+    first, second = (float(kstest(column, "uniform").pvalue) for column in share.T)
+    return first, second
 
 
 def ring(points: Tensor) -> Tensor:
@@ -90,12 +92,13 @@ def ring(points: Tensor) -> Tensor:
 # --- training ----------------------------------------------------------------------------------------
 
 
-def draw_batch(n: int, dim: int, seed: int, step: int, **shares: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def draw_batch(n: int, dim: int, seed: int, step: int, **shares: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Data x, noise eps and times t, r of one training step, float32; equal seeds and steps draw equal batches."""
     chance = seeds.generator("torus", seed, step)
     x = sample(n, dim, chance)
     eps = torch.randn(n, dim, generator=chance, dtype=torch.float64)
-    return tuple(part.float() for part in (x, eps, *flow.draw_times(n, chance, **shares)))
+    t, r = flow.draw_times(n, chance, **shares)
+    return x.float(), eps.float(), t.float(), r.float()
 
 
 def new_net(dim: int, prediction: str, *, width: int, depth: int, seed: int) -> MeanVelocityNet:
@@ -197,7 +200,7 @@ def describe(points: Tensor) -> dict[str, float]:
     return {"mean_distance": distance(points).mean().item(), "ks_p_a": p_a, "ks_p_b": p_b}
 
 
-def table(points: Tensor, **columns: object) -> pd.DataFrame:
+def table(points: Tensor, **columns: Any) -> pd.DataFrame:
     """One row per point: the columns given, angles a and b, distance, and place x, y, z in the `ring` view."""
     a, b = angles(points).T.tolist()
     x, y, z = ring(points).T.tolist()
@@ -210,7 +213,7 @@ def study(
     n_samples: int = 1000,
     evaluations: Sequence[int] = (1, 2, 5, 10),
     seed: int = 0,
-    **training: object,
+    **training: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Train every arm and measure what it draws from the same noise in few and in many evaluations.
 

@@ -1,5 +1,7 @@
 """Training of the compact autoencoder: its loss, the wiring, and the scale of its latents afterwards."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,7 +19,8 @@ def reconstruction_loss(
     intensity + gradient + kl_weight * KL. No adversary.
     """
     intensity = F.l1_loss(decoded, volume)
-    gradient = sum(F.l1_loss(decoded.diff(dim=axis), volume.diff(dim=axis)) for axis in (2, 3, 4))
+    along = [F.l1_loss(decoded.diff(dim=axis), volume.diff(dim=axis)) for axis in (2, 3, 4)]
+    gradient = along[0] + along[1] + along[2]
     kl = 0.5 * (mean**2 + std**2 - 2 * std.log() - 1).mean()
     return {
         "loss": intensity + gradient + kl_weight * kl,
@@ -32,7 +35,7 @@ class VAEStudy(Study):
 
     SHOWN = ("intensity", "gradient", "kl")
 
-    def __init__(self, vae: MAISIVAEWrapper, volumes: Tensor, *, kl_weight: float, **study: object) -> None:
+    def __init__(self, vae: MAISIVAEWrapper, volumes: Tensor, *, kl_weight: float, **study: Any) -> None:
         super().__init__(len(volumes), **study)
         self.vae, self.volumes, self.kl_weight = vae.requires_grad_(True).train(), volumes, kl_weight
 
@@ -59,7 +62,8 @@ def standardise(vae: MAISIVAEWrapper, volumes: Tensor) -> None:
     means = torch.cat([vae.encode(volume[None].float())[0] for volume in volumes])
     centre = means.double().mean((0, 2, 3, 4)).float()
     scale = means.double().std((0, 2, 3, 4)).float()
-    mu, log_sigma, post = vae.net.quant_conv_mu.conv, vae.net.quant_conv_log_sigma.conv, vae.net.post_quant_conv.conv
+    net: Any = vae.net  # what stands in MONAI's blocks is not declared
+    mu, log_sigma, post = net.quant_conv_mu.conv, net.quant_conv_log_sigma.conv, net.post_quant_conv.conv
     post.bias += torch.einsum("oi...,i->o", post.weight, centre)
     post.weight *= scale.view(1, -1, 1, 1, 1)
     mu.weight /= scale.view(-1, 1, 1, 1, 1)

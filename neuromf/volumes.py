@@ -153,7 +153,7 @@ def _resample(scan: nib.Nifti1Image, spacing_mm: float) -> MetaTensor:
         sigma = np.where(ratio > SMOOTH_ABOVE, np.sqrt(np.maximum(ratio**2 - 1, 0) / (8 * np.log(2))), 0)
         data = ndimage.gaussian_filter(data, sigma, mode="nearest")
     image = Orientation("RAS", labels=RAS_LABELS)(_tensor(data, scan.affine))
-    return Spacing(spacing_mm, diagonal=False, mode="bilinear", padding_mode="border")(image)
+    return Spacing(spacing_mm, diagonal=False, mode="bilinear", padding_mode="border")(image)  # type: ignore[return-value]  # as it came
 
 
 def _mask_like(image: MetaTensor, mask: nib.Nifti1Image, name: str) -> np.ndarray:
@@ -211,7 +211,7 @@ def _nifti(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
 
 def read_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """A volume as written by write_volume: float32 array and affine."""
-    image = nib.load(path)
+    image: Any = nib.load(path)
     return image.get_fdata(dtype=np.float32), image.affine
 
 

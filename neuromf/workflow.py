@@ -11,9 +11,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from neuromf.sources.bids import read_bids
 from neuromf.sources.folder import read_folder
@@ -77,8 +77,10 @@ def _imports(path: Path) -> tuple[Path, ...]:
         elif isinstance(node, ast.ImportFrom):
             if node.level:
                 raise ValueError(f"{path}:{node.lineno} imports relatively; write the module's full name")
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return tuple(sorted(_existing(name) for name in names if name.split(".")[0] in PACKAGES and _existing(name)))
+            module = str(node.module)
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    ours = [name for name in names if name.split(".")[0] in PACKAGES]
+    return tuple(sorted(file for name in ours if (file := _existing(name))))
 
 
 def _existing(name: str) -> Path | None:
@@ -113,7 +115,19 @@ IXI = {
     "scan_regex": "(?P<scan>(?P<person>IXI[0-9]{3})-(?P<site>Guys|HH|IOP)-[0-9]+)-T1",
     "participants": "participants.tsv",
 }
-SOURCES = {"folder": read_folder, "bids": read_bids, "table": list_table}
+SOURCES: dict[str, Callable[..., list[dict[str, Any]]]] = {
+    "folder": read_folder,
+    "bids": read_bids,
+    "table": list_table,
+}
+
+
+class CohortSection(Protocol):
+    """What is read here of the section `cohort` of a config."""
+
+    source: str
+    embedded: Any
+    ixi: Any
 
 
 class Listing(NamedTuple):
@@ -123,7 +137,7 @@ class Listing(NamedTuple):
     digest: str
 
 
-def source_values(cohort: object) -> dict:
+def source_values(cohort: CohortSection) -> dict:
     """The source of a cohort section as its reader takes it, with root as a full path; IXI is read as a folder."""
     if cohort.source == "ixi":
         return {"source": "folder", "root": str(resolve(cohort.ixi.folder)), **IXI}
@@ -131,7 +145,7 @@ def source_values(cohort: object) -> dict:
     return {"source": cohort.source, **section, "root": str(resolve(section["root"]))}
 
 
-def list_scans(cohort: object) -> Listing:
+def list_scans(cohort: CohortSection) -> Listing:
     """The scans a cohort section speaks of, listed once.
 
     Those of IXI are what its archive is known to hold, since they may not be there yet; so are those of the embedded

@@ -96,22 +96,6 @@ def test_few_volumes_are_farther_and_equal_numbers_can_be_compared(rng):
     assert few[1] == 25 and few[0] == pytest.approx(found[0], rel=0.3)
 
 
-def test_the_extrapolation_finds_the_line_through_its_distances(rng, monkeypatch):
-    monkeypatch.setattr(frechet, "frechet_distance", lambda x, y: 3 + 5 / len(x) + 2 / len(y))
-    x, y = rng.standard_normal((80, 2)), rng.standard_normal((40, 2))
-    found = frechet.extrapolated(x, y)
-    assert (found.value, found.slope, found.r2) == pytest.approx((3, 7, 1)) and found.n[0] == 10 and found.n[-1] == 40
-    assert frechet.extrapolated(x, y, both=False).value == pytest.approx(3 + 5 / 80)
-
-
-def test_the_extrapolation_takes_the_bias_out(rng):
-    real, fake = rng.standard_normal((600, 5)), 1.2 * rng.standard_normal((600, 5)) + 0.1
-    truth = 5 * (0.1**2 + 0.2**2)
-    at_sixty = frechet.at_equal_n(frechet.frechet_distance, real, fake, 60)[0]
-    found = frechet.extrapolated(real[:300], fake[:300], repeats=10)
-    assert abs(found.value - truth) < 0.3 * abs(at_sixty - truth) and found.r2 > 0.9 and found.slope > 0
-
-
 # --- kernels -----------------------------------------------------------------------------------------
 
 
@@ -215,7 +199,8 @@ def test_people_like_the_real_ones_have_density_one_and_the_expected_coverage(rn
     found = [manifold.manifold(rng.standard_normal((30, 4)), rng.standard_normal((20, 4))) for _ in range(150)]
     assert np.mean([one["density"] for one in found]) == pytest.approx(1, abs=0.05)
     coverage = [one["coverage"] for one in found]
-    assert np.mean(coverage) == pytest.approx(manifold.expected_coverage(30, 20), abs=4 * np.std(coverage) / 12)
+    expected = 1 - np.prod([(29 - i) / (49 - i) for i in range(manifold.K)])  # Naeem et al., lemma 2
+    assert np.mean(coverage) == pytest.approx(expected, abs=4 * np.std(coverage) / 12)
 
 
 def test_manifold_intervals_hold_their_values(rng):
@@ -387,9 +372,6 @@ def test_errors_say_what_came_and_what_to_do(rng, volumes):
     with pytest.raises(ValueError) as error:
         frechet.at_equal_n(frechet.frechet_distance, x, x[:6], 7)
     assert message(error) == "n must lie between 2 and 6, the volumes of the smaller set; got 7"
-    with pytest.raises(ValueError) as error:
-        frechet.extrapolated(x, x[:6])
-    assert message(error) == "an extrapolation needs 8 volumes on either side and 3 sizes; got 6 and 10"
     with pytest.raises(ValueError) as error:
         kernel.rbf(np.ones((4, 2)), x[:, :2])
     assert message(error) == "widths must be above 0; got [0.0, 0.0, 0.0, 0.0, 0.0]: are the real volumes all alike?"

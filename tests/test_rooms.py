@@ -31,7 +31,7 @@ LAYERS = [  # a room may import those of its own layer and of the layers after i
         "joint",
     }
     | {"lesions", "masks", "fcd", "pair_latents", "segmenter", "metrics", "gates", "criteria", "figures", "tables"}
-    | {"ablations", "report", "export", "card", "onnx", "paper", "joint_samples", "scale"},
+    | {"bench_history", "ablations", "report", "export", "card", "onnx", "paper", "joint_samples", "scale"},
     {"vae", "latents", "store", "augmentation", "phantom", "sulci", "rectified"},
     {"nets", "gaussian", "layers", "flow", "volumes", "scans", "foreground", "tools", "cohort", "sources", "torus"}
     | {"fetch", "archives", "ixi", "seeds", "files", "licences"},
@@ -40,7 +40,13 @@ ALONE = {"flow", "seeds", "cohort", "sources", "fetch", "metrics", "gates", "con
 UPWARD = {("vae", "metrics")}  # SSIM of a round trip; harmless, since metrics import no other room
 SOURCES = sorted([*ROOT.glob("neuromf/**/*.py"), *ROOT.glob("workflow_scripts/*.py")])
 WORKFLOW = [ROOT / "Snakefile", *sorted(ROOT.glob("rules/*.smk"))]
-DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "mpl_toolkits": "matplotlib",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = ROOT / "envs" / "requirements.lock"
 

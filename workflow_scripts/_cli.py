@@ -6,11 +6,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-TYPES = {"path": Path, "paths": Path, "int": int, "str": str, "json": json.loads}
+TYPES: dict[str, Callable[[str], Any]] = {"path": Path, "paths": Path, "int": int, "str": str, "json": json.loads}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 SHUT = {errno.EROFS, errno.EACCES, errno.EPERM}
 SMALLER = {  # what a rule needs less memory with

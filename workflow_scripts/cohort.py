@@ -1,7 +1,8 @@
 """List the scans of the study with their people, sites and splits."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from neuromf.cohort import merge_tables, split_by_person, tidy, write_table
 from neuromf.sources.bids import read_bids
@@ -11,7 +12,11 @@ from workflow_scripts._cli import arguments
 
 logger = logging.getLogger("neuromf.cohort")
 
-SOURCES = {"folder": read_folder, "bids": read_bids, "table": read_listed}
+SOURCES: dict[str, Callable[..., list[dict[str, Any]]]] = {
+    "folder": read_folder,
+    "bids": read_bids,
+    "table": read_listed,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def samples(folders: Sequence[Path]) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Files and seed of each folder of samples, by what is said of it; equal seeds are the same noise."""
-    files, seeds = {}, {}
+    files: dict[str, list[str]] = {}
+    seeds: dict[str, str] = {}
     for folder in folders:
         table, n = read_table(folder / "samples.tsv"), int(folder.name.removeprefix("nfe-"))
         what = "same noise" if table["seed"][0] in seeds.values() else "generated"

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from neuromf import fitting, generate, joint, lora
 from workflow_scripts._cli import arguments
 
@@ -62,7 +64,7 @@ def settings(config: dict, epoch: int, channels: int) -> dict:
     }
 
 
-def card(study: joint.JointStudy, u: object, config: dict, data: dict) -> dict:
+def card(study: joint.JointStudy, u: nn.Module, config: dict, data: dict) -> dict:
     """What made the run, how much of the model it trains, and where it stopped."""
     trainable, total = lora.count_trainable_params(u)
     adapters = sum(p.numel() for name, p in u.named_parameters() if "lora_" in name)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -42,7 +43,7 @@ def samples(folders: Sequence[Path], n: int) -> Iterator[Item]:
             yield {**about, "seed": row["seed"]}, read_volume(row["file"])[0]
 
 
-def real(qc: object, weights: Path, n: int) -> Iterator[Item]:
+def real(qc: pd.DataFrame, weights: Path, n: int) -> Iterator[Item]:
     """The first held-out people, and what the autoencoder makes of them; their names stay behind."""
     net = vae.load(weights)
     for k, file in enumerate(of_split(qc, "test")[:n]):
@@ -78,7 +79,7 @@ def write(items: Sequence[Item], out: Path, spacing_mm: float) -> Iterator[dict]
         yield {**about, "name": name, **({"at": at} if at else {})}
 
 
-def scans(qc: object, odd: object, out: Path, spacing_mm: float) -> dict[str, int]:
+def scans(qc: pd.DataFrame, odd: pd.DataFrame, out: Path, spacing_mm: float) -> dict[str, int]:
     """Tiles of the accepted scans, the odd ones first, without names; how many there are, shown, and odd."""
     files = qc[qc["status"] == "accepted"].set_index("scan")["volume"]
     shown = odd["scan"].tolist()[:TILES]

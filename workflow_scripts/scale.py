@@ -1,5 +1,6 @@
 """What a study of many scans would take, from the benchmarks and the files of this one."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def stages(args: object, plan: dict, card: dict) -> list[Stage]:
+def stages(args: argparse.Namespace, plan: dict, card: dict) -> list[Stage]:
     """What was measured here, stage by stage, and how much of it is planned."""
     qc, run = read_table(args.qc), args.card.parent.name
     train = int((qc["split"] == "train").sum())

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     base = GaussianFlow.fitted(data, n_axes) if prediction == "x" else None
     u = generate.build(net, prediction, base=base, head=settings["tangent"] == "head", seed=settings["seed"])
     if start:
-        load_rectified(u.net, start.pop("weights"), **start)
+        load_rectified(u.net, start.pop("weights"), **start)  # type: ignore[arg-type]  # the UNet of build
     study = FlowStudy(u, data, diagnostics=diagnostics, **settings)
     checkpoint = args.model.parent / "ckpt" / "last.ckpt"
     try:

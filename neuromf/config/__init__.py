@@ -4,7 +4,7 @@ Every key is explained in config.yaml, where it stands; here are its type, its b
 Only the Snakefile reads this; library functions take plain values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -88,10 +88,10 @@ def read_config(config: dict) -> Config:
         raise SystemExit("\n".join(["config refused, nothing was run:", *map(_explain, error.errors())])) from None
 
 
-def _explain(error: dict) -> str:
+def _explain(error: Mapping[str, Any]) -> str:
     place = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
-        section = Config
+        section: type[BaseModel] = Config
         for part in place[:-1]:
             section = _section(section, part)
         allowed = ", ".join(sorted(section.model_fields))

@@ -97,7 +97,11 @@ class Fcd(Section):
 
     def arm(self, name: str) -> "Joint":
         """What makes one arm: this section's own settings with what the arm changes."""
-        own = {"strategy": self.strategy, "adapter": self.adapter.model_dump(), "finetune": self.finetune.model_dump()}
+        own: dict[str, Any] = {
+            "strategy": self.strategy,
+            "adapter": self.adapter.model_dump(),
+            "finetune": self.finetune.model_dump(),
+        }
         for key, change in self.arms.get(name, {}).items():
             own[key] = {**own[key], **change} if isinstance(change, dict) else change
         try:
@@ -109,7 +113,8 @@ class Fcd(Section):
 
     def joints(self) -> tuple[dict[str, "Joint"], dict[str, str]]:
         """Settings of every run by name, and the run of every arm: equal settings are one run, of the first name."""
-        runs, arms = {}, {}
+        runs: dict[str, Joint] = {}
+        arms: dict[str, str] = {}
         for name in [MAIN, *self.active]:
             settings = self.arm(name)
             arms[name] = next((run for run, other in runs.items() if other == settings), name)

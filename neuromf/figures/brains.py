@@ -5,6 +5,7 @@ the page (marked L), sagittal ones the front on the right.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,7 +27,8 @@ def box(volumes: Sequence[NDArray], margin: int = 2, threshold: float = 0.1) -> 
         line = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
         first, last = (line[0], line[-1]) if len(line) else (0, inside.shape[axis] - 1)
         ends.append(slice(max(0, first - margin), min(inside.shape[axis], last + margin + 1)))
-    return tuple(ends)
+    i, j, k = ends
+    return i, j, k
 
 
 def cut(volume: NDArray, plane: str, crop: tuple[slice, slice, slice], spacing_mm: float) -> NDArray:
@@ -81,5 +83,5 @@ def bar(ax: Axes, length: float, text: str, *, at: float) -> None:
     """A bar of a length, a share of the panel's width, at a height of the panel, and what it is above or below."""
     ax.plot([0.04, 0.04 + length], [at, at], transform=ax.transAxes, color="white", lw=1.2)
     above = at < 0.5
-    place = {"y": at + 0.03, "va": "baseline"} if above else {"y": at - 0.02, "va": "top"}
+    place: dict[str, Any] = {"y": at + 0.03, "va": "baseline"} if above else {"y": at - 0.02, "va": "top"}
     ax.text(0.04, s=text, transform=ax.transAxes, color="white", fontsize=6, family="sans-serif", **place)

@@ -7,6 +7,7 @@ beside the midline (front on the right), window 0 to 1.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +29,8 @@ ODD = style.PALETTE[3]
 
 def tile(volume: NDArray, spacing_mm: float) -> NDArray:
     """The axial slice, and right of it the sagittal one at half size, as one image in uint8."""
-    whole = tuple(slice(0, n) for n in volume.shape)
+    i, j, k = volume.shape
+    whole = slice(0, i), slice(0, j), slice(0, k)
     axial = brains.cut(volume, "axial", whole, spacing_mm)
     sagittal = brains.cut(volume, "sagittal", whole, spacing_mm)
     sagittal = sagittal[: len(sagittal) // 2 * 2, : sagittal.shape[1] // 2 * 2]
@@ -113,7 +115,7 @@ def _page(tiles: Sequence[NDArray], names: Sequence[str], flags: Sequence[str], 
 def _caption(ax: Axes, x: int, y: int, shape: tuple[int, int], name: str, flag: str) -> None:
     """The name below a tile, what is odd in colour with a frame, and L and R in the first of each row."""
     height, width = shape
-    words = {"fontsize": 3.6, "family": "sans-serif", "va": "top", "linespacing": 1.05}
+    words: dict[str, Any] = {"fontsize": 3.6, "family": "sans-serif", "va": "top", "linespacing": 1.05}
     ax.text(x + 1, y + height + 1, _shortened(name, 20), **words)
     if flag:
         below = "\n" + "\n".join(_shortened(part, 24) for part in flag.split("; ")[:2])

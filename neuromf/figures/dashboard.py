@@ -5,6 +5,8 @@ said: the adaptive weight makes that one flat whatever the training does. Times 
 h = t - r. A look is a step at which the diagnostics closed a stretch and probed the network.
 """
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -29,7 +31,7 @@ RATIO_BOUND = 2.0  # of the alarm "ratio"
 SPREAD = (0.9, 1.1)  # where the deviation of one-step samples over that of the data should be
 
 NO_PAIRS, NO_LOOKS = "no pairs with $r < t$", "no diagnostics"
-SMALL = {"fontsize": 7, "va": "top", "path_effects": [withStroke(linewidth=2, foreground="white")]}
+SMALL: dict[str, Any] = {"fontsize": 7, "va": "top", "path_effects": [withStroke(linewidth=2, foreground="white")]}
 
 
 def dashboard(history: pd.DataFrame, diagnostics: pd.DataFrame) -> Figure:
@@ -188,13 +190,13 @@ PANELS = (  # what must have rows, who draws them, and the axes, over optimiser 
 )
 
 
-def draw(ax: Axes, x: pd.Series, y: pd.Series, **look: object) -> None:
+def draw(ax: Axes, x: pd.Series, y: pd.Series, **look: Any) -> None:
     """A line through what is not NaN, its points marked where they are few."""
     known = y.notna()
     ax.plot(x[known], y[known], marker="." if 0 < known.sum() < 6 else None, **look)
 
 
-def by_t(ax: Axes, rows: pd.DataFrame, **look: object) -> None:
+def by_t(ax: Axes, rows: pd.DataFrame, **look: Any) -> None:
     """One line over steps for each bin of t, in its colour."""
     for t, colour in zip(BINS, COLOURS, strict=True):
         found = rows[rows["t"] == t]
@@ -227,8 +229,8 @@ def name_panels(axes: list[Axes], last: float) -> None:
         if not ax.get_xlabel():
             ax.set(xlabel="optimiser step", xlim=(0, 1.02 * last))
             ax.xaxis.set_major_locator(MaxNLocator(4 if name == "a" else 3, integer=True))
-        ax.xaxis.label.set_size(9)
-        ax.yaxis.label.set_size(9)
+        ax.xaxis.label.set_fontsize(9)
+        ax.yaxis.label.set_fontsize(9)
 
 
 def decades(ax: Axes) -> None:

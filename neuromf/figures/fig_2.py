@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from mpl_toolkits.mplot3d import Axes3D
 
 from neuromf.figures import style
 
@@ -55,7 +56,7 @@ def losses(ax: Axes, history: pd.DataFrame) -> None:
     style.letter(ax, "a")
 
 
-def torus(ax: Axes, samples: pd.DataFrame) -> None:
+def torus(ax: Axes3D, samples: pd.DataFrame) -> None:
     """One-step points in the ring view, coloured by their distance, on the torus they should lie on."""
     points = one_step(samples)
     ax.plot_wireframe(*surface(), color="0.82", lw=0.3, rcount=48, ccount=20, clip_on=False, zorder=1)

@@ -5,10 +5,11 @@ has a row without a metric, and is named in small type under the figure.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from neuromf.figures import style
@@ -88,7 +89,7 @@ def floor(ax: Axes, table: pd.DataFrame, metric: str, features: str) -> None:
 def quotations(ax: Axes, quoted: pd.DataFrame) -> None:
     """Numbers of others, open and grey."""
     for (model, source), rows in quoted.groupby(["model", "source"], sort=False):
-        look = {"marker": "P", "ls": "none", "mfc": "none", "color": style.LIMIT, "ms": 6}
+        look: dict[str, Any] = {"marker": "P", "ls": "none", "mfc": "none", "color": style.LIMIT, "ms": 6}
         ax.plot(rows["nfe"], rows["value"], label=f"{model} (quoted: {source})", **look)
 
 
@@ -129,7 +130,7 @@ def absent(table: pd.DataFrame) -> Iterator[str]:
         yield f"{NAMES.get(arm, arm)}, seed {seeds}" if some else NAMES.get(arm, arm)
 
 
-def name_missing(fig: Figure, table: pd.DataFrame) -> None:
+def name_missing(fig: Figure | SubFigure, table: pd.DataFrame) -> None:
     """Small type under the figure that names what was not measured, where anything was not."""
     if names := "; ".join(absent(table)):
         fig.supxlabel(f"missing: {names}", x=0.01, ha="left", fontsize=6.5, style="italic")

@@ -38,7 +38,7 @@ def fig_6(
     wide, deep, high = (side.stop - side.start for side in crop)
     inch = (SIGHT - 0.35) / columns / wide
     fig = style.new(style.PAGE, max(2.9, len(shown) * ((deep + high) * inch + 0.1)))
-    left, right = fig.subfigures(1, 2, width_ratios=[style.PAGE - SIGHT, SIGHT])
+    left, right = fig.subfigures(1, 2, width_ratios=[style.PAGE - SIGHT, SIGHT])  # type: ignore[misc]  # two are asked for
     scatter(left, table, distance)
     for block, (arm, part) in zip(np.atleast_1d(right.subfigures(len(shown), 1)), shown.items(), strict=True):
         block.supylabel(NAMES.get(arm, arm), fontsize=10)
@@ -50,7 +50,9 @@ def fig_6(
     return fig
 
 
-def slices(axes: NDArray, volumes: Sequence[NDArray], crop: tuple[slice, slice, slice], spacing_mm: float) -> None:
+def slices(
+    axes: NDArray, volumes: Sequence[NDArray] | NDArray, crop: tuple[slice, slice, slice], spacing_mm: float
+) -> None:
     """One volume per column, one plane per row; places without a volume stay empty."""
     for row, plane in zip(axes, ("axial", "coronal"), strict=True):
         for k, ax in enumerate(row):

@@ -65,8 +65,10 @@ def fig_7(
 def middle(mask: NDArray, crop: tuple[slice, slice, slice]) -> tuple[int, int, int]:
     """The voxel that slices go through: where the lesion is widest along each axis; of none, the middle of the crop."""
     if not mask.any():
-        return tuple((s.start + s.stop) // 2 for s in crop)
-    return tuple(int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
+        i, j, k = ((s.start + s.stop) // 2 for s in crop)
+    else:
+        i, j, k = (int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
+    return i, j, k
 
 
 def cut(volume: NDArray, plane: str, crop: tuple[slice, slice, slice], at: tuple[int, int, int]) -> NDArray:

@@ -37,7 +37,8 @@ def privacy(
     crop = brains.box([volume for pair in pairs for volume in pair])
     tall = (crop[1].stop - crop[1].start) / (crop[0].stop - crop[0].start)  # of an axial slice
     fig = style.new(style.PAGE, max(WIDTH * tall * len(pairs) + 0.6, 2.8))
-    left, right = fig.subfigures(1, 2, width_ratios=(3 * WIDTH + 0.35, style.PAGE - 3 * WIDTH - 0.35))
+    widths = (3 * WIDTH + 0.35, style.PAGE - 3 * WIDTH - 0.35)
+    left, right = fig.subfigures(1, 2, width_ratios=widths)  # type: ignore[misc]  # two are asked for
     show_pairs(left, pairs, captions, crop, spacing_mm)
     top, bottom = right.subplots(2, 1)
     distributions(top, distances, "distance", "distance to nearest training head")
@@ -76,7 +77,7 @@ def show_pairs(
 
 def distributions(ax: Axes, distances: pd.DataFrame, column: str, name: str) -> None:
     """Histograms of one column, on common bins, as densities: generated heads over held-out ones."""
-    bins = np.histogram_bin_edges(distances[column], bins=24)
+    bins = np.histogram_bin_edges(distances[column], bins=24).tolist()
     for which in ("held out", "generated"):
         values, colour = distances.loc[distances["set"] == which, column], COLOURS[which]
         ax.hist(values, bins, density=True, histtype="stepfilled", color=colour, alpha=0.3)

@@ -53,7 +53,7 @@ RC = {
 
 def use() -> None:
     """Set the house style for every figure made from here on."""
-    matplotlib.rcParams.update(RC)
+    matplotlib.rcParams.update(RC)  # type: ignore[arg-type]  # its names are not spelt out here
 
 
 def new(width: float, height: float) -> Figure:

@@ -16,6 +16,7 @@ References:
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -147,7 +148,7 @@ def r3d18_net() -> nn.Module:
     return torchvision("models.video").r3d_18(weights=None)
 
 
-def torchvision(module: str) -> object:
+def torchvision(module: str) -> ModuleType:
     """A module of torchvision, which this project does not install."""
     found, there = optional_import(f"torchvision.{module}")
     if not there:

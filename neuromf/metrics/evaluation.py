@@ -10,15 +10,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import nn
 
 from neuromf.metrics import anatomy, controls, frechet, morphometry, privacy, regions, similarity, spectral
 from neuromf.metrics.distances import WORSE_WHEN_SMALLER, distances
-from neuromf.metrics.features import FeatureSet, open_features
+from neuromf.metrics.features import Autoencoder, FeatureSet, open_features
 from neuromf.metrics.table import row
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class People:
         return next(iter(self.train))
 
 
-def open_sets(specs: Sequence[dict], *, vae: nn.Module, calibration: NDArray) -> list[FeatureSet]:
+def open_sets(specs: Sequence[dict], *, vae: Autoencoder, calibration: NDArray) -> list[FeatureSet]:
     """The feature sets of a study, from the arguments of `features.open_features`; the first is the primary one."""
     return [open_features(**spec, vae=vae, calibration=calibration) for spec in specs]
 
@@ -60,14 +60,15 @@ def save_people(people: People, path: Path) -> None:
     arrays = {"train_images": people.train_images, "test_images": people.test_images, "channel_std": people.channel_std}
     for split in ("train", "test"):
         arrays |= {f"{split}/{name}": array for name, array in getattr(people, split).items()}
-    np.savez(path, **{name: np.asarray(array, np.float32) for name, array in arrays.items()})
+    single = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    np.savez(path, **single)  # type: ignore[arg-type]  # none is called allow_pickle
 
 
 def load_people(path: Path) -> People:
     """The same from a file of `save_people`."""
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
-    split = {
+    split: dict[str, Any] = {
         part: {name.removeprefix(f"{part}/"): array for name, array in arrays.items() if name.startswith(f"{part}/")}
         for part in ("train", "test")
     }
@@ -146,7 +147,7 @@ class Evaluation:
 
     def regions(self, nfe: str, real: pd.DataFrame, found: pd.DataFrame) -> None:
         """Compare regional volumes in ml, one row per brain, with those of real people."""
-        about = {"features": self.segmentation, "n_boot": self.n_boot, "seed": self.seed}
+        about: dict[str, Any] = {"features": self.segmentation, "n_boot": self.n_boot, "seed": self.seed}
         self.keep(nfe, [{name: one[name] for name in one if name not in ("chance", "p")}
                         for one in morphometry.compare(real, found, **about)])  # fmt: skip
         self.keep(nfe, morphometry.means(morphometry.asymmetry(found), features=self.segmentation, seed=self.seed))

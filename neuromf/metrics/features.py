@@ -17,6 +17,7 @@ import logging
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,6 +39,14 @@ WARNINGS = {
 }
 
 
+class Autoencoder(Protocol):
+    """What is read here of an autoencoder: its encoder's blocks, and the posterior of volumes (B, 1, I, J, K)."""
+
+    net: Any
+
+    def encode(self, volume: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """A named way from volumes to features; `warning` is what a reader of its numbers must know, "" mostly."""
@@ -56,7 +65,7 @@ class FeatureSet:
 def open_features(
     name: str,
     *,
-    vae: nn.Module | None = None,
+    vae: Autoencoder | None = None,
     calibration: NDArray | None = None,
     weights: str | Path | None = None,
     sha256: str | None = None,
@@ -112,7 +121,7 @@ class Encoder:
     fitted to real people would be blind to what real people never have.
     """
 
-    def __init__(self, vae: nn.Module, calibration: NDArray, *, n: int = 512, cells: int = 4, seed: int = 0) -> None:
+    def __init__(self, vae: Autoencoder, calibration: NDArray, *, n: int = 512, cells: int = 4, seed: int = 0) -> None:
         calibration = as_volumes(calibration, "calibration")
         if len(calibration) < 4 or n < 1:
             raise ValueError(f"calibration needs 4 volumes, better 32, and n 1; got {len(calibration)} and {n}")
@@ -141,7 +150,7 @@ class Encoder:
         return torch.cat([coarse(x, self.cells)[0] for x in seen])
 
 
-def residual_blocks(vae: nn.Module) -> list[nn.Module]:
+def residual_blocks(vae: Autoencoder) -> list[nn.Module]:
     """The last residual block of each resolution of an encoder."""
     blocks = [*vae.net.encoder.blocks, None]
     return [a for a, b in pairwise(blocks) if isinstance(a, MaisiResBlock) and not isinstance(b, MaisiResBlock)]

@@ -1,4 +1,4 @@
-r"""Fréchet distance between two sets of features, the noise under it, and plain PCA features.
+r"""Fréchet distance between two sets of features, and intervals of it.
 
 Features have shape (N, F): one row per volume. Each set is summed up by its mean and covariance
 (with N - 1), and the distance between the two Gaussians is
@@ -8,8 +8,7 @@ Features have shape (N, F): one row per volume. Each set is summed up by its mea
 which has the features' unit squared; this is the number reported as FID. With S = AᵀA and
 S' = BᵀB the last trace is the sum of the singular values of ABᵀ, so no matrix square root is
 taken and fewer rows than features are no obstacle. Few rows still bias the distance upwards:
-read it beside ``halves_distance`` and compare only distances made from equally many rows
-(``at_equal_n``), or at a bias taken out (``extrapolated``).
+compare only distances made from equally many rows (``at_equal_n``).
 
 Features of slices have shape (N, S, F): every slice is a row, but what is drawn is a volume with all its slices.
 
@@ -20,7 +19,6 @@ References:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -74,7 +72,7 @@ def rows(features: ArrayLike) -> NDArray:
 def factor(x: NDArray) -> NDArray:
     """A matrix A of shape (min(N, F), F) with AᵀA the covariance of the rows of x."""
     centred = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
-    return np.linalg.qr(centred, mode="r") if len(x) > x.shape[1] else centred
+    return np.linalg.qr(centred, mode="r") if len(x) > x.shape[1] else centred  # type: ignore[return-value]  # R alone
 
 
 def distance_of(cross: NDArray, known: float) -> float:
@@ -108,22 +106,6 @@ def frechet_distance(real: ArrayLike, fake: ArrayLike) -> float:
     return distance_of(a @ b.T, means + np.sum(a**2) + np.sum(b**2))
 
 
-def halves_distance(real: ArrayLike, seed: int = 0) -> float:
-    """Fréchet distance between two random halves of one set: what the sample size alone costs.
-
-    Halves have N // 2 rows, so this is the floor of distances made from that many rows on both
-    sides. With an odd N one row is left out.
-
-    Arguments:
-        real: Features of real volumes, with shape (N, F), N >= 4.
-        seed: Seed of the split.
-    """
-    x = as_features(real, "real", n_rows=4)
-    order = np.random.default_rng(seed).permutation(len(x))
-    half = len(x) // 2
-    return frechet_distance(x[order[:half]], x[order[half : 2 * half]])
-
-
 def draws(n_real: int, n_fake: int, n_boot: int, seed: int) -> list[tuple[NDArray, NDArray]]:
     """Volumes of both sets drawn again, with replacement: n_boot pairs of indices, for every interval the same."""
     if n_boot < 2:
@@ -132,13 +114,13 @@ def draws(n_real: int, n_fake: int, n_boot: int, seed: int) -> list[tuple[NDArra
     return [(rng.integers(n_real, size=n_real), rng.integers(n_fake, size=n_fake)) for _ in range(n_boot)]
 
 
-def interval(values: ArrayLike) -> tuple[float, float]:
+def interval(values: NDArray | Sequence[float]) -> tuple[float, float]:
     """The 2.5 and 97.5 percentiles."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
-def around(value: float, again: ArrayLike) -> tuple[float, float]:
+def around(value: float, again: NDArray | Sequence[float]) -> tuple[float, float]:
     """Ends of the 95 % interval of a distance: how far redraws spread about their median, laid around its value.
 
     Redraws hold volumes twice and so look like fewer of them, and their distances lie above that of the sets
@@ -234,84 +216,3 @@ def at_equal_n(
     rng = np.random.default_rng(seed)
     pairs = zip(subsets(x, n, repeats, rng), subsets(y, n, repeats, rng), strict=True)
     return float(np.mean([fn(*pair) for pair in pairs])), n
-
-
-@dataclass(frozen=True)
-class Extrapolation:
-    """A line through distances at several n: value at 1 / n = 0, slope, share of variance the line explains (r2)."""
-
-    value: float
-    slope: float
-    r2: float
-    n: tuple[int, ...]
-    distances: tuple[float, ...]
-
-
-def extrapolated(
-    real: ArrayLike, fake: ArrayLike, *, n_sizes: int = 10, repeats: int = 5, both: bool = True, seed: int = 0
-) -> Extrapolation:
-    """Fréchet distance of infinitely many volumes, from a line in 1 / n through distances of fewer (FID infinity).
-
-    A line is right where n is a few times the number of directions that vary. Below, the bias is no line in 1 / n, and
-    the value, which may then be negative, is not to be had: look at r2 and at the value itself before believing it.
-
-    Arguments:
-        real: Features of real volumes, with shape (N, F) or (N, S, F).
-        fake: Features of generated volumes, with shape (M, F) or (M, S, F).
-        n_sizes: Number of subset sizes, evenly spaced from a quarter of the volumes to all of them.
-        repeats: Subsets of each size, whose mean is taken.
-        both: Whether real volumes are as many as generated ones, which takes the bias of both out; where not, all
-            real volumes are used at each size, as published, and theirs stays.
-        seed: Seed of the subsets.
-    """
-    x, y = by_volume(real, "real"), by_volume(fake, "fake")
-    most = min(len(x), len(y)) if both else len(y)
-    if most < 8 or n_sizes < 3:
-        raise ValueError(f"an extrapolation needs 8 volumes on either side and 3 sizes; got {most} and {n_sizes}")
-    rng = np.random.default_rng(seed)
-    sizes = [int(n) for n in np.unique(np.linspace(max(2, most // 4), most, n_sizes).round())]
-    distances = []
-    for n in sizes:
-        reals = subsets(x, n if both else len(x), repeats, rng)
-        pairs = zip(reals, subsets(y, n, repeats, rng), strict=True)
-        distances.append(float(np.mean([frechet_distance(*pair) for pair in pairs])))
-    slope, value = np.polyfit(1 / np.array(sizes), distances, 1)
-    left = np.var(distances - value - slope / np.array(sizes))
-    r2 = 1 - left / np.var(distances) if np.var(distances) else 1.0
-    return Extrapolation(float(value), float(slope), float(r2), tuple(sizes), tuple(distances))
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Principal axes of a set of features: mean of shape (F,), orthonormal axes of shape (n, F)."""
-
-    mean: NDArray
-    axes: NDArray
-
-    def project(self, features: ArrayLike) -> NDArray:
-        """Coordinates along the axes, with shape (N, n), in the features' unit (not whitened)."""
-        x = as_features(features, "features", n_rows=1)
-        if x.shape[1] != len(self.mean):
-            raise ValueError(
-                f"features must have {len(self.mean)} columns, as those the axes were fitted to; got {x.shape[1]}"
-            )
-        return (x - self.mean) @ self.axes.T
-
-
-def fit_pca(features: ArrayLike, n: int) -> Projection:
-    """The n axes along which the features vary most, by falling variance.
-
-    The largest entry of every axis is positive, so that two fits of the same rows agree.
-
-    Arguments:
-        features: Features of real volumes, with shape (N, F).
-        n: Number of axes, at most min(N - 1, F).
-    """
-    x = as_features(features, "features")
-    most = min(len(x) - 1, x.shape[1])
-    if not 1 <= n <= most:
-        raise ValueError(f"n must lie between 1 and {most} for features of shape {x.shape}; got {n}")
-    mean = x.mean(axis=0)
-    axes = np.linalg.svd(x - mean, full_matrices=False)[2][:n]
-    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
-    return Projection(mean, axes * np.sign(largest))

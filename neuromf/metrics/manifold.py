@@ -9,8 +9,8 @@ the set.
                generated volumes crowd in the middle; a real outlier does not raise it as it does precision
     coverage   share of real balls with a generated volume inside; generated outliers raise recall, not coverage
 
-Features have shape (N, F), distances are Euclidean. All depends on N, M and k: `expected_coverage` says what coverage
-is when both sets are drawn from the same people.
+Features have shape (N, F), distances are Euclidean. All depends on N, M and k: of sets drawn from the same people,
+coverage is 1 - prod_i (N - 1 - i) / (M + N - 1 - i) over i < k on average (Naeem et al., lemma 2).
 
 References:
     Improved Precision and Recall Metric (Kynkaanniemi et al., 2019), arXiv:1904.06991
@@ -74,9 +74,3 @@ def intervals(
         name: interval([rng.choice(values, len(values)).mean() for _ in range(n_boot)])
         for name, values in found.items()
     }
-
-
-def expected_coverage(n: int, m: int, k: int = K) -> float:
-    """Coverage of n real by m generated volumes from the same people, on average (Naeem et al., 2020, lemma 2)."""
-    others = n - 1
-    return float(1 - np.prod([(others - i) / (m + others - i) for i in range(k)]))

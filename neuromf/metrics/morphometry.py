@@ -114,7 +114,7 @@ def judge(
         shuffled = both[rng.permutation(len(both))]
         by_chance.append(distance(shuffled[: len(real)], shuffled[len(real) :]))
     p = (1 + np.sum(np.array(by_chance) >= value)) / (1 + n_permutations)
-    return {"value": value, "low": low, "high": high, "chance": np.nanmean(by_chance), "p": p}
+    return {"value": value, "low": low, "high": high, "chance": float(np.nanmean(by_chance)), "p": p}
 
 
 def _redrawn(x: NDArray, rng: np.random.Generator) -> NDArray:

@@ -32,11 +32,11 @@ def coarse(volume: NDArray) -> NDArray:
 
 def correlation_with_median(lines: Iterable[NDArray]) -> NDArray:
     """Correlation of each coarse volume with the median of them all, in [-1, 1]; NaN of one without contrast."""
-    lines = np.stack(list(lines))
-    middle = np.median(lines, axis=0)
-    middle, lines = middle - middle.mean(), lines - lines.mean(axis=1, keepdims=True)
-    sizes = np.linalg.norm(lines, axis=1) * np.linalg.norm(middle)
-    return np.divide(lines @ middle, sizes, out=np.full(len(lines), np.nan), where=sizes > 0)
+    x = np.stack(list(lines))
+    middle = np.median(x, axis=0)
+    middle, x = middle - middle.mean(), x - x.mean(axis=1, keepdims=True)
+    sizes = np.linalg.norm(x, axis=1) * np.linalg.norm(middle)
+    return np.divide(x @ middle, sizes, out=np.full(len(x), np.nan), where=sizes > 0)
 
 
 def robust_scores(values: NDArray) -> NDArray:

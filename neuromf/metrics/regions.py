@@ -18,6 +18,7 @@ References:
 
 import functools
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -103,7 +104,7 @@ def _parts(csf: NDArray, tissue: NDArray, brain: NDArray, to_voxel: NDArray) -> 
     return parts[tuple(ndimage.distance_transform_edt(parts == 0, return_distances=False, return_indices=True))]
 
 
-def _voxels_of(seeds_mm: list[tuple[float, float, float]], to_voxel: NDArray) -> tuple[NDArray, ...]:
+def _voxels_of(seeds_mm: Sequence[tuple[float, float, float]], to_voxel: NDArray) -> tuple[NDArray, ...]:
     """Index of the voxels at seeds and at their mirror images."""
     seeds = np.array(seeds_mm, dtype=float)
     both = np.concatenate([seeds, seeds * (-1, 1, 1)])
@@ -216,7 +217,7 @@ def _field(points: NDArray, order: int = 2) -> NDArray:
 # --- labels and volumes ------------------------------------------------------------------------------
 
 
-def segment(volume: ArrayLike, affine: ArrayLike) -> NDArray:
+def segment(volume: NDArray, affine: NDArray) -> NDArray:
     """Region of each voxel, with shape (I, J, K): 0 is background, 1 the first of REGIONS.
 
     A volume that is empty, constant, too small, or unlike any brain (correlation with the template below 0.5) has no

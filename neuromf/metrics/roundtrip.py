@@ -14,6 +14,7 @@ References:
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,9 @@ def validate(
 
 def _summary(rows: list[dict], latents: Tensor) -> dict:
     latent_std = latents.double().transpose(0, 1).flatten(1).std(1, correction=0)
-    report = {name: _mean([row[name] for row in rows]) for name in rows[0] if not name.startswith("sigma")}
+    report: dict[str, Any] = {
+        name: _mean([row[name] for row in rows]) for name in rows[0] if not name.startswith("sigma")
+    }
     for name in ("sigma_inside", "sigma_outside"):
         channels = zip(*(row[name] for row in rows), strict=True)
         report[name] = [_mean(values, float(s)) for values, s in zip(channels, latent_std, strict=True)]
@@ -79,8 +82,8 @@ def _summary(rows: list[dict], latents: Tensor) -> dict:
 
 def _mean(values: Iterable[float | None], over: float = 1.0) -> float | None:
     """Mean over a number, None where any value is missing or not finite: no JSON can hold it."""
-    values = [math.nan if value is None else value for value in values]
-    mean = sum(values) / len(values) / over if over else math.nan
+    known = [math.nan if value is None else value for value in values]
+    mean = sum(known) / len(known) / over if over else math.nan
     return mean if math.isfinite(mean) else None
 
 
@@ -188,7 +191,7 @@ def lpips_distance(weights: dict[str, Tensor], a: Tensor, b: Tensor, head: NDArr
 @torch.no_grad()
 def lpips_images(weights: dict[str, Tensor], a: Tensor, b: Tensor) -> Tensor:
     """Perceptual distance of images (B, 3, H, W) in [0, 1], pair by pair: (B,)."""
-    total = 0
+    total = a.new_zeros(len(a))
     for k, (x, y) in enumerate(zip(_alexnet(weights, a), _alexnet(weights, b), strict=True)):
         unit = [f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10) for f in (x, y)]
         total = total + F.conv2d((unit[0] - unit[1]).square(), weights[f"lin{k}.model.1.weight"]).mean((1, 2, 3))

@@ -110,4 +110,4 @@ def pair_ms_ssim(volumes: ArrayLike, n_pairs: int = 100, seed: int = 0) -> float
 def each(metric: CumulativeIterationMetric, a: NDArray, b: NDArray) -> NDArray:
     """A MONAI metric of every pair in turn, float64, so that one pair's windows fit in memory."""
     pairs = zip(torch.as_tensor(a)[:, None, None], torch.as_tensor(b)[:, None, None], strict=True)
-    return np.array([float(metric(x.float(), y.float())) for x, y in pairs])
+    return np.array([float(metric(x.float(), y.float())) for x, y in pairs])  # type: ignore[arg-type]  # one value each

@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
-FLOOR = 1e-12  # of the highest real power; -120 dB stands for "nothing there"
-
 
 def as_volumes(volumes: ArrayLike, name: str = "volumes") -> NDArray:
     """Volumes as a finite (N, I, J, K) float array."""
@@ -29,7 +27,7 @@ def as_spacing(spacing_mm: ArrayLike) -> NDArray:
     """Three positive voxel lengths in mm, from one or three."""
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     if spacing.shape not in [(), (3,)] or not (spacing > 0).all():
-        raise ValueError(f"spacing_mm must be one or three positive lengths in mm; got {spacing_mm}")
+        raise ValueError(f"spacing_mm must be one or three positive lengths in mm; got {spacing_mm}")  # type: ignore[str-bytes-safe]  # no bytes
     return np.broadcast_to(spacing, (3,))
 
 
@@ -103,24 +101,3 @@ def high_frequency_ratio(volumes: ArrayLike, spacing_mm: ArrayLike, cutoff: floa
     high = inside & (f >= cutoff - 1e-9)
     sums = np.array([(p[high].sum(), p[inside].sum()) for p in map(power, volumes)])
     return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
-
-
-def spectral_distance(real: ArrayLike, fake: ArrayLike) -> float:
-    """Mean absolute difference between two mean spectra, in dB over all bins.
-
-    Power below -120 dB of the highest real power is taken as -120 dB, so that an empty volume
-    has a distance.
-
-    Arguments:
-        real: Spectra of real volumes, with shape (N, K), from ``radial_spectrum``.
-        fake: Spectra of generated volumes, with shape (M, K), on the same frequencies.
-    """
-    real, fake = np.asarray(real, dtype=np.float64), np.asarray(fake, dtype=np.float64)
-    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
-        raise ValueError(
-            f"real and fake must be spectra of shapes (N, K) and (M, K); got {real.shape} and {fake.shape}: "
-            "compute both with radial_spectrum from volumes of one shape"
-        )
-    real, fake = real.mean(axis=0), fake.mean(axis=0)
-    floor = FLOOR * real.max()
-    return float(np.abs(10 * np.log10(np.maximum(fake, floor) / np.maximum(real, floor))).mean())

@@ -112,11 +112,11 @@ def tukey(groups: Mapping[str, ArrayLike]) -> list[dict]:
     note, pairs = too_few(*values.values()), list(combinations(range(len(values)), 2))
     names, columns = list(values), list(values.values())
     test = None if note else stats.tukey_hsd(*columns)
-    ends = None if note else test.confidence_interval(0.95)
+    ends = test.confidence_interval(0.95) if test else None
     rows = []
     for i, j in pairs:
         row = {"a": names[i], "b": names[j], "difference": columns[i].mean() - columns[j].mean(), "note": note}
-        found = (np.nan,) * 3 if note else (ends.low[i, j], ends.high[i, j], test.pvalue[i, j])
+        found = (ends.low[i, j], ends.high[i, j], test.pvalue[i, j]) if test and ends else (np.nan,) * 3
         rows.append(row | dict(zip(("low", "high", "p"), map(float, found), strict=True)))
     return rows
 
@@ -150,4 +150,4 @@ def pareto(lower: ArrayLike, higher: ArrayLike) -> NDArray:
     lower, higher = as_values(lower, "lower"), as_values(higher, "higher")
     no_worse = (lower[:, None] <= lower) & (higher[:, None] >= higher)  # [i, j]: i is no worse than j
     better = (lower[:, None] < lower) | (higher[:, None] > higher)
-    return ~(no_worse & better).any(axis=0)
+    return np.logical_not((no_worse & better).any(axis=0))

@@ -13,7 +13,6 @@ from neuromf.tables.style import escape
 
 TEMPLATES = Path(__file__).with_name("templates")
 COLUMN_PT = 300  # points: wider figures take both columns
-RESULTS = ("abstract", "data", "results", "limitations", "reproducibility")  # sections whose templates hold no digit
 
 
 def environment() -> Environment:

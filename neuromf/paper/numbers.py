@@ -4,7 +4,6 @@ What was not measured prints as words and is listed as missing. What stands in t
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,8 +71,8 @@ class Numbers:
 
     def versus(self, name: str, a: int | str, b: int | str) -> str:
         """How a metric at a stands to that at b, in words: told apart only where their intervals do not overlap."""
-        rows = [self.row(name, nfe) for nfe in (a, b)]
-        if None in rows or any(pd.isna(row["low"]) for row in rows):
+        rows = [row for nfe in (a, b) if (row := self.row(name, nfe))]
+        if len(rows) < 2 or any(pd.isna(row["low"]) for row in rows):
             return self._absent(f"{name} at {a} against {b}")
         (low, high), (other_low, other_high) = ends = [(row["low"], row["high"]) for row in rows]
         words = "below" if high < other_low else "above" if low > other_high else "not told apart from"
@@ -212,8 +211,3 @@ def _words(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, bool) or isinstance(value, str):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
-
-
-def unmarked(text: str) -> str:
-    """A marked text without all that was looked up: what the template itself says."""
-    return re.sub(f"{OPEN}[^{CLOSE}]*{CLOSE}", "", text)

@@ -75,7 +75,7 @@ def plain(text: object) -> str:
     return MARKUP.sub(r"\\\1", str(text))
 
 
-def number(value: object) -> str:
+def number(value: str | float | None) -> str:
     """A number in three significant digits, whole ones whole; text as it is."""
     if value is None or isinstance(value, float) and not math.isfinite(value):
         return "not recorded"

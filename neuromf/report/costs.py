@@ -15,14 +15,19 @@ def costs(folder: Path) -> pd.DataFrame:
         Columns rule, jobs, seconds (of all jobs), longest (of one, seconds) and peak_mb (resident, of the largest job;
         NaN where no job lasted long enough to be looked at).
     """
-    jobs = [_job(path, folder) for path in sorted(folder.rglob("*.tsv"))]
-    if not jobs:
+    table = jobs(folder)
+    if table.empty:
         return pd.DataFrame(columns=["rule", "jobs", "seconds", "longest", "peak_mb"])
-    table = pd.concat(jobs, ignore_index=True)
     found = table.groupby("rule", sort=True).agg(
         jobs=("s", "size"), seconds=("s", "sum"), longest=("s", "max"), peak_mb=("max_rss", "max")
     )
     return found.reset_index().sort_values(["seconds", "rule"], ascending=[False, True], ignore_index=True)
+
+
+def jobs(folder: Path) -> pd.DataFrame:
+    """One row per job: rule, job (its wildcards, "" without), s, max_rss (MB) and ended (seconds since 1970)."""
+    found = [_job(path, folder) for path in sorted(folder.rglob("*.tsv"))]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def _job(path: Path, folder: Path) -> pd.DataFrame:
@@ -30,7 +35,8 @@ def _job(path: Path, folder: Path) -> pd.DataFrame:
     where = parts[1:] if parts[0] == "partial" else parts
     rule = f"{where[0]} (partial)" if parts[0] == "partial" else where[0]
     table = pd.read_csv(path, sep="\t", na_values=["-", "NA"])
-    return table.reindex(columns=["s", "max_rss"]).astype(float).assign(rule=rule)
+    about = {"rule": rule, "job": "/".join(where[1:]), "ended": path.stat().st_mtime}
+    return table.reindex(columns=["s", "max_rss"]).astype(float).assign(**about)
 
 
 def said(seconds: float) -> str:

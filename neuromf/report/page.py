@@ -44,7 +44,7 @@ FINDINGS = {"ablation": "ablation", "question": "question", "metric": "metric", 
 COSTS = {"rule": "rule", "jobs": "jobs", "seconds": "seconds", "longest": "longest job, s", "peak_mb": "peak, MB"}
 
 
-def page(results: Results, look: Path, viewer: Path, licences: Path, **settings: Any) -> str:  # noqa: ANN401
+def page(results: Results, look: Path, viewer: Path, licences: Path, **settings: Any) -> str:
     """The whole page as HTML.
 
     Arguments:

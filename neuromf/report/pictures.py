@@ -3,7 +3,7 @@
 import base64
 import io
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,8 @@ def picture(path: Path, width: int = WIDTH) -> Picture:
         ValueError: If the file is no picture that can be read.
     """
     try:
-        with Image.open(path) as image:
-            image = _on_white(image)
+        with Image.open(path) as file:
+            image = _on_white(file)
     except OSError as error:
         raise ValueError(f"{path} is no picture that can be read: {error}; draw it again") from error
     if image.width > width:
@@ -77,7 +77,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _webp(image: Image.Image, **how: object) -> bytes:
+def _webp(image: Image.Image, **how: Any) -> bytes:
     out = io.BytesIO()
     image.save(out, "WEBP", method=4, **how)
     return out.getvalue()

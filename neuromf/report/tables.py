@@ -87,6 +87,6 @@ def _cell(value: Any) -> Cell:  # noqa: ANN401
 def _key(value: object) -> str | float:
     """What a cell is sorted by: a number where it is one, in text too."""
     try:
-        return float(value)
+        return float(value)  # type: ignore[arg-type]  # what cannot be one is caught
     except (TypeError, ValueError):
         return str(value)

@@ -8,7 +8,7 @@ References:
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from neuromf.sources.folder import find_mask, read_folder
 ENDS = (".nii.gz", ".nii")
 
 
-def read_pairs(source: str, root: str | Path, **settings: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+def read_pairs(source: str, root: str | Path, **settings: Any) -> list[dict[str, Any]]:
     """The rows of a source "bids" or "pairs", with the settings of `bids_pairs` or `folder_pairs`.
 
     Raises:
         ValueError: If the source is unknown, its root no folder, or there is no image.
     """
-    kinds = {"bids": bids_pairs, "pairs": folder_pairs}
+    kinds: dict[str, Callable[..., list[dict[str, Any]]]] = {"bids": bids_pairs, "pairs": folder_pairs}
     if source not in kinds:
         raise ValueError(f"fcd.source of pairs on disk must be one of {', '.join(kinds)}; got {source!r}")
     if not os.path.isdir(root):

@@ -106,7 +106,7 @@ def normal(path: str) -> str:
     return unicodedata.normalize("NFC", str(PurePosixPath(path)))
 
 
-def blank_row(scan: str, person: str, problem: str = "", **facts: Any) -> dict[str, Any]:  # noqa: ANN401
+def blank_row(scan: str, person: str, problem: str = "", **facts: Any) -> dict[str, Any]:
     """The row of a scan of which no more is known."""
     row = {"scan": scan, "person": person, "file": "", "mask": "", "sex": "", "age": math.nan, "site": ""}
     return row | {"problem": problem} | facts

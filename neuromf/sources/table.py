@@ -63,7 +63,7 @@ def list_table(
     return _once([_describe(root, line, templates, scans) for line in kept], scans)
 
 
-def read_listed(root: str | Path, *arguments: Any, **settings: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+def read_listed(root: str | Path, *arguments: Any, **settings: Any) -> list[dict[str, Any]]:
     """`list_table`, and a problem for each row whose file or mask is not there."""
     return [_looked_up(row, Path(root)) for row in list_table(root, *arguments, **settings)]
 
@@ -123,7 +123,8 @@ def _chosen(table: Table, where: Mapping[str, Value | Sequence[Value]], name: st
     for column, wanted in where.items():
         if column not in table.columns:
             raise ValueError(f"where names {column}, which {name} does not have; got {_list(table.columns)}")
-        allowed = _matching(table.lines, column, wanted if isinstance(wanted, (list, tuple)) else [wanted], name)
+        values = [wanted] if wanted is None or isinstance(wanted, (str, int, float)) else wanted
+        allowed = _matching(table.lines, column, values, name)
         left = [line for line in kept if line.cells[column] in allowed]
         if not left:
             raise ValueError(

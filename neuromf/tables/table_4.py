@@ -1,6 +1,7 @@
 """Table 4: image and lesion mask together, per setting: distance of images, masks, and whether both agree."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -26,7 +27,7 @@ NOTES = [
 
 
 def table_4(
-    metrics: pd.DataFrame, settings: Mapping[str, Mapping[str, object]], *, shown: Sequence[str] = ("kid",)
+    metrics: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]], *, shown: Sequence[str] = ("kid",)
 ) -> tuple[pd.DataFrame, list[Column], list[str]]:
     """A row per arm and one for held-out real pairs.
 
@@ -52,7 +53,7 @@ def _cells(metrics: pd.DataFrame, run: str, keys: Sequence[tuple[str, str]]) -> 
     ours = metrics[metrics["arm"] == run]
     if not len(ours):
         raise ValueError(f"no metrics of {run}; there are {', '.join(sorted(metrics['arm'].unique()))}")
-    cells = {}
+    cells: dict[str, Any] = {}
     for metric, features in [*keys, *((name, "") for name in METRICS)]:
         found = ours[(ours["metric"] == metric) & (ours["features"] == features)]
         if len(found) > 1:
