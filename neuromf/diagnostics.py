@@ -3,6 +3,7 @@
 Rows have the columns step, quantity, t, h, part and value. Losses are raw, per element. What is measured:
 
     raw_fm, raw_mf      mean raw loss of pairs with r = t, and with r < t, by t and by h = t - r
+    fixed_fm            raw loss of pairs with r = t that are the same at every look, and before the first step (0)
     ratio               raw_mf over raw_fm at equal t: near 1 when the average velocity is right
     derivative          rms of h du/dt over rms of v, by t and h
     spatial, temporal   rms of du/dz . v and of du/dt alone, over rms of v, on the probe
@@ -84,6 +85,11 @@ class Diagnostics:
     def restore(self, state: dict) -> None:
         self.pairs, self.rows = state["pairs"], state["rows"]
 
+    def begin(self, u: MeanVelocityNet, latents: Tensor | OnDisk, seed: int) -> None:
+        """What the network is before its first step, on the pairs that every look comes back to."""
+        rows = fixed_pairs(u, *probed(u, latents, self.n, seed))
+        self.rows += [dict(zip(COLUMNS, (0, *row), strict=True)) for row in rows]
+
     def look(self, step: int, u: MeanVelocityNet, latents: Tensor | OnDisk, seed: int) -> None:
         """Close the stretch at this step: rows of its pairs, of the probe, and of what alarms they raise."""
         rows = [*stretch(self.pairs), *probe(u, latents, n=self.n, evaluations=self.evaluations, seed=seed)]
@@ -128,9 +134,7 @@ def stretch(pairs: Sequence[tuple]) -> list[Row]:
 @torch.no_grad()
 def probe(u: MeanVelocityNet, latents: Tensor | OnDisk, *, n: int, evaluations: int, seed: int) -> list[Row]:
     """Rows of one-step samples from fixed noise, against many steps and against the data, and of the derivative."""
-    device = next(u.parameters()).device
-    x = latents[torch.randperm(len(latents), generator=generator("probe", seed))[:n]].to(device)
-    eps = noise(seed, list(range(len(x))), x.shape[1:]).to(x)
+    x, eps = probed(u, latents, n, seed)
     with torch.autocast(x.device.type, enabled=False):
         one = flow.sample(u, eps)
         many = flow.sample(u, eps, flow.uniform_times(evaluations))
@@ -139,11 +143,30 @@ def probe(u: MeanVelocityNet, latents: Tensor | OnDisk, *, n: int, evaluations: 
     std = one.transpose(0, 1).flatten(1).std(1) / x.transpose(0, 1).flatten(1).std(1)
     frequency, power = spectrum_over(one, x)
     return [
+        *fixed_pairs(u, x, eps),
         *shares,
         ("endpoint", "", "", "", float(apart)),
         *(("latent_std", "", "", str(c), float(value)) for c, value in enumerate(std)),
         *(("spectrum", "", "", f"{f:.4g}", float(value)) for f, value in zip(frequency, power, strict=True)),
     ]
+
+
+def probed(u: MeanVelocityNet, latents: Tensor | OnDisk, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Data and noise that every probe of a run takes, (n, C, I, J, K) each, where the network is."""
+    x = latents[torch.randperm(len(latents), generator=generator("probe", seed))[:n]]
+    x = x.to(next(u.parameters()).device)
+    return x, noise(seed, list(range(len(x))), x.shape[1:]).to(x)
+
+
+@torch.no_grad()
+def fixed_pairs(u: MeanVelocityNet, x: Tensor, eps: Tensor) -> list[Row]:
+    """Rows of the raw loss at r = t in the middle of every bin of t: small changes show, as no chance is in between."""
+    rows = []
+    for k, name in enumerate(BINS):
+        t = x.new_full(x.shape[:1], (k + 0.5) / len(BINS))
+        z, v = flow.interpolate(x, eps, t)
+        rows.append(("fixed_fm", name, "", "", float(flow.raw_loss(u(z, t, t), v).mean())))
+    return rows
 
 
 def derivative_shares(u: MeanVelocityNet, x: Tensor, eps: Tensor) -> list[Row]:

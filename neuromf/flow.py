@@ -13,7 +13,7 @@ References:
     pMF: One-step Latent-free Image Generation with Pixel Mean Flows (2026), arXiv:2601.22158
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -148,7 +148,7 @@ def joint(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[
     """
     moving = r < t
     parts = torch.nonzero(~moving)[:, 0], torch.nonzero(moving)[:, 0]
-    still, on = ([a[part] for a in (z, t, r)] for part in parts)
+    still, on = ((z[part], t[part], r[part]) for part in parts)
     u_still = u(*still) if len(parts[0]) else z[parts[0]]
     if not len(parts[1]):
         return u_still, torch.zeros_like(u_still)
@@ -170,7 +170,7 @@ def lean(
     return out, du_dt
 
 
-FORMS: dict[str, Callable] = {
+FORMS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "joint": joint,
     "lean": lean,
     "differences": partial(lean, derivative=central_difference),
@@ -273,11 +273,16 @@ def uniform_times(n_steps: int) -> list[float]:
     return [1 - i / n_steps for i in range(n_steps + 1)]
 
 
+def intervals(z: Tensor, times: Sequence[float]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each time and the next one, both (B,) as z (B, ...) is."""
+    for t, r in zip(times[:-1], times[1:], strict=True):
+        yield z.new_full(z.shape[:1], t), z.new_full(z.shape[:1], r)
+
+
 @torch.no_grad()
 def sample(u: MeanVelocity, z: Tensor, times: Sequence[float] = (1.0, 0.0)) -> Tensor:
     """Follow u from noise z at times[0] down to times[-1], one evaluation per interval (MF, eq. 12)."""
-    for t, r in zip(times[:-1], times[1:], strict=True):
-        t, r = z.new_full(z.shape[:1], t), z.new_full(z.shape[:1], r)
+    for t, r in intervals(z, times):
         z = z - like(t - r, z) * u(z, t, r)
     return z
 
@@ -291,8 +296,7 @@ def euler(u: MeanVelocity, z: Tensor, times: Sequence[float]) -> Tensor:
 @torch.no_grad()
 def heun(u: MeanVelocity, z: Tensor, times: Sequence[float]) -> Tensor:
     """Second-order steps along u(z, t, t): the mean of the slopes at both ends, two evaluations per interval."""
-    for t, r in zip(times[:-1], times[1:], strict=True):
-        t, r = z.new_full(z.shape[:1], t), z.new_full(z.shape[:1], r)
+    for t, r in intervals(z, times):
         slope = u(z, t, t)
         ahead = z - like(t - r, z) * slope
         z = z - like(t - r, z) * (slope + u(ahead, r, r)) / 2

@@ -2,11 +2,13 @@ r"""The flow of Gaussian data in closed form: where a network starts from, so th
 
 For data N(m, C) with principal axes a_k and variances lambda_k the path has, along each axis, the variance
 s_t^2 = (1 - t)^2 lambda + t^2, and its flow maps y_t = z_t - (1 - t) m to y_r = (s_r / s_t) y_t. What lies off the
-axes that are taken has one variance, as in probabilistic PCA.
+axes that are taken has a variance of its own in each element, as in factor analysis.
 
 References:
     Probabilistic Principal Component Analysis (Tipping and Bishop, 1999), J. R. Stat. Soc. B 61, 611
 """
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,39 +45,58 @@ def slope(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
     return ((1 + variance) * (t + r) - 2 * variance) / (s_t * (s_t + s_r))
 
 
+def kept(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    """Share of what is seen at time t that data of these variances (K,) has of it, with shape (B, K)."""
+    return 1 - t[:, None] * slope(variance, t, r)
+
+
+class Rows(Protocol):
+    """Latents in memory or on disk: a slice of either is a tensor."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> Tensor: ...
+
+
 class GaussianFlow(nn.Module):
     """Data prediction x(z, t, r) = z - t u(z, t, r) of the Gaussian with this mean, axes and variances.
 
-    Off the axes it has a variance of its own, alike in all directions of a channel (probabilistic PCA). Without it,
-    all that lies off the axes would count as noise down to t = 0, and nothing would be there in a sample.
+    Off the axes every element has a variance of its own: much in cortex, none outside the head. Without it all that
+    lies off the axes would count as noise down to t = 0, and samples would have none of it.
+
+    Where elements differ in it, projecting and scaling do not quite commute, and the flow is nearly that of a Gaussian:
+    exactly at t = 1, where samples start, and within 1 % of v elsewhere on latents of brains.
 
     Arguments:
         mean: With shape (C, I, J, K).
         axes: Orthonormal, with shape (A, C * I * J * K); none make it the mean and the rest alone.
         variances: Of the data along the axes, with shape (A,).
-        rest: Variance off the axes, with shape (C,). Where channels differ in it, and axes run across channels, the
-            flow is that of the Gaussian to first order: projecting and scaling then do not quite commute.
+        rest: Variances off the axes, with shape (C, I, J, K), or any that broadcasts to it.
     """
+
+    mean: Tensor
+    axes: Tensor
+    variances: Tensor
+    rest: Tensor
 
     def __init__(self, mean: Tensor, axes: Tensor, variances: Tensor, rest: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("axes", axes)
         self.register_buffer("variances", variances)
-        self.register_buffer("rest", rest)
+        self.register_buffer("rest", rest.expand_as(mean).clone())
 
     @classmethod
-    def fitted(cls, x: Tensor, n_axes: int) -> "GaussianFlow":
-        """The Gaussian of data x (N, ...), or of latents that stay on disk, along its first principal axes.
+    def fitted(cls, data: Rows, n_axes: int) -> "GaussianFlow":
+        """The Gaussian of data (N, ...), or of latents that stay on disk, along its first principal axes.
 
-        The rest is the mean variance that they leave, which is the likeliest (Tipping and Bishop, 1999, eq. 8); without
-        axes there is none, and the data is its mean. Of more than `FITTED` rows, every so-manyth is taken.
+        The rest is the variance that they leave of each element; without axes there is none, and the data is its mean.
+        Of more than `FITTED` rows, every so-manyth is taken.
         """
-        x = x[:: -(-len(x) // FITTED)]
+        x = data[:: -(-len(data) // FITTED)]
         mean, axes, variances = principal_axes(x, n_axes)
         left = x.var(0, correction=0) - (variances @ axes**2).view_as(mean)
-        rest = left.flatten(1).mean(1).clamp(min=0)
-        return cls(mean, axes, variances, rest if n_axes else torch.zeros_like(rest))
+        return cls(mean, axes, variances, left.clamp(min=0) if n_axes else torch.zeros_like(mean))
 
     @property
     def n_axes(self) -> int:
@@ -86,11 +107,5 @@ class GaussianFlow(nn.Module):
         centred = z - (1 - like(t, z)) * self.mean
         along = centred.flatten(1) @ self.axes.T
         off = centred - (along @ self.axes).view_as(z)
-        along = along * self.kept(self.variances, t, r)
-        off = off * self.kept(self.rest, t, r)[:, :, None, None, None]
-        return self.mean + (along @ self.axes).view_as(z) + off
-
-    @staticmethod
-    def kept(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        """Share of what is seen at time t that data of these variances (K,) has of it, with shape (B, K)."""
-        return 1 - t[:, None] * slope(variance, t, r)
+        along = along * kept(self.variances, t, r)
+        return self.mean + (along @ self.axes).view_as(z) + off * kept(self.rest.flatten(), t, r).view_as(z)

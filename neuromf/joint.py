@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ TARGETS = {
     "both": f"({lora.ATTENTION}|{lora.CONVOLUTIONS})",
 }
 REFITS = ("none", "mean", "image", "pair")
+NO_GAUSSIAN = "a network that predicts u has no Gaussian to refit; set finetune.refit to none"
 DRAWS = 4  # fixed draws of times and noise for each held-out pair
 
 
@@ -101,12 +103,14 @@ def prepared(
         u = lora.inject_lora(lora.widen(copy.deepcopy(u), channels), rank, alpha, TARGETS[targets])
     if base is not None:
         if u.base is None:
-            raise ValueError("a network that predicts u has no Gaussian to refit; set finetune.refit to none")
-        u.base = lora.Refitted(u.base, base)
+            raise ValueError(NO_GAUSSIAN)
+        u.base = lora.Refitted(u.base, base)  # type: ignore[assignment]  # called as either of them is
     return lora.freeze_base_unfreeze_lora(u).train()
 
 
-def refitted(old: GaussianFlow, x: Tensor, *, refit: str, axes: int, rest: Sequence[float]) -> GaussianFlow | None:
+def refitted(
+    old: GaussianFlow | None, x: Tensor, *, refit: str, axes: int, rest: Sequence[float]
+) -> GaussianFlow | None:
     """The Gaussian that pairs (N, C, I, J, K) start from, in place of that of the run; None for its own.
 
     Arguments:
@@ -120,13 +124,15 @@ def refitted(old: GaussianFlow, x: Tensor, *, refit: str, axes: int, rest: Seque
         raise ValueError(f"finetune.refit must be one of {', '.join(REFITS)}; got {refit!r}")
     if refit == "none":
         return None
+    if old is None:
+        raise ValueError(NO_GAUSSIAN)
     if refit == "pair":
         found = GaussianFlow.fitted(x, axes)
     else:
         about = old if refit == "mean" else GaussianFlow.fitted(x[:, :LATENT_CHANNELS], axes)
         found = lora.widen_base(about, x.shape[1])
-    each = by_kind(rest, x.shape[1])
-    return GaussianFlow(x.mean(0), found.axes, found.variances, torch.tensor(each))
+    each = torch.tensor(by_kind(rest, x.shape[1]))[:, None, None, None]
+    return GaussianFlow(x.mean(0), found.axes, found.variances, each)
 
 
 def by_kind(values: Sequence[float], channels: int) -> list[float]:
@@ -152,7 +158,7 @@ class JointStudy(FlowStudy):
     SHOWN = ("raw_fm", "raw_mf", "held")
 
     def __init__(
-        self, u: MeanVelocityNet, x: Tensor, held: Tensor, *, look_every: int, patience: int, **study: object
+        self, u: MeanVelocityNet, x: Tensor, held: Tensor, *, look_every: int, patience: int, **study: Any
     ) -> None:
         super().__init__(u, x, log_every=look_every, **study)
         self.held, self.patience = held, patience
@@ -232,7 +238,7 @@ def save_joint(u: MeanVelocityNet, adapter: Path, gaussian: Path, *, stats: dict
     """
     with whole(adapter) as part:
         lora.save_adapter(u, part, stats=stats, **injected)
-    base = u.base.new.state_dict() if isinstance(u.base, lora.Refitted) else {}
+    base: dict[str, Tensor] = u.base.new.state_dict() if isinstance(u.base, lora.Refitted) else {}
     with whole(gaussian) as part:
         save_file({name: value.contiguous() for name, value in base.items()}, part)
 

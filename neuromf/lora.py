@@ -140,7 +140,7 @@ def widen_base(base: GaussianFlow, channels: int) -> GaussianFlow:
     old, *grid = base.mean.shape
     more = (0, 0) * 3 + (0, channels - old)
     axes = F.pad(base.axes.view(-1, old, *grid), more).flatten(1)
-    return GaussianFlow(F.pad(base.mean, more), axes, base.variances, F.pad(base.rest, (0, channels - old)))
+    return GaussianFlow(F.pad(base.mean, more), axes, base.variances, F.pad(base.rest, more))
 
 
 class Refitted(Switched):

@@ -1,6 +1,7 @@
 """Training of the flow: what a step draws, regresses and logs. Wiring, no formulas: those are in `flow.py`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from neuromf.diagnostics import Diagnostics
 from neuromf.fitting import Study
 from neuromf.nets import EMA, MeanVelocityNet
 from neuromf.seeds import noise
+from neuromf.store import OnDisk
 
 
 class FlowStudy(Study):
@@ -23,9 +25,9 @@ class FlowStudy(Study):
         gap_steps: Steps after those in which the largest interval grows from nothing to the whole; 0 opens all at once.
         tangent: "conditional" for v = eps - x in the derivative (MF), "predicted" for u(z, t, t) (iMF, head-free),
             "head" for the second head of u (iMF), which is trained beside it.
-        target: What V is regressed on where r < t: "conditional" for v = eps - x, or "predicted" for what the average of
-            the network says of v (`flow.regressed`), which then is the tangent, too. The weight of a sample is that of
-            its loss to v = eps - x either way.
+        target: What V is regressed on where r < t: "conditional" for v = eps - x, or "predicted" for what the average
+            says of v (`flow.regressed`), which then is the tangent, too. The weight of a sample is that of its loss to
+            v = eps - x either way.
         derivative: How du/dt is computed, of `flow.FORMS`.
         p, channel_weights: Exponents and weights of `flow.channel_lp`.
         adaptive_power, adaptive_c: Of `flow.adaptive`.
@@ -34,12 +36,12 @@ class FlowStudy(Study):
         diagnostics: What looks after the run, if anything does.
     """
 
-    SHOWN = ("raw_fm", "raw_mf")
+    SHOWN: tuple[str, ...] = ("raw_fm", "raw_mf")
 
     def __init__(
         self,
         u: MeanVelocityNet,
-        latents: Tensor,
+        latents: Tensor | OnDisk,
         *,
         times: dict,
         fm_steps: int = 0,
@@ -54,7 +56,7 @@ class FlowStudy(Study):
         adaptive_over: str = "sum",
         ema_images: Sequence[float] = (2000.0,),
         diagnostics: Diagnostics | None = None,
-        **study: object,
+        **study: Any,
     ) -> None:
         super().__init__(len(latents), **study)
         self.u, self.latents = u, latents
@@ -67,13 +69,17 @@ class FlowStudy(Study):
         self.early: Tensor | None = None  # normalised one-step samples after a quarter of the run
 
     @property
+    def averages(self) -> list[EMA]:
+        return [ema for ema in self.emas if isinstance(ema, EMA)]
+
+    @property
     def ema(self) -> EMA:
         """The average that is sampled from: the first."""
-        return self.emas[0]
+        return self.averages[0]
 
     def nets(self) -> dict[str, MeanVelocityNet]:
         """The networks of the run by kind: "ema", "online", and further averages by their half-life."""
-        further = {f"ema-{ema.halflife_images:g}": ema.net for ema in self.emas[1:]}
+        further = {f"ema-{ema.halflife_images:g}": ema.net for ema in self.averages[1:]}
         return {"ema": self.ema.net, "online": self.u, **further}
 
     def training_step(self, _: object, __: int) -> Tensor:
@@ -113,7 +119,7 @@ class FlowStudy(Study):
             return v
         teacher = self.ema.net if self.target == "predicted" else self.u
         last = slice(-v.shape[1], None)
-        return flow.predicted_tangent(lambda *at: teacher.outputs(*at, t_min=flow.T_MIN)[:, last], z, t, r)
+        return flow.predicted_tangent(lambda z, t, r: teacher.outputs(z, t, r, flow.T_MIN)[:, last], z, t, r)
 
     def law(self) -> dict:
         """Arguments of `flow.draw_times` at this step: flow matching first, then intervals that may open slowly."""
@@ -121,6 +127,11 @@ class FlowStudy(Study):
             return {**self.times, **FLOW_MATCHING}
         since = self.global_step - self.fm_steps + 1
         return {**self.times, "largest_gap": min(1.0, since / self.gap_steps) if self.gap_steps else 1.0}
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.diagnostics and not self.diagnostics.rows and self.global_step == 0:
+            self.diagnostics.begin(self.ema.net, self.latents, self.seed)
 
     def on_train_batch_end(self, *args: object) -> None:
         if self.diagnostics and self.diagnostics.due(self.global_step, self.steps):
@@ -142,11 +153,11 @@ class FlowStudy(Study):
         if self.diagnostics:
             self.diagnostics.restore(checkpoint["diagnostics"])
 
-    def optimizer_step(self, *args: object, **kwargs: object) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the optimiser, then one of the average; micro-batches of an accumulation count together."""
         super().optimizer_step(*args, **kwargs)
         images = self.batch * self.trainer.accumulate_grad_batches
-        for ema in self.emas:
+        for ema in self.averages:
             ema.update(self.u, images, self.global_step * images)
 
 

@@ -7,6 +7,7 @@ MEASURED = {
     3: {"verdicts": "results/gates/verdicts_3.json"},
     4: {
         "history": rules.train.output.history.format(run=RUN),
+        "diagnostics": rules.train.output.diagnostics.format(run=RUN),
         "metrics": rules.measure.output.metrics.format(run=RUN),
         "reference": rules.reference.output.table,
     },

@@ -108,6 +108,13 @@ def tuning(*losses):
     return pd.DataFrame({"step": range(0, 9 * len(held), 9), "held": held, "raw_fm": [None, *losses]})
 
 
+def looks(ratio):
+    """Diagnostics in which the loss of the same pairs went from 2 and 4, by t, to that times the ratio."""
+    rows = [(step, t, value * factor) for step, factor in ((0, 1.0), (10, ratio)) for t, value in enumerate((2.0, 4.0))]
+    pairs = pd.DataFrame(rows, columns=["step", "t", "value"]).assign(quantity="fixed_fm")
+    return pd.concat([pairs, pairs.tail(1).assign(quantity="endpoint", value=9.0)])
+
+
 @pytest.fixture
 def measured(tmp_path):
     """Writes the files of a phase, all of them passing but for what is changed, and names them."""
@@ -118,7 +125,7 @@ def measured(tmp_path):
             1: {"stats.json": stats(), "qc.tsv": pd.DataFrame({"status": ["accepted"] * 3 + ["quarantined"]})},
             2: {"history.csv": torus_history(), "summary.csv": torus_summary()},
             3: {"verdicts.json": {"test_P3_T1_the_net_takes_times": True, "test_P3_T6_lp[1.0-3]": True}},
-            4: {"history.csv": flow_history(), "metrics.csv": metrics(), "reference.csv": None},
+            4: {"history.csv": flow_history(), "diagnostics.csv": looks(0.9), "metrics.csv": metrics(), "reference.csv": None},
             5: {"metrics.csv": metrics(), "reference.csv": None, "timing.csv": timing()},
             6: {
                 "metrics.csv": metrics(), "reference.csv": None, "questions.csv": asked(),
@@ -201,7 +208,7 @@ FAULTS = {
     "P2-T5": (2, {"summary": torus_summary(mean_distance=0.11)}, 0.11),
     "P2-T6": (2, {"summary": torus_summary(ks_p_b=0.005)}, 0.005),
     "P4-T1": (4, {"history": flow_history(step=[10, 20, 30, 40])}, 40.0),
-    "P4-T2": (4, {"history": flow_history(raw_mf=[1.0, 1.0, 1.2, 1.4])}, 1.2),
+    "P4-T2": (4, {"diagnostics": looks(1.2)}, 1.2),
     "P4-T2b": (4, {"history": flow_history(**{"raw_mf_t0.75-1": 2.5})}, 2.5),
     "P4-T3": (4, {"history": flow_history(raw_mf=[20.0, 12.0, 12.0, 12.0])}, 12.0),
     "P4-T4": (4, {"metrics": metrics(frechet_early=10.8)}, 1.2),
@@ -360,10 +367,9 @@ def test_phase_3_without_any_test_is_blocked(measured):
 # --- what the numbers are ----------------------------------------------------------------------------
 
 
-def test_the_loss_is_its_last_three_rows_over_its_first(measured):
-    history = flow_history(raw_mf=[2.0, 100.0, 0.5, 0.6], raw_fm=[1.0] * 4)
-    history = pd.concat([history, history.tail(1).assign(step=250, raw_mf=0.7)])
-    assert row(judge(4, measured(4, history=history)), "P4-T2")["measured"] == pytest.approx(0.6 / 2.0)
+def test_the_loss_is_that_of_the_last_look_over_that_before_the_first_step(measured):
+    table = pd.concat([looks(3.0), looks(0.5).query("step > 0").assign(step=20)])
+    assert row(judge(4, measured(4, diagnostics=table)), "P4-T2")["measured"] == pytest.approx(0.5)
 
 
 def test_rows_in_which_no_pair_fell_are_left_out(measured):

@@ -138,13 +138,13 @@ def hausdorff(mask: NDArray, other: NDArray, spacing_mm: float) -> float:
     """95 % Hausdorff distance of two masks (I, J, K) in mm, symmetric; NaN where one is empty."""
     if not mask.any() or not other.any():
         return np.nan
-    pair = (torch.from_numpy(np.ascontiguousarray(one))[None, None].float() for one in (mask, other))
-    return float(compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing_mm))
+    a, b = (torch.from_numpy(np.ascontiguousarray(one))[None, None].float() for one in (mask, other))
+    return float(compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=spacing_mm))
 
 
 def _nearest_centre(mask: NDArray, real: NDArray) -> int:
     centre = np.array(ndimage.center_of_mass(mask))
-    gaps = [np.linalg.norm(ndimage.center_of_mass(one) - centre) if one.any() else np.inf for one in real]
+    gaps = [float(np.linalg.norm(ndimage.center_of_mass(one) - centre)) if one.any() else np.inf for one in real]
     return int(np.argmin(gaps))
 
 
