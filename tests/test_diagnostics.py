@@ -81,6 +81,16 @@ def test_the_shares_of_the_derivative_are_those_of_the_whole():
     assert value(table, "spatial", t="0.25-0.5") == pytest.approx(size(whole - along_t))
 
 
+def test_pairs_that_every_look_comes_back_to_have_the_loss_of_their_own_v():
+    u, x, eps = awake(), people(4), seeds.noise(0, [0, 1, 2, 3], SHAPE).to(people(4))
+    table = diagnostics.fixed_pairs(u, x, eps)
+    for name, time in zip(diagnostics.BINS, (0.125, 0.375, 0.625, 0.875), strict=True):
+        t = x.new_full((4,), time)
+        z = (1 - time) * x + time * eps
+        assert value(table, "fixed_fm", t=name) == pytest.approx((u(z, t, t) - (eps - x)).square().mean().item())
+    assert diagnostics.fixed_pairs(u, x, eps) == table
+
+
 def test_a_probe_of_the_exact_flow_finds_nothing_amiss():
     """The Gaussian's own flow: one step ends where many do, with the deviation and spectrum of its draws."""
     x = people(64)
@@ -96,7 +106,7 @@ def test_a_probe_of_the_exact_flow_finds_nothing_amiss():
 def test_a_probe_leaves_no_gradient_and_needs_no_more_people_than_there_are():
     u = awake()
     table = diagnostics.probe(u, people(3), n=8, evaluations=2, seed=0)
-    assert {row[0] for row in table} == {"spatial", "temporal", "endpoint", "latent_std", "spectrum"}
+    assert {row[0] for row in table} == {"fixed_fm", "spatial", "temporal", "endpoint", "latent_std", "spectrum"}
     assert all(p.grad is None for p in u.parameters())
 
 
@@ -169,7 +179,7 @@ def train(tmp_path, steps=200, on_alarm="stop", **settings):
 def test_a_healthy_run_raises_no_alarm(tmp_path):
     study = train(tmp_path)
     looks = pd.DataFrame(study.diagnostics.rows)
-    assert sorted(looks["step"].unique()) == [40, 80, 120, 160, 200]
+    assert sorted(looks["step"].unique()) == [0, 40, 80, 120, 160, 200]
     assert "alarm" not in set(looks["quantity"]) and "ratio" in set(looks["quantity"])
 
 

@@ -125,7 +125,10 @@ def measured(tmp_path):
             1: {"stats.json": stats(), "qc.tsv": pd.DataFrame({"status": ["accepted"] * 3 + ["quarantined"]})},
             2: {"history.csv": torus_history(), "summary.csv": torus_summary()},
             3: {"verdicts.json": {"test_P3_T1_the_net_takes_times": True, "test_P3_T6_lp[1.0-3]": True}},
-            4: {"history.csv": flow_history(), "diagnostics.csv": looks(0.9), "metrics.csv": metrics(), "reference.csv": None},
+            4: {
+                "history.csv": flow_history(), "diagnostics.csv": looks(0.9),
+                "metrics.csv": metrics(), "reference.csv": None,
+            },
             5: {"metrics.csv": metrics(), "reference.csv": None, "timing.csv": timing()},
             6: {
                 "metrics.csv": metrics(), "reference.csv": None, "questions.csv": asked(),
