@@ -68,8 +68,8 @@ FILES = {
 }
 TRAINED = {
     "flow": {"prediction": "x", "p": 2.0, "tangent": "predicted", "target": "predicted", "base_axes": 4, "fm_steps": 40,
-             "adaptive_c": 0.01, "adaptive_power": 1.0, "times": {"t_law": [-0.6, 1.6], "r_law": [-4.0, 1.6], "share_r_equals_t": 0.5,
-                                              "share_corner": 0.1}},
+             "adaptive_c": 0.01, "adaptive_power": 1.0,
+             "times": {"t_law": [-0.6, 1.6], "r_law": [-4.0, 1.6], "share_r_equals_t": 0.5, "share_corner": 0.1}},
     "net": {"widths": [16, 32], "patch": 2, "conditioning": "t-h"},
     "train": {"steps": 120, "batch": 4, "accumulate": 1, "seed": 7, "lr": 0.002, "warmup": 50, "clip": 1.0,
               "ema_images": [1600]},
