@@ -304,6 +304,8 @@ CRITERIA: dict[int, dict[str, Criterion]] = {
         "P7-T5b": Criterion("that brightness over that of real held-out pairs", "above",
                             lambda f: over(_pair("metrics", "excess")(f), _pair("metrics", "excess", arm="real")(f)),
                             "metrics", "informational"),
+        "P7-T5c": Criterion("mean thickening of generated cortex in the mask, mm (brighter counts, too), lower end",
+                            "above", _pair("metrics", "thickening_mm", "low"), "metrics", "informational"),
         "P7-T6": Criterion("Dice of generated masks and the nearest real one", "above",
                            _pair("metrics", "dice"), "metrics", "informational"),
         "P7-T6b": Criterion("Wasserstein distance of lesion volumes, log10 ml", "below",

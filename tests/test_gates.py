@@ -19,7 +19,8 @@ BOUNDS = {
     "P4-T5b": 0.9, "P4-T5c": 0.5, "P4-T6": 1.0, "P4-T7": 0.1,
     "P5-T1": 1.0, "P5-T2": 1.0, "P5-T3": 0.7, "P5-T4": 1.0, "P5-T5": 1.0, "P5-T6": 2.0, "P5-T7": 0.5,
     "P6-T1": 1.0, "P6-T2": 0.05, "P6-T3": 3, "P6-T4": 2.0, "P6-T5": 2.0,
-    "P7-T1": 0.85, "P7-T4": 1.0, "P7-T4b": 1.0, "P7-T5": 0.0, "P7-T5b": 0.5, "P7-T6": 0.3, "P7-T6b": 0.3, "P7-T7": 0.0,
+    "P7-T1": 0.85, "P7-T4": 1.0, "P7-T4b": 1.0, "P7-T5": 0.0, "P7-T5b": 0.5, "P7-T5c": 0.0,
+    "P7-T6": 0.3, "P7-T6b": 0.3, "P7-T7": 0.0,
     "P8-T1": 2,
 }  # fmt: skip
 
@@ -94,11 +95,11 @@ def asked(p=0.01):
     return pd.DataFrame(rows, columns=["ablation", "question", "p_holm"])
 
 
-def pairs(dice=0.5, low=0.1):
+def pairs(dice=0.5, low=0.1, thicker=0.1):
     """Rows of generated pairs and of real ones, which come first and would fail or pass what is not about them."""
-    values = {"excess": 0.2, "dice": dice, "volume_wasserstein": 0.2}
+    values = {"excess": 0.2, "thickening_mm": 0.8, "dice": dice, "volume_wasserstein": 0.2}
     rows = [("real", name, 0.3 if name == "excess" else 9.0, -1.0) for name in values]
-    rows += [("joint", name, value, low) for name, value in values.items()]
+    rows += [("joint", name, value, thicker if name == "thickening_mm" else low) for name, value in values.items()]
     return pd.DataFrame(rows, columns=["arm", "metric", "value", "low"])
 
 
@@ -281,6 +282,7 @@ def test_a_value_on_its_bound_passes(measured):
         (6, "P6-T3", {"lp": arms("lp", "2.0", "1.0")}),
         (6, "P6-T4", {"metrics": metrics(frechet_10=0.75)}),
         (6, "P6-T5", {"rectified": arms("rectified", "meanflow", "rectified", step=0.9)}),
+        (7, "P7-T5c", {"metrics": pairs(thicker=-0.1)}),
     ],
 )
 def test_an_informational_row_is_reported_and_does_not_block(measured, phase, name, changes):

@@ -76,12 +76,47 @@ def test_excess_and_agreement_say_whether_image_and_mask_belong_together(pairs):
     assert np.abs(lesions.excess(plain, masks)).max() < 0.02
 
 
+@pytest.fixture
+def slabs():
+    """Heads of white matter under 4 mm of cortex, which has 4 mm more under a patch at its own place."""
+    images, masks = np.zeros((4, 24, 24, 24), np.float32), np.zeros((4, 24, 24, 24), bool)
+    images[:, 2:-2, 2:-2, 2:-2] = 0.6
+    images[:, 2:-2, 2:-2, 20:22] = 0.8
+    for k, (i, j) in enumerate(((3, 3), (3, 13), (13, 3), (13, 13))):
+        masks[k, i : i + 8, j : j + 8, 18:22] = True
+        images[k][masks[k]] = 0.8
+    return images * np.linspace(0.7, 1.13, 24, dtype=np.float32)[:, None, None], masks
+
+
+def test_thickening_says_where_the_ribbon_is_thicker_and_nowhere_else(slabs):
+    images, masks = slabs
+    assert ((found := lesions.thickening(images, masks, MM)) > 2).all() and (found < 6).all()
+    moved = lesions.thickening(images, masks[[1, 2, 3, 0]], MM)
+    assert (moved < 0).all()  # another head is thicker there
+    plain = images[[0, 0, 0, 0]]
+    assert lesions.thickening(plain, masks, MM) == pytest.approx([0] * 4, abs=1e-4)
+    assert lesions.thickening(2 / 3 * images, masks, MM) == pytest.approx(found, abs=0.02)
+
+
+def test_a_ribbon_is_deeper_by_what_was_planted(slabs):
+    depth, tissue = lesions.ribbon(slabs[0][0], MM)
+    deep = [4 * depth[column].sum() / (depth[column] > 0).sum() for column in ((15, 15), (7, 7))]
+    assert deep[1] - deep[0] == pytest.approx(4, abs=0.5) and tissue[12, 12, 12] == 1 and not tissue[0].any()
+    assert not lesions.ribbon(np.zeros(SHAPE), MM).any()
+
+
+def test_the_thickening_of_an_empty_mask_is_no_number(slabs):
+    images, masks = slabs
+    masks[1] = False
+    assert np.isnan(lesions.thickening(images, masks, MM)).tolist() == [False, True, False, False]
+
+
 def test_one_pair_alone_is_judged_by_what_needs_no_other(pairs):
     images, masks = pairs
     rows, table = lesions.judge(images[:1], masks[:1], (images[:1], masks[:1]), MM)
     values = {row["metric"]: row["value"] for row in rows}
     assert values["lesion_share"] == 1 and values["dice"] == 1 and len(table) == 1
-    assert np.isnan([values[name] for name in ("excess", "agreement", "volume_wasserstein")]).all()
+    assert np.isnan([values[name] for name in ("excess", "agreement", "thickening_mm", "volume_wasserstein")]).all()
 
 
 def test_a_set_is_judged_against_known_pairs(pairs):
@@ -116,3 +151,5 @@ def test_what_is_no_mask_is_refused(pairs):
         lesions.describe(images[:2], masks, MM)
     with pytest.raises(ValueError, match="two are needed; got 1"):
         lesions.excess(images[:1], masks[:1])
+    with pytest.raises(ValueError, match="two are needed; got 1"):
+        lesions.thickening(images[:1], masks[:1], MM)

@@ -10,10 +10,13 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, stats
+from skimage.filters import threshold_otsu
 
 from neuromf.metrics.table import row
 
 RING_MM = (2.5, 10.0)  # how far from the lesion its ring begins and ends
+EVEN_MM = 12.0  # standard deviation of the field that is taken out before grey and white matter are told apart
+FINE_MM = 1.25  # voxels above it are parted before a depth in cortex is taken
 FEWEST = 2  # lesions of a set, below which its distribution is not compared
 PLACES = ("x_mm", "y_mm", "z_mm")
 
@@ -103,6 +106,48 @@ def agreement(images: ArrayLike, masks: ArrayLike) -> NDArray:
     return np.array(found)
 
 
+def thickening(images: ArrayLike, masks: ArrayLike, spacing_mm: float) -> NDArray:
+    """How much thicker the bright ribbon of each pair is in its mask than in others of the set there, mm, (N,).
+
+    In a slab the mean distance to the nearer face is a quarter of its thickness. So four times the mean depth in the
+    ribbon (see `ribbon`) is taken over all tissue of the mask: a ribbon that fills half of it counts half. NaN where a
+    mask or its tissue is empty. It does not tell thicker cortex from hyperintense white matter: both are ribbon.
+    """
+    images, masks = np.asarray(images, np.float32), as_masks(masks)
+    if len(images) < 2:
+        raise ValueError(f"a ribbon is compared with others of its set, so two are needed; got {len(images)}")
+    maps = np.stack([ribbon(image, spacing_mm) for image in images])
+    found = []
+    for number, mask in enumerate(masks):
+        depth, tissue = maps[:, :, mask].sum(-1).T
+        thick = np.divide(4 * depth, tissue, out=np.full(len(images), np.nan), where=tissue > 0)
+        found.append(thick[number] - _mean((other := np.delete(thick, number))[np.isfinite(other)]))
+    return np.array(found)
+
+
+def ribbon(image: NDArray, spacing_mm: float) -> NDArray:
+    """Depth in the bright ribbon of a FLAIR (I, J, K), mm, 0 outside, and each voxel's share of tissue: (2, I, J, K).
+
+    Tissue is above 3/4 of the head's median. Its intensity over its local mean (Gaussian of 12 mm: coils are uneven)
+    is grey or white matter by the threshold of Otsu (1979), a head at a time; in FLAIR grey matter is the brighter.
+    """
+    head = image > 0.1
+    if not head.any():
+        return np.zeros((2, *image.shape), np.float32)
+    tissue = image > 0.75 * np.median(image[head])
+    total, weight = (ndimage.gaussian_filter(x * np.float32(1), EVEN_MM / spacing_mm) for x in (image * tissue, tissue))
+    even = np.where(head, image * weight / np.maximum(total, 1e-3), 0)
+    part = int(np.ceil(spacing_mm / FINE_MM))
+    fine = ndimage.zoom(even / threshold_otsu(even[tissue]), part, order=1, grid_mode=True, mode="nearest")
+    depth = ndimage.distance_transform_edt(fine > 1, sampling=spacing_mm / part) - spacing_mm / part / 2
+    return np.stack([_coarse(x, part) for x in (depth.clip(0), fine > 0.8)])
+
+
+def _coarse(x: NDArray, part: int) -> NDArray:
+    """Means over blocks of so many voxels a side."""
+    return x.reshape([n for side in x.shape for n in (side // part, part)]).mean((1, 3, 5), dtype=np.float32)
+
+
 def _auc(inside: NDArray, outside: NDArray) -> float:
     if not len(inside) or not len(outside):
         return np.nan
@@ -153,20 +198,22 @@ def judge(
 ) -> tuple[list[dict], pd.DataFrame]:
     """Rows of a set of pairs against known ones (images and masks of training), and its lesions one by one.
 
-    Metrics: lesion_share, the share of masks with a lesion; lesion_ml, contrast, excess, agreement, pieces, dice and
-    hausdorff_mm, means over lesions; volume_wasserstein (of log10 ml), place_wasserstein (mean of three axes, mm) and
-    left_share with left_share_known, of where lesions lie.
+    Metrics: lesion_share, the share of masks with a lesion; lesion_ml, contrast, excess, agreement, thickening_mm,
+    pieces, dice and hausdorff_mm, means over lesions; volume_wasserstein (of log10 ml), place_wasserstein (mean of
+    three axes, mm) and left_share with left_share_known, of where lesions lie.
     """
     images, masks, theirs = np.asarray(images), as_masks(masks), describe(*known, spacing_mm)
     table = describe(images, masks, spacing_mm)
-    alone = len(images) == 1  # both need others to compare with
+    alone = len(images) == 1  # these need others to compare with
     table["excess"] = np.nan if alone else excess(images, masks)
     table["agreement"] = np.nan if alone else agreement(images, masks)
+    table["thickening_mm"] = np.nan if alone else thickening(images, masks, spacing_mm)
     near = nearest(masks, known[1], spacing_mm).set_index("number")
     table = table.join(near)
     there = table[table["ml"] > 0]
     rows = [share("lesion_share", (table["ml"] > 0).to_numpy())]
-    for name in ("ml", "pieces", "inside", "ring", "contrast", "excess", "agreement", "dice", "hausdorff_mm"):
+    judged = ("pieces", "inside", "ring", "contrast", "excess", "agreement", "thickening_mm", "dice", "hausdorff_mm")
+    for name in ("ml", *judged):
         rows.append(average({"ml": "lesion_ml"}.get(name, name), there[name].to_numpy(), seed=seed))
     rows += places(theirs[theirs["ml"] > 0], there)
     return rows, table

@@ -13,6 +13,7 @@ METRICS = {  # of the judged rows, by column: head, second line
     "lesion_ml": ("lesion", "ml"),
     "excess": ("excess", "in mask"),
     "agreement": ("agreement", "AUC"),
+    "thickening_mm": ("thicker", "mm"),
     "dice": ("Dice", "nearest real"),
     "hausdorff_mm": ("HD95", "mm"),
     "volume_wasserstein": ("volume", "W, log10 ml"),
@@ -21,7 +22,8 @@ METRICS = {  # of the judged rows, by column: head, second line
 NOTES = [
     "In parentheses 95 % intervals by bootstrap; those left out here are in the CSV. Excess: intensity in the mask "
     "less that of other heads of the set at the same place; agreement: how often a voxel of the mask stands out more "
-    "than one outside it. A threshold by volume gives generated masks the mean volume of training lesions.",
+    "than one outside it; thicker: the bright ribbon in the mask, less that of other heads there, for which brightness "
+    "counts, too. A threshold by volume gives generated masks the mean volume of training lesions.",
     "Lesions are simulated where the study says so; the reference of all distances are the training pairs.",
 ]
 
