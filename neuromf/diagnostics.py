@@ -87,16 +87,19 @@ class Diagnostics:
 
     def begin(self, u: MeanVelocityNet, latents: Tensor | OnDisk, seed: int) -> None:
         """What the network is before its first step, on the pairs that every look comes back to."""
-        rows = fixed_pairs(u, *probed(u, latents, self.n, seed))
-        self.rows += [dict(zip(COLUMNS, (0, *row), strict=True)) for row in rows]
+        self.keep(0, fixed_pairs(u, *probed(u, latents, self.n, seed)))
 
     def look(self, step: int, u: MeanVelocityNet, latents: Tensor | OnDisk, seed: int) -> None:
         """Close the stretch at this step: rows of its pairs, of the probe, and of what alarms they raise."""
         rows = [*stretch(self.pairs), *probe(u, latents, n=self.n, evaluations=self.evaluations, seed=seed)]
         self.pairs = []
-        self.rows += [dict(zip(COLUMNS, (step, *row), strict=True)) for row in rows]
+        self.keep(step, rows)
         if step > self.after:
             self.sound(step)
+
+    def keep(self, step: int, rows: Sequence["Row"]) -> None:
+        """Take in rows of a step."""
+        self.rows += [dict(zip(COLUMNS, (step, *row), strict=True)) for row in rows]
 
     def sound(self, step: int) -> None:
         """Raise or log every alarm that the rows up to this step call for."""

@@ -93,7 +93,7 @@ class FlowStudy(Study):
         target = flow.regressed(v, said, t, r) if self.target == "predicted" else v
         out, d_out = self.derivative(self.u.outputs, z, t, r, along)
         V = flow.instantaneous(out[:, : x.shape[1]], d_out[:, : x.shape[1]], t, r)
-        loss = self.weigh(V, v, target)
+        loss = self.weigh(V, target, v)
         if self.u.head:
             loss = loss + self.weigh(out[:, x.shape[1] :], v, v)
         raw = flow.raw_loss(V, v)
@@ -102,13 +102,16 @@ class FlowStudy(Study):
             self.diagnostics.add(raw, d_out[:, : x.shape[1]], v, t, r)
         return loss
 
-    def weigh(self, V: Tensor, v: Tensor, target: Tensor) -> Tensor:
-        """The loss that is minimised: per-channel Lp to the target, mean over the batch, each sample weighted by what
-        its loss to the pair's own v is."""
-        losses = [flow.channel_lp(V, to, self.p, self.channel_weights) for to in (target, v)]
-        if self.adaptive_over == "mean":
-            losses = [loss / v[0].numel() for loss in losses]
-        return flow.adaptive(*losses, power=self.adaptive_power, c=self.adaptive_c).mean()
+    def weigh(self, V: Tensor, target: Tensor, v: Tensor) -> Tensor:
+        """The loss that is minimised: that to the target, adaptively weighted by that to the pair's own v, the mean."""
+        loss = self.distance(V, target)
+        seen = loss if target is v else self.distance(V.detach(), v)
+        return flow.adaptive(loss, seen, power=self.adaptive_power, c=self.adaptive_c).mean()
+
+    def distance(self, V: Tensor, v: Tensor) -> Tensor:
+        """Per-channel Lp of each sample, with shape (B,): summed over elements, or their mean."""
+        loss = flow.channel_lp(V, v, self.p, self.channel_weights)
+        return loss / v[0].numel() if self.adaptive_over == "mean" else loss
 
     def said(self, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> Tensor:
         """What a network says of v at (z, t) where r < t, by its second head or as u(z, t, t); v where nobody asks.
