@@ -215,7 +215,7 @@ def test_a_raw_loss_that_explodes_behind_a_calm_weighted_one_is_noticed(tmp_path
 
 def test_a_stopped_run_leaves_what_led_to_it(tmp_path, monkeypatch):
     monkeypatch.setitem(nets.CONDITIONINGS, "t-h", in_thousandths)
-    monkeypatch.setattr(store, "training_set", lambda *_, **__: torch.randn(16, 4, 4, 4, 4))
+    monkeypatch.setattr(store, "training_set", lambda *_, **__: people(16))
     pd.DataFrame({"scan": ["one"], "person": ["one"], "split": ["train"]}).to_csv(
         tmp_path / "qc.tsv", sep="\t", index=False
     )
@@ -224,7 +224,7 @@ def test_a_stopped_run_leaves_what_led_to_it(tmp_path, monkeypatch):
     cfg = yaml.safe_load((ROOT / "config.yaml").read_text())
     cfg["net"] |= {"widths": [16], "attention": [False], "patch": 1, "norm_groups": 8, "head_width": 16}
     cfg["flow"] |= {"fm_steps": 0, "base_axes": 4}
-    cfg["train"] |= {"steps": 60, "batch": 8, "warmup": 2, "log_every": 10}
+    cfg["train"] |= {"steps": 60, "batch": 8, "warmup": 2, "lr": 5e-3, "log_every": 10}
     cfg["train"]["diagnostics"] = {"every": 10, "evaluations": 2, "n": 2, "on_alarm": "stop"}
     made = {name: tmp_path / "runs" / name for name in ("model", "history", "diagnostics", "card")}
     values = json.dumps({name: cfg[name] for name in ("net", "flow", "train")})
