@@ -1,8 +1,9 @@
 r"""The flow of Gaussian data in closed form: where a network starts from, so that it learns only what is not Gaussian.
 
 For data N(m, C) with principal axes a_k and variances lambda_k the path has, along each axis, the variance
-s_t^2 = (1 - t)^2 lambda + t^2, and its flow maps y_t = z_t - (1 - t) m to y_r = (s_r / s_t) y_t. What lies off the
-axes that are taken has a variance of its own in each element, as in factor analysis.
+s_t^2 = (1 - t)^2 lambda + t^2, and its flow maps y_t = z_t - (1 - t) m to y_r = (s_r / s_t) y_t. The first axes are those
+of whole heads. What lies off them has a covariance of its own at each position, that of the channels there: the same
+formula holds along its own axes.
 
 References:
     Probabilistic Principal Component Analysis (Tipping and Bishop, 1999), J. R. Stat. Soc. B 61, 611
@@ -40,9 +41,14 @@ def slope(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
 
     The second form has no 0 / 0 at r = t.
     """
+    s_t, s_r = scale(variance, t), scale(variance, r)
     t, r, variance = t[:, None], r[:, None], variance.clamp(min=SMALLEST)
-    s_t, s_r = (((1 - time) ** 2 * variance + time**2).sqrt() for time in (t, r))
     return ((1 + variance) * (t + r) - 2 * variance) / (s_t * (s_t + s_r))
+
+
+def scale(variance: Tensor, t: Tensor) -> Tensor:
+    """Deviation s_t on the path at times (B,) of data with variances (K,), with shape (B, K)."""
+    return ((1 - t[:, None]) ** 2 * variance.clamp(min=SMALLEST) + t[:, None] ** 2).sqrt()
 
 
 def kept(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
@@ -59,44 +65,57 @@ class Rows(Protocol):
 
 
 class GaussianFlow(nn.Module):
-    """Data prediction x(z, t, r) = z - t u(z, t, r) of the Gaussian with this mean, axes and variances.
+    """Data prediction x(z, t, r) = z - t u(z, t, r) of the Gaussian with this mean, axes, variances and rest.
 
-    Off the axes every element has a variance of its own: much in cortex, none outside the head. Without it all that
+    Off the axes the channels of a position have a covariance of their own: large in cortex, none outside the head, and
+    far from diagonal, as few of the ways in which four channels could differ look like a brain. Without it all that
     lies off the axes would count as noise down to t = 0, and samples would have none of it.
 
-    Where elements differ in it, projecting and scaling do not quite commute, and the flow is nearly that of a Gaussian:
-    exactly at t = 1, where samples start, and within 1 % of v elsewhere on latents of brains.
+    Where positions differ in it, projecting and scaling do not quite commute, and the flow is nearly that of a
+    Gaussian: exactly at t = 1, where samples start, and within 2 % of v elsewhere on latents of brains.
 
     Arguments:
         mean: With shape (C, I, J, K).
-        axes: Orthonormal, with shape (A, C * I * J * K); none make it the mean and the rest alone.
+        axes: Orthonormal, with shape (A, C * I * J * K), or none.
         variances: Of the data along the axes, with shape (A,).
-        rest: Variances off the axes, with shape (C, I, J, K), or any that broadcasts to it.
+        rest: Variances off the axes, with shape (C, I, J, K) or any that broadcasts to it: of the channels, or of what
+            `turn` makes of them.
+        turn: Orthonormal at each position, channels to the axes of their covariance there, with shape (C, C, I, J, K);
+            none leave them as they are.
     """
 
     mean: Tensor
     axes: Tensor
     variances: Tensor
     rest: Tensor
+    turn: Tensor
 
-    def __init__(self, mean: Tensor, axes: Tensor, variances: Tensor, rest: Tensor) -> None:
+    def __init__(
+        self, mean: Tensor, axes: Tensor, variances: Tensor, rest: Tensor, turn: Tensor | None = None
+    ) -> None:
         super().__init__()
+        if turn is None:
+            turn = torch.eye(len(mean)).to(mean).view(len(mean), len(mean), 1, 1, 1)
         self.register_buffer("mean", mean)
         self.register_buffer("axes", axes)
         self.register_buffer("variances", variances)
         self.register_buffer("rest", rest.expand_as(mean).clone())
+        self.register_buffer("turn", turn.expand(len(mean), *mean.shape).clone())
 
     @classmethod
     def fitted(cls, data: Rows, n_axes: int) -> "GaussianFlow":
         """The Gaussian of data (N, ...), or of latents that stay on disk, along its first principal axes.
 
-        The rest is the variance that they leave of each element; without axes there is none, and the data is its mean.
+        The rest is the covariance of channels that they leave at each position.
         Of more than `FITTED` rows, every so-manyth is taken.
         """
         x = data[:: -(-len(data) // FITTED)]
         mean, axes, variances = principal_axes(x, n_axes)
-        left = x.var(0, correction=0) - (variances @ axes**2).view_as(mean)
-        return cls(mean, axes, variances, left.clamp(min=0) if n_axes else torch.zeros_like(mean))
+        off = (x - mean).flatten(1)
+        off = (off - (off @ axes.T) @ axes).view_as(x)
+        covariance = torch.einsum("ncijk,ndijk->ijkcd", off, off).double() / len(x)
+        rest, turn = torch.linalg.eigh(covariance)
+        return cls(mean, axes, variances, rest.clamp(min=0).movedim(3, 0).to(x), turn.movedim((3, 4), (0, 1)).to(x))
 
     @property
     def n_axes(self) -> int:
@@ -104,8 +123,29 @@ class GaussianFlow(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """x (B, C, I, J, K) at z of that shape and times (B,): at r = t the posterior mean, at r = 0 the endpoint."""
+        return self.shown(z, t, r)[1]
+
+    def shown(self, z: Tensor, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """What lies off the axes at z, of unit covariance at any time, and x: both (B, C, I, J, K)."""
         centred = z - (1 - like(t, z)) * self.mean
         along = centred.flatten(1) @ self.axes.T
-        off = centred - (along @ self.axes).view_as(z)
+        off = self.turned(centred - (along @ self.axes).view_as(z))
         along = along * kept(self.variances, t, r)
-        return self.mean + (along @ self.axes).view_as(z) + off * kept(self.rest.flatten(), t, r).view_as(z)
+        x = self.mean + (along @ self.axes).view_as(z) + self.back(off * kept(self.rest.flatten(), t, r).view_as(z))
+        return self.back(off / scale(self.rest.flatten(), t).view_as(z)), x
+
+    def uncertain(self, a: Tensor, t: Tensor) -> Tensor:
+        """A field of unit covariance (B, C, I, J, K) as one of that which the data has off the axes, given z at time t.
+
+        That is t^2 R / s_t^2 for a rest R: all of it at t = 1, nothing at t = 0, where z is the data.
+        """
+        left = t[:, None] * self.rest.flatten().sqrt() / scale(self.rest.flatten(), t)
+        return self.back(self.turned(a) * left.view_as(a))
+
+    def turned(self, a: Tensor) -> Tensor:
+        """Channels of each position along the axes of their covariance there; added in order, whatever their number."""
+        return sum((a[:, c, None] * self.turn[c] for c in range(len(self.turn))), torch.zeros_like(a))
+
+    def back(self, a: Tensor) -> Tensor:
+        """Inverse of `turned`."""
+        return sum((a[:, c, None] * self.turn[:, c] for c in range(len(self.turn))), torch.zeros_like(a))

@@ -42,12 +42,12 @@ def build(
 ) -> MeanVelocityNet:
     """The network of a study with fresh weights; `net` holds the keyword arguments of `nets.UNet`.
 
-    A base with axes is shown to the network beside z; a head makes it give a second velocity.
+    With a base the network is shown twice the channels (`MeanVelocityNet`); a head makes it give a second velocity.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         settings = {**net, "widths": tuple(net["widths"]), "attention": tuple(net["attention"])}
-        channels = LATENT_CHANNELS * (2 if base is not None and base.n_axes else 1)
+        channels = LATENT_CHANNELS * (1 if base is None else 2)
         unet = UNet(channels, out_channels=LATENT_CHANNELS * (1 + head), **settings)
         return MeanVelocityNet(unet, prediction, base, head=head)
 

@@ -124,7 +124,7 @@ def widen(u: MeanVelocityNet, channels: int) -> MeanVelocityNet:
     old = net.out[2].conv.out_channels // cells
     if channels <= old:
         raise ValueError(f"channels must be more than the {old} there are; got {channels}")
-    blocks = (net.conv_in.conv.in_channels - N_POSITIONS) // (old * cells)  # z, and the base's x where it is shown
+    blocks = (net.conv_in.conv.in_channels - N_POSITIONS) // (old * cells)  # z, or two fields that the base shows
     columns = [block * channels * cells + k for block in range(blocks) for k in range(old * cells)]
     columns += range(blocks * channels * cells, blocks * channels * cells + N_POSITIONS)
     n_in, first, last = blocks * channels * cells + N_POSITIONS, net.conv_in.conv, net.out[2].conv
@@ -138,30 +138,33 @@ def widen(u: MeanVelocityNet, channels: int) -> MeanVelocityNet:
 def widen_base(base: GaussianFlow, channels: int) -> GaussianFlow:
     """The same Gaussian with further channels that are zero without spread."""
     old, *grid = base.mean.shape
-    more = (0, 0) * 3 + (0, channels - old)
+    n = channels - old
+    more = (0, 0) * 3 + (0, n)
     axes = F.pad(base.axes.view(-1, old, *grid), more).flatten(1)
-    return GaussianFlow(F.pad(base.mean, more), axes, base.variances, F.pad(base.rest, more))
+    turn = F.pad(base.turn, (*more, 0, n))
+    turn[range(old, channels), range(old, channels)] = 1
+    return GaussianFlow(F.pad(base.mean, more), axes, base.variances, F.pad(base.rest, more), turn)
 
 
 class Refitted(Switched):
-    """A Gaussian fitted to other data, beside the one that the base model starts from, which comes back when off.
-
-    Raises:
-        ValueError: If one of them has axes and the other has none: a network is shown a base with axes.
-    """
+    """A Gaussian fitted to other data, beside the one that the base model starts from, which comes back when off."""
 
     def __init__(self, old: GaussianFlow, new: GaussianFlow) -> None:
         super().__init__()
-        if bool(old.n_axes) != bool(new.n_axes):
-            raise ValueError(f"a base of {old.n_axes} axes cannot be replaced by one of {new.n_axes}; both or neither")
         self.old, self.new = old, new
 
     @property
-    def n_axes(self) -> int:
-        return (self.new if self.enabled else self.old).n_axes
+    def taken(self) -> GaussianFlow:
+        return self.new if self.enabled else self.old
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        return (self.new if self.enabled else self.old)(z, t, r)
+        return self.taken(z, t, r)
+
+    def shown(self, z: Tensor, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        return self.taken.shown(z, t, r)
+
+    def uncertain(self, a: Tensor, t: Tensor) -> Tensor:
+        return self.taken.uncertain(a, t)
 
 
 # --- on, off, merged, stored -------------------------------------------------------------------------

@@ -166,7 +166,9 @@ class MeanVelocityNet(nn.Module):
         net: The network, called as net(z, t, r).
         prediction: "u" or "x".
         base: Of a data prediction: what is known beforehand. The network adds to it, so that training starts
-            from the Gaussian that fits the data and learns what is not Gaussian. It is shown the base beside z.
+            from the Gaussian that fits the data and learns what is not Gaussian. All that it is shown and gives has
+            size one at any time (preconditioning: EDM, section 5): the base's x, what lies off its axes over the
+            deviation of that, and what it adds in units of what z leaves open.
         head: Whether the network gives twice the channels: u, and a second head for the instantaneous v (iMF).
     """
 
@@ -184,13 +186,15 @@ class MeanVelocityNet(nn.Module):
         """u, or u and v one after the other along the channels where there is a second head; t is clipped at t_min."""
         if self.prediction == "u":
             return self.net(z, t, r)
-        if self.base is None:
-            x = self.net(z, t, r)
-        else:
-            known = self.base(z, t, r)
-            x = self.net(torch.cat([z, known], dim=1) if self.base.n_axes else z, t, r) + self.per_head(known)
+        x = self.net(z, t, r) if self.base is None else self.beyond(self.base, z, t, r)
         t_min = t_min or (flow.T_MIN if self.training else self.SMALLEST_T)
         return flow.velocity_from_data(x, self.per_head(z), t, t_min)
+
+    def beyond(self, base: GaussianFlow, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        """x of the base and what the network adds to it, for each head."""
+        off, known = base.shown(z, t, r)
+        added = self.net(torch.cat([off, known], dim=1), t, r).split(z.shape[1], dim=1)
+        return self.per_head(known) + torch.cat([base.uncertain(one, t) for one in added], dim=1)
 
     def per_head(self, a: Tensor) -> Tensor:
         """A field (B, C, ...) once for each head."""

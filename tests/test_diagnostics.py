@@ -223,7 +223,7 @@ def test_a_stopped_run_leaves_what_led_to_it(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     cfg = yaml.safe_load((ROOT / "config.yaml").read_text())
     cfg["net"] |= {"widths": [16], "attention": [False], "patch": 1, "norm_groups": 8, "head_width": 16}
-    cfg["flow"] |= {"fm_steps": 0, "base_axes": 4}
+    cfg["flow"] |= {"fm_steps": 0, "prediction": "u"}
     cfg["train"] |= {"steps": 60, "batch": 8, "warmup": 2, "lr": 5e-3, "log_every": 10}
     cfg["train"]["diagnostics"] = {"every": 10, "evaluations": 2, "n": 2, "on_alarm": "stop"}
     made = {name: tmp_path / "runs" / name for name in ("model", "history", "diagnostics", "card")}

@@ -23,14 +23,35 @@ def data():
 @pytest.fixture
 def base(data):
     """One variance off the axes for all elements: there the closed form is exact."""
-    found = GaussianFlow.fitted(data, 4)
-    return GaussianFlow(found.mean, found.axes, found.variances, torch.full_like(found.rest, float(found.rest.mean())))
+    return alike(GaussianFlow.fitted(data, 4))
+
+
+@pytest.fixture
+def places(data):
+    """No axes, and a covariance of its own at each position: there it is exact, too."""
+    return GaussianFlow.fitted(data, 0)
+
+
+def alike(base, share=0.0):
+    """The rest of a base drawn towards the same variance for all elements, of which a share stays as it was."""
+    return GaussianFlow(base.mean, base.axes, base.variances, 0.3 + share * (base.rest - 0.3), base.turn)
+
+
+def rest_of(base):
+    """The covariance of channels off the axes, (C, C, I, J, K)."""
+    return torch.einsum("cdijk,dijk,edijk->ceijk", base.turn, base.rest, base.turn)
 
 
 def covariance_of(base):
     """Of the data: along the axes, and off them."""
+    each = torch.einsum("cdijk,il,jm,kn->cijkdlmn", rest_of(base), *[torch.eye(2, dtype=torch.float64)] * 3).reshape(24, 24)
     off = torch.eye(24, dtype=torch.float64) - base.axes.T @ base.axes
-    return base.axes.T @ torch.diag(base.variances) @ base.axes + base.rest.mean() * off
+    return base.axes.T @ torch.diag(base.variances) @ base.axes + off @ each @ off
+
+
+def noisy_covariance(base, time):
+    """Of z at a time."""
+    return (1 - time) ** 2 * covariance_of(base) + time**2 * torch.eye(24, dtype=torch.float64)
 
 
 def u_of(base):
@@ -56,33 +77,51 @@ def test_there_are_no_more_axes_than_people_less_one(data):
     assert len(principal_axes(data, 0)[2]) == 0
 
 
-def test_the_rest_is_what_the_axes_leave_of_each_element(data):
+def test_the_rest_is_the_covariance_of_channels_that_the_axes_leave(data):
     base = GaussianFlow.fitted(data, 4)
     off = (data - base.mean).flatten(1)
     off = (off - (off @ base.axes.T) @ base.axes).view_as(data)
-    torch.testing.assert_close(base.rest, off.square().mean(0))
-    assert (base.rest > 0).all() and (GaussianFlow.fitted(data[:5], 64).rest < 1e-9).all()
+    torch.testing.assert_close(rest_of(base)[:, :, 0, 1, 1], torch.cov(off[:, :, 0, 1, 1].T, correction=0))
+    assert (GaussianFlow.fitted(data[:5], 64).rest.abs() < 1e-9).all()
 
 
-def test_without_axes_it_is_the_mean(data):
-    t, r = times()
-    base = GaussianFlow.fitted(data, 0)
-    torch.testing.assert_close(base(normal(5, *SHAPE), t, r), data.mean(0).expand(5, *SHAPE))
-
-
-def test_at_r_equals_t_it_is_the_posterior_mean(base):
+@pytest.mark.parametrize("kind", ["base", "places"])
+def test_at_r_equals_t_it_is_the_posterior_mean(kind, request):
     """E[x | z] = m + C (1 - t) ((1 - t)^2 C + t^2)^-1 (z - (1 - t) m)."""
-    t, _ = times()
+    base, (t, _) = request.getfixturevalue(kind), times()
     z, m = normal(5, *SHAPE), base.mean.flatten()
     covariance = covariance_of(base)
     for one, time, got in zip(z, t, base(z, t, t), strict=True):
-        noisy = (1 - time) ** 2 * covariance + time**2 * torch.eye(24, dtype=torch.float64)
+        noisy = noisy_covariance(base, time)
         wanted = m + (1 - time) * covariance @ torch.linalg.solve(noisy, one.flatten() - (1 - time) * m)
         torch.testing.assert_close(got.flatten(), wanted)
 
 
-def test_from_noise_to_data_it_is_a_draw_of_the_gaussian(base):
+def test_what_the_network_is_shown_has_unit_covariance(places):
+    """Twice over it is ((1 - t)^2 C + t^2)^-1 (z - (1 - t) m)."""
+    (t, r), m = times(), places.mean
+    z = normal(5, *SHAPE)
+    once = places.shown(z, t, r)[0]
+    twice = places.shown(once + (1 - flow.like(t, z)) * m, t, r)[0]
+    for time, one, got in zip(t, z, twice, strict=True):
+        wanted = torch.linalg.solve(noisy_covariance(places, time), (one - (1 - time) * m).flatten())
+        torch.testing.assert_close(got.flatten(), wanted)
+
+
+def test_what_the_network_gives_is_in_units_of_what_z_leaves_open(places):
+    """Twice over it is the posterior covariance, t^2 C ((1 - t)^2 C + t^2)^-1; nothing at t = 0."""
+    t, a = times()[0], normal(5, *SHAPE)
+    twice = places.uncertain(places.uncertain(a, t), t)
+    for time, one, got in zip(t, a, twice, strict=True):
+        wanted = time**2 * covariance_of(places) @ torch.linalg.solve(noisy_covariance(places, time), one.flatten())
+        torch.testing.assert_close(got.flatten(), wanted)
+    assert not places.uncertain(a, 0 * t).any()
+
+
+@pytest.mark.parametrize("kind", ["base", "places"])
+def test_from_noise_to_data_it_is_a_draw_of_the_gaussian(kind, request):
     """x = m + C^(1/2) eps: one evaluation from t = 1 to r = 0."""
+    base = request.getfixturevalue(kind)
     eps, one = normal(5, *SHAPE), torch.ones(5, dtype=torch.float64)
     values, vectors = torch.linalg.eigh(covariance_of(base))
     drawn = eps.flatten(1) @ (vectors * values.sqrt()) @ vectors.T
@@ -103,8 +142,10 @@ def test_any_number_of_steps_lands_on_the_same_point(base, n_steps):
     torch.testing.assert_close(flow.sample(u_of(base), eps, flow.uniform_times(n_steps)), flow.sample(u_of(base), eps))
 
 
-def test_it_obeys_the_mean_flow_identity(base):
+@pytest.mark.parametrize("kind", ["base", "places"])
+def test_it_obeys_the_mean_flow_identity(kind, request):
     """u + (t - r) du/dt along the path of v = u(z, t, t) is v."""
+    base = request.getfixturevalue(kind)
     (t, r), z, u = times(), normal(5, *SHAPE), u_of(base)
     v = u(z, t, t)
     torch.testing.assert_close(flow.instantaneous(*flow.lean(u, z, t, r, v), t, r), v, rtol=1e-6, atol=1e-6)
@@ -118,12 +159,11 @@ def departure(base):
     return (V - v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
 
 
-def test_elements_with_a_rest_of_their_own_obey_it_at_noise_and_nearly_elsewhere(data):
+def test_positions_with_a_rest_of_their_own_beside_axes_obey_it_at_noise_and_nearly_elsewhere(data):
     """The departure is of first order in how much they differ: a tenth of the spread leaves a tenth of it."""
-    full, middle = GaussianFlow.fitted(data, 4), GaussianFlow.fitted(data, 4).rest.mean()
-    rests = [middle + share * (full.rest - middle) for share in (0.03, 0.003)]
-    far, near = (departure(GaussianFlow(full.mean, full.axes, full.variances, rest)) for rest in rests)
-    assert full.rest.std() > 0.3 * middle and far[-1] < 1e-12 and near[-1] < 1e-12
+    full = GaussianFlow.fitted(data, 4)
+    far, near = departure(alike(full, 0.03)), departure(alike(full, 0.003))
+    assert far[-1] < 1e-12 and near[-1] < 1e-12 and (far[:-1] > 1e-6).all()
     torch.testing.assert_close(near[:-1], far[:-1] / 10, rtol=0.3, atol=0)
 
 

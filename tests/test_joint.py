@@ -99,8 +99,6 @@ def test_wrong_settings_are_refused(run):
         prepared(run, pairs(5), targets="all")
     with pytest.raises(ValueError, match="refit must be one of none, mean, image, pair; got 'both'"):
         prepared(run, pairs(5), refit="both")
-    with pytest.raises(ValueError, match="a base of 3 axes cannot be replaced by one of 0"):
-        lora.Refitted(run.u.base, GaussianFlow.fitted(pairs(5, 4), 0))
 
 
 # --- training ----------------------------------------------------------------------------------------
