@@ -47,13 +47,15 @@ def probe(step):
     """Rows as those of a probe, each with its own value."""
     parts = ((q, t) for q in ("spatial", "temporal") for t in room.BINS)
     shares = [(q, t, "", "", (k + 1) * 100 / step) for k, (q, t) in enumerate(parts)]
+    shares += [("fixed_fm", t, "", "", (k + 1) * (1 - step / 1000)) for k, t in enumerate(room.BINS)]
     std = [("latent_std", "", "", str(c), 0.9 + 0.1 * c + 1 / step) for c in CHANNELS]
     return [*shares, ("endpoint", "", "", "", 20 / step), *std,
             *(("spectrum", "", "", f, 1 - float(f) * 50 / step) for f in FREQUENCIES)]  # fmt: skip
 
 
 def table(steps=LOOKS, fm_steps=FM_STEPS, alarms=()):
-    rows = [(s, *row) for s in steps for row in [*diagnostics.stretch(pairs(s > fm_steps)), *probe(s)]]
+    rows = [(0, "fixed_fm", t, "", "", k + 1.0) for k, t in enumerate(room.BINS)]
+    rows += [(s, *row) for s in steps for row in [*diagnostics.stretch(pairs(s > fm_steps)), *probe(s)]]
     rows += [(step, "alarm", "", "", name, 1.0) for step, name in alarms]
     return pd.DataFrame(rows, columns=diagnostics.COLUMNS)
 
@@ -62,7 +64,7 @@ def draw(*tables):
     """Panels by their letters, all drawn once so that a tick or a size that cannot be is an error here."""
     fig = room.dashboard(*tables)
     fig.canvas.draw()
-    return dict(zip("abcdefgh", fig.axes, strict=True))
+    return dict(zip("abcdefghi", fig.axes, strict=True))
 
 
 def drawn(ax):
@@ -95,7 +97,7 @@ def test_losses_are_those_of_the_history(history):
     assert points(weighted) == history[["step", "loss"]].values.tolist()
     assert points(still) == history[["step", "raw_fm"]].values.tolist()
     assert points(moving) == late[["step", "raw_mf"]].values.tolist()
-    assert words(panels["a"])[-3:] == ["weighted loss (not a judge)", "raw, $r = t$", "raw, $r < t$"]
+    assert words(panels["a"])[-3:] == ["weighted", "raw, $r = t$", "raw, $r < t$"]
     for k, t in enumerate(room.BINS):
         still, moving = drawn(panels["b"])[k], drawn(panels["b"])[4 + k]
         assert points(still) == history[["step", f"raw_fm_t{t}"]].values.tolist()
@@ -113,6 +115,8 @@ def test_lines_over_looks_are_those_of_the_diagnostics(history):
         assert points(temporal) == rows(looks, "temporal", t=t)
     assert points(panels["f"].lines[0]) == rows(looks, "endpoint")
     assert [points(line) for line in panels["g"].lines] == [rows(looks, "latent_std", part=str(c)) for c in CHANNELS]
+    for line in panels["i"].lines[:4]:
+        assert points(line) == [[0, 1], *([step, pytest.approx(1 - step / 1000)] for step in LOOKS)]
     for line, step in zip(drawn(panels["h"]), LOOKS, strict=True):
         spectrum = looks[(looks["quantity"] == "spectrum") & (looks["step"] == step)]
         assert points(line) == [[float(f), value] for f, value in zip(FREQUENCIES, spectrum["value"], strict=True)]
@@ -186,7 +190,7 @@ def test_no_alarm_is_said_only_where_someone_watched(history):
 def test_without_diagnostics_the_losses_stand_and_the_rest_says_so(history, looks):
     panels = draw(history, looks)
     assert len(drawn(panels["b"])) == 8
-    assert all(room.NO_LOOKS in words(panels[name]) and not panels[name].lines for name in "cdefgh")
+    assert all(room.NO_LOOKS in words(panels[name]) and not panels[name].lines for name in "cdefghi")
 
 
 def test_a_run_with_r_equal_to_t_always_says_that_it_has_no_pairs(history):

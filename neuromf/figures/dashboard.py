@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {"fontsize": 7, "va": "top", "path_effects": [withStroke
 
 
 def dashboard(history: pd.DataFrame, diagnostics: pd.DataFrame) -> Figure:
-    """Losses, ratios, derivatives and one-step samples over a training, in eight panels.
+    """Losses, ratios, derivatives and one-step samples over a training, in nine panels.
 
     Arguments:
         history: One row per logged stretch, with columns step, loss (weighted), raw_fm, raw_mf (mean raw loss of pairs
@@ -46,7 +46,7 @@ def dashboard(history: pd.DataFrame, diagnostics: pd.DataFrame) -> Figure:
     looks = tidy(diagnostics)
     fig = style.new(style.PAGE, 6.9)
     grid = fig.add_gridspec(3, 3)
-    axes = [fig.add_subplot(place) for place in (grid[0, :2], *(grid[k // 3, k % 3] for k in range(2, 9)))]
+    axes = [fig.add_subplot(place) for place in grid]
     losses(axes[0], history)
     alarms(axes[0], looks)
     losses_by_t(axes[1], history)
@@ -58,7 +58,7 @@ def dashboard(history: pd.DataFrame, diagnostics: pd.DataFrame) -> Figure:
             panel(ax, looks)
     name_panels(axes, last=max([1, *history["step"], *looks["step"]]))
     lines = [Line2D([], [], color=colour, label=f"$t$ in {name}") for name, colour in zip(BINS, COLOURS, strict=True)]
-    fig.legend(handles=[Line2D([], [], ls="", label="b, c, e:"), *lines], loc="outside lower center", ncols=5)
+    fig.legend(handles=[Line2D([], [], ls="", label="b, c, e, i:"), *lines], loc="outside lower center", ncols=5)
     return fig
 
 
@@ -83,19 +83,19 @@ def kinds(history: pd.DataFrame) -> list[tuple[str, str, object]]:
 
 def losses(ax: Axes, history: pd.DataFrame) -> None:
     """Raw losses, full and black for r = t, dashed and blue for r < t, over the weighted one in grey."""
-    draw(ax, history["step"], history["loss"], color="0.8", label="weighted loss (not a judge)")
+    draw(ax, history["step"], history["loss"], color="0.8", label="weighted")
     for (kind, name, dashes), colour in zip(kinds(history), ("0.1", style.PALETTE[0]), strict=True):
         label = name if name == NO_PAIRS else f"raw, {name}"
         draw(ax, history["step"], history[f"raw_{kind}"], color=colour, ls=dashes, lw=1, label=label)
     ax.set_ylabel("loss per element")
     decades(ax)
-    above(ax, ncols=3)
+    above(ax)
 
 
 def alarms(ax: Axes, looks: pd.DataFrame) -> None:
     """A vertical line at every look that raised an alarm; its name, and at how many looks, right of the first."""
     rows, free = select(looks, "alarm"), -np.inf
-    gap = 0.028 * looks["step"].max() if len(looks) else 0.0  # between names, so that they can be read
+    gap = 0.075 * looks["step"].max() if len(looks) else 0.0  # between names, so that they can be read
     for step in rows["step"].unique():
         ax.axvline(step, color=ALARM, lw=0.6, alpha=0.6, zorder=1)
     for name, found in sorted(rows.groupby("part")["step"], key=lambda item: item[1].min()):
@@ -180,6 +180,14 @@ def spectra(ax: Axes, looks: pd.DataFrame) -> None:
     above(ax)
 
 
+def learned(ax: Axes, looks: pd.DataFrame) -> None:
+    """Raw loss of pairs that are the same at every look over that before the first step, by t."""
+    rows = select(looks, "fixed_fm")
+    before = rows[rows["step"] == rows["step"].min()].set_index("t")["value"]
+    by_t(ax, rows.assign(value=rows["value"] / rows["t"].map(before)))
+    ax.axhline(1, color=style.LIMIT, lw=0.8, zorder=1)
+
+
 PANELS = (  # what must have rows, who draws them, and the axes, over optimiser steps where no xlabel is given
     ("ratio", ratios, {"ylabel": "raw $r < t$ / raw $r = t$"}),
     ("ratio", ratio_map, {"xlabel": "$t$", "ylabel": "$h = t - r$"}),
@@ -187,6 +195,7 @@ PANELS = (  # what must have rows, who draws them, and the axes, over optimiser 
     ("endpoint", endpoint, {"ylabel": "distance / spread"}),
     ("latent_std", spread, {"ylabel": "one-step std / data std"}),
     ("spectrum", spectra, {"xlabel": "cycles per position", "ylabel": "one-step / data power"}),
+    ("fixed_fm", learned, {"ylabel": "raw $r = t$ / untrained"}),
 )
 
 
@@ -224,11 +233,11 @@ def say(ax: Axes, text: str) -> None:
 
 def name_panels(axes: list[Axes], last: float) -> None:
     """Letters, labels in one size, and optimiser steps from 0 to the last in every panel that has no x-axis yet."""
-    for ax, name in zip(axes, "abcdefgh", strict=True):
+    for ax, name in zip(axes, "abcdefghi", strict=True):
         style.letter(ax, name)
         if not ax.get_xlabel():
             ax.set(xlabel="optimiser step", xlim=(0, 1.02 * last))
-            ax.xaxis.set_major_locator(MaxNLocator(4 if name == "a" else 3, integer=True))
+            ax.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         ax.xaxis.label.set_fontsize(9)
         ax.yaxis.label.set_fontsize(9)
 
