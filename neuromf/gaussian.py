@@ -1,9 +1,9 @@
 r"""The flow of Gaussian data in closed form: where a network starts from, so that it learns only what is not Gaussian.
 
 For data N(m, C) with principal axes a_k and variances lambda_k the path has, along each axis, the variance
-s_t^2 = (1 - t)^2 lambda + t^2, and its flow maps y_t = z_t - (1 - t) m to y_r = (s_r / s_t) y_t. The first axes are those
-of whole heads. What lies off them has a covariance of its own at each position, that of the channels there: the same
-formula holds along its own axes.
+s_t^2 = (1 - t)^2 lambda + t^2, and its flow maps y_t = z_t - (1 - t) m to y_r = (s_r / s_t) y_t. The axes taken are
+those of whole heads. What lies off them has a covariance at each position, of the channels there, and flows alike along
+the axes of that.
 
 References:
     Probabilistic Principal Component Analysis (Tipping and Bishop, 1999), J. R. Stat. Soc. B 61, 611
@@ -90,9 +90,7 @@ class GaussianFlow(nn.Module):
     rest: Tensor
     turn: Tensor
 
-    def __init__(
-        self, mean: Tensor, axes: Tensor, variances: Tensor, rest: Tensor, turn: Tensor | None = None
-    ) -> None:
+    def __init__(self, mean: Tensor, axes: Tensor, variances: Tensor, rest: Tensor, turn: Tensor | None = None) -> None:
         super().__init__()
         if turn is None:
             turn = torch.eye(len(mean)).to(mean).view(len(mean), len(mean), 1, 1, 1)

@@ -44,7 +44,8 @@ def rest_of(base):
 
 def covariance_of(base):
     """Of the data: along the axes, and off them."""
-    each = torch.einsum("cdijk,il,jm,kn->cijkdlmn", rest_of(base), *[torch.eye(2, dtype=torch.float64)] * 3).reshape(24, 24)
+    one = torch.eye(2, dtype=torch.float64)
+    each = torch.einsum("cdijk,il,jm,kn->cijkdlmn", rest_of(base), one, one, one).reshape(24, 24)
     off = torch.eye(24, dtype=torch.float64) - base.axes.T @ base.axes
     return base.axes.T @ torch.diag(base.variances) @ base.axes + off @ each @ off
 

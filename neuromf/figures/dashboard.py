@@ -46,7 +46,7 @@ def dashboard(history: pd.DataFrame, diagnostics: pd.DataFrame) -> Figure:
     looks = tidy(diagnostics)
     fig = style.new(style.PAGE, 6.9)
     grid = fig.add_gridspec(3, 3)
-    axes = [fig.add_subplot(place) for place in grid]
+    axes = [fig.add_subplot(grid[k]) for k in range(9)]
     losses(axes[0], history)
     alarms(axes[0], looks)
     losses_by_t(axes[1], history)
