@@ -99,6 +99,8 @@ def test_wrong_settings_are_refused(run):
         prepared(run, pairs(5), targets="all")
     with pytest.raises(ValueError, match="refit must be one of none, mean, image, pair; got 'both'"):
         prepared(run, pairs(5), refit="both")
+    with pytest.raises(ValueError, match="predicts u has no Gaussian to refit; set finetune.refit to none"):
+        joint.refitted(None, pairs(5), refit="pair", axes=3, rest=(0.01, 0.05))
 
 
 # --- training ----------------------------------------------------------------------------------------
