@@ -115,10 +115,6 @@ class GaussianFlow(nn.Module):
         rest, turn = torch.linalg.eigh(covariance)
         return cls(mean, axes, variances, rest.clamp(min=0).movedim(3, 0).to(x), turn.movedim((3, 4), (0, 1)).to(x))
 
-    @property
-    def n_axes(self) -> int:
-        return len(self.variances)
-
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """x (B, C, I, J, K) at z of that shape and times (B,): at r = t the posterior mean, at r = 0 the endpoint."""
         return self.shown(z, t, r)[1]

@@ -88,7 +88,7 @@ def test_only_what_was_added_is_trained_and_copied(run):
 def test_the_gaussian_is_refitted_to_pairs(run, refit):
     x = pairs(9)
     base = joint.refitted(run.u.base, x, refit=refit, axes=4, rest=(0.01, 0.05))
-    assert torch.equal(base.mean, x.mean(0)) and base.n_axes == 4
+    assert torch.equal(base.mean, x.mean(0)) and len(base.variances) == 4
     masks = base.axes.view(4, *x.shape[1:])[:, 4:]
     assert bool(masks.any()) == (refit == "pair")
     assert joint.refitted(run.u.base, x, refit="none", axes=4, rest=(0.01, 0.05)) is None
