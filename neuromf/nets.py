@@ -45,6 +45,21 @@ class TimeEmbedding(nn.Module):
         return self.layers(torch.cat([angles.cos(), angles.sin()], dim=1))
 
 
+class GapEmbedding(TimeEmbedding):
+    """The same of h = t - r, as what it adds to h = 0; at first nothing.
+
+    Flow matching alone (r = t) thus leaves it as it is, and when intervals open u(z, t, r) does not depend on r yet.
+    Trained at h = 0 alone, an embedding is whatever it happens to be elsewhere.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]  # of a linear layer
+
+    def forward(self, t: Tensor) -> Tensor:
+        return super().forward(t) - super().forward(torch.zeros_like(t))
+
+
 class Conditioning(nn.Module):
     """Times (B,), (B,) to (B, width): the sum of one embedding for each number of `CONDITIONINGS[name]`."""
 
@@ -53,7 +68,8 @@ class Conditioning(nn.Module):
         if name not in CONDITIONINGS:
             raise ValueError(f"conditioning must be one of {', '.join(CONDITIONINGS)}; got {name!r}")
         self.name = name
-        self.embeddings = nn.ModuleList(TimeEmbedding(width) for _ in name.split("-"))
+        gap = GapEmbedding if name == "t-h" else TimeEmbedding
+        self.embeddings = nn.ModuleList([TimeEmbedding(width), *(gap(width) for _ in name.split("-")[1:])])
 
     def forward(self, t: Tensor, r: Tensor) -> Tensor:
         told = CONDITIONINGS[self.name](t, r)
