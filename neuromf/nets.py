@@ -54,7 +54,8 @@ class GapEmbedding(TimeEmbedding):
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
-        nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]  # of a linear layer
+        self.layers[-1] = last = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(last.weight)
 
     def forward(self, t: Tensor) -> Tensor:
         return super().forward(t) - super().forward(torch.zeros_like(t))

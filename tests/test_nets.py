@@ -162,6 +162,16 @@ def test_P3_T5_gradients_reach_every_trainable_parameter(net_and_z):
     assert idle == []
 
 
+def test_flow_matching_leaves_what_is_told_of_the_interval_as_it_is(net_and_z):
+    """At birth u(z, t, r) does not depend on r, and pairs with r = t do not change that: nothing jumps afterwards."""
+    net, z = net_and_z
+    (t, r), v = times(), normal(*z.shape, key="v")
+    gap = net.time_embed.embeddings[1]
+    gap.layers[-1].weight.data.zero_()
+    ((net(z, t, t) - v) ** 2).sum().backward()
+    assert not any(p.grad.any() for p in gap.parameters()) and torch.equal(net(z, t, r), net(z, t, t))
+
+
 def test_time_enters_raw_so_that_its_derivative_stays_moderate():
     """|d/dt| of the embedding at birth: about 1 per unit of time, and hundreds of times that at 1000 t."""
     embedding, t = seeded(lambda: TimeEmbedding(32)), torch.linspace(0, 1, 201).double()
