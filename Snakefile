@@ -1,9 +1,12 @@
 """neuromf: from raw heads to figures. `snakemake --cores all` rebuilds whatever is stale."""
 
+import sys
+
 from snakemake.utils import min_version
 
 from neuromf.config import BASE, read_config
 from neuromf.runs import plan
+from neuromf.workflow import left_behind
 
 min_version("9.20")
 
@@ -57,3 +60,10 @@ rule all:
 
 localrules:
     all,
+
+
+onsuccess:
+    if n := left_behind(log, sys.argv[1:]):
+        logger.warning(
+            f"gates were judged, and {n} jobs behind them are stale for other reasons: run the same again"
+        )

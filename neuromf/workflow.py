@@ -11,6 +11,9 @@ import hashlib
 import json
 import math
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +24,7 @@ from neuromf.sources.table import list_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("neuromf", "workflow_scripts")
+FORCING = {"-f", "--force", "-F", "--forceall", "-R", "--forcerun"}  # options of Snakemake
 
 
 def as_json(**values: object) -> str:
@@ -175,3 +179,22 @@ def n_shards(n_scans: int, scans_per_shard: int) -> int:
 
 def _digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def left_behind(logs: Sequence[str], arguments: Sequence[str]) -> int:
+    """How many jobs a further run would make after one that judged gates; 0 after any other, and where jobs are forced.
+
+    Snakemake (9.27) does not ask what lies behind a stale gate whether it is stale for reasons of its own, since gates
+    are `ancient`: a dry run finds what it left.
+
+    Arguments:
+        logs: Of Snakemake, of the run that ended.
+        arguments: Those that it was called with.
+    """
+    judged = any(re.search(r"rule gate:$", Path(log).read_text(encoding="utf-8"), re.M) for log in logs)
+    if not judged or FORCING & set(arguments):
+        return 0
+    command = [sys.executable, "-m", "snakemake", *arguments, "--dry-run"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    jobs = re.search(r"^total +(\d+)$", done.stdout, re.M)
+    return int(jobs[1]) if jobs else 0

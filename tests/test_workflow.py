@@ -341,3 +341,40 @@ def test_a_gate_is_a_permission_and_not_data(finished):
     assert jobs(finished, TWO, study="another").keys() == {"gate"}
     stricter = {"bounds": {"P0-T5": 20.0}}
     assert jobs(finished, TWO, gates=stricter).keys() == {"gate"}
+
+
+BEHIND_A_GATE = """
+import sys
+from neuromf.workflow import left_behind
+rule gate:
+    output: "gate.txt"
+    params: bound=config["bound"]
+    shell: "echo {params.bound} > {output}"
+rule train:
+    default_target: True
+    input: ancient("gate.txt")
+    output: "model.txt"
+    params: lr=config["lr"]
+    shell: "echo {params.lr} > {output}"
+onsuccess:
+    print("left behind:", left_behind(log, sys.argv[1:]))
+"""
+
+
+def test_what_snakemake_leaves_behind_a_gate_is_noticed(tmp_path):
+    """Should Snakemake come to see it in the first run, gates need no such word any more."""
+    (tmp_path / "Snakefile").write_text(BEHIND_A_GATE)
+
+    def run(*more, **values):
+        settings = [f"{name}={value}" for name, value in values.items()]
+        command = [sys.executable, "-m", "snakemake", "--cores", "1", *more, "--config", *settings]
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+        said = re.findall(r"left behind: (\d+)", done.stdout + done.stderr)
+        return (tmp_path / "model.txt").read_text().strip(), said
+
+    assert run(bound=1, lr=1) == ("1", ["0"])
+    assert run(bound=2, lr=2) == ("1", ["1"])
+    assert run(bound=2, lr=2) == ("2", ["0"])
+    assert run(bound=3, lr=2) == ("2", ["0"])
+    assert run("--forceall", bound=4, lr=4) == ("4", ["0"])
