@@ -62,14 +62,20 @@ class GapEmbedding(TimeEmbedding):
 
 
 class Conditioning(nn.Module):
-    """Times (B,), (B,) to (B, width): the sum of one embedding for each number of `CONDITIONINGS[name]`."""
+    """Times (B,), (B,) to (B, width): the sum of one embedding for each number of `CONDITIONINGS[name]`.
 
-    def __init__(self, width: int, name: str = "t-h") -> None:
+    Arguments:
+        width: Of an embedding.
+        name: Which numbers of the interval are told.
+        flow_first: Whether training starts with r = t alone, so that h is best told by a `GapEmbedding`.
+    """
+
+    def __init__(self, width: int, name: str = "t-h", *, flow_first: bool = False) -> None:
         super().__init__()
         if name not in CONDITIONINGS:
             raise ValueError(f"conditioning must be one of {', '.join(CONDITIONINGS)}; got {name!r}")
         self.name = name
-        gap = GapEmbedding if name == "t-h" else TimeEmbedding
+        gap = GapEmbedding if flow_first and name == "t-h" else TimeEmbedding
         self.embeddings = nn.ModuleList([TimeEmbedding(width), *(gap(width) for _ in name.split("-")[1:])])
 
     def forward(self, t: Tensor, r: Tensor) -> Tensor:
@@ -130,7 +136,8 @@ class UNet(DiffusionModelUNet):
         )
         self.patch = patch
         self.stride = patch * 2 ** (len(widths) - 1)
-        self.time_embed = Conditioning(4 * widths[0], conditioning)  # type: ignore[assignment]  # instead of MONAI's
+        time = Conditioning(4 * widths[0], conditioning, flow_first=True)
+        self.time_embed = time  # type: ignore[assignment]  # instead of MONAI's
         lean_forward_mode(self)
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:  # type: ignore[override]  # two times

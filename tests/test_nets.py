@@ -162,9 +162,9 @@ def test_P3_T5_gradients_reach_every_trainable_parameter(net_and_z):
     assert idle == []
 
 
-def test_flow_matching_leaves_what_is_told_of_the_interval_as_it_is(net_and_z):
+def test_flow_matching_leaves_what_is_told_of_the_interval_as_it_is():
     """At birth u(z, t, r) does not depend on r, and pairs with r = t do not change that: nothing jumps afterwards."""
-    net, z = net_and_z
+    net, z = awake(unet()), normal(3, 2, 4, 4, 4, key="z")
     (t, r), v = times(), normal(*z.shape, key="v")
     gap = net.time_embed.embeddings[1]
     gap.layers[-1].weight.data.zero_()
