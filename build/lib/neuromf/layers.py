@@ -1,0 +1,120 @@
+"""Convolution and group normalisation whose forward-mode derivative costs no more than it must.
+
+torch differentiates a convolution forward in three convolutions, one of them of the weight's tangent even
+where that is zero, and takes group normalisation apart into a dozen passes. Here it is one convolution of the
+input's tangent, and one formula. Values and gradients are torch's own.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+aten = torch.ops.aten
+
+
+class Context(FunctionCtx):
+    """What a function keeps between its passes, and what torch tells it, which torch's own class does not name."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    bias: torch.Size | None
+    groups: int
+
+
+class _Convolution(torch.autograd.Function):
+    """aten.convolution, differentiable forwards with respect to its input alone."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple, padding: tuple) -> Tensor:
+        return aten.convolution(x, weight, bias, stride, padding, (1, 1, 1), False, (0, 0, 0), 1)
+
+    @staticmethod
+    def setup_context(ctx: Context, inputs: tuple, output: Tensor) -> None:
+        x, weight, bias, ctx.stride, ctx.padding = inputs
+        ctx.bias = None if bias is None else bias.shape
+        ctx.save_for_backward(x, weight)
+        ctx.save_for_forward(weight)
+
+    @staticmethod
+    def backward(ctx: Context, gradient: Tensor) -> tuple:
+        x, weight = ctx.saved_tensors
+        wanted = [*ctx.needs_input_grad[:2], ctx.bias is not None and ctx.needs_input_grad[2]]
+        settings = (ctx.bias, ctx.stride, ctx.padding, (1, 1, 1), False, (0, 0, 0), 1)
+        return *aten.convolution_backward(gradient, x, weight, *settings, wanted), None, None
+
+    @staticmethod
+    def jvp(ctx: Context, x: Tensor, weight: None, bias: None, *_: None) -> Tensor:
+        return aten.convolution(x, ctx.saved_tensors[0], None, ctx.stride, ctx.padding, (1, 1, 1), False, (0, 0, 0), 1)
+
+
+class Conv3d(nn.Conv3d):
+    """`nn.Conv3d` with a lean forward-mode derivative; dilation and groups are refused."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):  # where no derivative is taken
+            return super().forward(x)
+        return _Convolution.apply(x, self.weight, self.bias, self.stride, self.padding)
+
+
+class _GroupNorm(torch.autograd.Function):
+    r"""aten.native_group_norm; with x' = (x - mean) rstd its derivative along dx is
+
+    .. math:: \gamma \, \mathrm{rstd} \, (dx - \overline{dx} - x' \, \overline{x' dx})
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        n, c = x.shape[:2]
+        return aten.native_group_norm(x.contiguous(), weight, bias, n, c, x[0, 0].numel(), groups, eps)
+
+    @staticmethod
+    def setup_context(ctx: Context, inputs: tuple, output: tuple) -> None:
+        x, weight, _, ctx.groups, _ = inputs
+        _, mean, rstd = output
+        ctx.mark_non_differentiable(mean, rstd)
+        ctx.save_for_backward(x, mean, rstd, weight)
+        ctx.save_for_forward(x, mean, rstd, weight)
+
+    @staticmethod
+    def backward(ctx: Context, gradient: Tensor, *_: Tensor) -> tuple:
+        x, mean, rstd, weight = ctx.saved_tensors
+        n, c = x.shape[:2]
+        wanted = list(ctx.needs_input_grad[:3])
+        sizes = (n, c, x[0, 0].numel(), ctx.groups)
+        gradients = aten.native_group_norm_backward(
+            gradient.contiguous(), x.contiguous(), mean, rstd, weight, *sizes, wanted
+        )
+        return *gradients, None, None
+
+    @staticmethod
+    def jvp(ctx: Context, dx: Tensor, *_: None) -> tuple:
+        x, mean, rstd, weight = ctx.saved_tensors
+        n, c = x.shape[:2]
+        x, dx = x.reshape(n, ctx.groups, -1), dx.reshape(n, ctx.groups, -1)
+        x = (x - mean[..., None]) * rstd[..., None]
+        out = dx - dx.mean(2, keepdim=True) - x * (x * dx).mean(2, keepdim=True)
+        scale = (rstd[..., None] * weight.view(1, ctx.groups, -1)).reshape(n, c, 1)
+        return (scale * out.reshape(n, c, -1)).view_as(ctx.saved_tensors[0]), None, None
+
+
+class GroupNorm(nn.GroupNorm):
+    """`nn.GroupNorm`, affine, with a lean forward-mode derivative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        return _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps)[0]
+
+
+def lean_forward_mode(net: nn.Module) -> nn.Module:
+    """The same network, its 3D convolutions and group normalisations replaced by those of this room, in place."""
+    for module in net.modules():
+        if type(module) is nn.Conv3d:
+            if module.groups != 1 or set(module.dilation) != {1} or module.padding_mode != "zeros":
+                raise ValueError(f"only plain convolutions have a lean derivative here; got {module}")
+            module.__class__ = Conv3d
+        elif type(module) is nn.GroupNorm and module.affine:
+            module.__class__ = GroupNorm
+    return net

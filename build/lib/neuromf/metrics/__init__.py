@@ -1,0 +1,1 @@
+"""Distances between sets of volumes: arrays in, numbers or table rows out."""

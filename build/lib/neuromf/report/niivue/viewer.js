@@ -1,0 +1,76 @@
+// Panels of brains in NiiVue: one crosshair and one window for all, volumes swapped by a slider.
+import { MULTIPLANAR_TYPE, NVImage, Niivue, SHOW_RENDER, SLICE_TYPE } from "@niivue/niivue";
+
+const OPTIONS = {
+  backColor: [0, 0, 0, 1],
+  crosshairColor: [0.36, 0.67, 0.93, 0.9],
+  crosshairWidth: 0.6,
+  crosshairWidthUnit: "mm",
+  dragAndDropEnabled: false,
+  fontColor: [0.75, 0.75, 0.75, 1],
+  fontMinPx: 11,
+  isColorbar: false,
+  loadingText: "",
+  logLevel: "error",
+  multiplanarLayout: MULTIPLANAR_TYPE.AUTO,
+  multiplanarShowRender: SHOW_RENDER.NEVER,
+  sagittalNoseLeft: false,
+  show3Dcrosshair: false,
+  sliceType: SLICE_TYPE.MULTIPLANAR,
+};
+
+/** Whether this browser can draw the panels. */
+export function able() {
+  const context = document.createElement("canvas").getContext("webgl2");
+  context?.getExtension("WEBGL_lose_context")?.loseContext();
+  return Boolean(context);
+}
+
+/** A panel on a canvas; `show(volumes, at)` draws what it is given, each {name, base64, colormap, opacity, low, high}.
+ *  The crosshair stays, but for `at`, where to look first, in shares of the volume, when another volume comes. */
+export async function panel(canvas) {
+  const nv = new Niivue(OPTIONS);
+  await nv.attachToCanvas(canvas);
+  const images = new Map();
+  async function image(volume) {
+    if (!images.has(volume.name)) {
+      images.set(
+        volume.name,
+        await NVImage.loadFromBase64({
+          base64: volume.base64(),
+          name: `${volume.name}.nii.gz`,
+          colormap: volume.colormap,
+          opacity: volume.opacity,
+          cal_min: volume.low,
+          cal_max: volume.high,
+        }),
+      );
+    }
+    return images.get(volume.name);
+  }
+  return {
+    nv,
+    async show(volumes, at) {
+      const wanted = await Promise.all(volumes.map(image));
+      wanted.forEach((each, k) => {
+        each.cal_min = volumes[k].low;
+        each.cal_max = volumes[k].high;
+        each.opacity = volumes[k].opacity;
+      });
+      const crosshair = [...nv.scene.crosshairPos];
+      const another = nv.volumes[0] !== wanted[0];
+      const first = nv.volumes.length === 0;
+      while (nv.volumes.length) nv.removeVolume(nv.volumes[0]);
+      wanted.forEach((each) => nv.addVolume(each));
+      if (!first) nv.scene.crosshairPos = crosshair;
+      if (another && at) nv.scene.crosshairPos = at;
+      nv.updateGLVolume();
+    },
+  };
+}
+
+/** Panels that move their crosshairs together, whichever of them is touched. */
+export function link(panels) {
+  const all = panels.map((each) => each.nv);
+  all.forEach((nv) => nv.broadcastTo(all.filter((other) => other !== nv), { "2d": true, "3d": true }));
+}

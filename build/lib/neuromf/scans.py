@@ -1,0 +1,171 @@
+"""Anyone's scan: read as a 3D image that can be used, or refused with the reason why not.
+
+Images are in float32, on their own grid; affines are 4x4, voxel to world in mm, RAS+. The header is judged before any
+data is read, and a file is read to its end, where the checksum of gzip stands. Intensities may be of any sign.
+
+A scan that cannot be used raises `BadScan` with one sentence, "kind: what was found and what to do".
+"""
+
+import errno
+import gzip
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+MAX_AXIS, MAX_VOXELS = 1024, 2**30
+MAX_SHEAR_DEG = 1.0
+MAX_TAIL = 2**20  # bytes after the voxels that are let pass, as padding
+GROWTH = {".nii": 1, ".img": 1, ".gz": 1032}  # times that a file of this kind can grow at most when it is unpacked
+DAMAGED = (OSError, EOFError, ValueError, TypeError, zlib.error, ImageFileError, HeaderDataError)
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM}
+
+
+class BadScan(ValueError):
+    """The reason why one scan is set aside while the others go on."""
+
+
+def read_scan(path: str | Path) -> nib.Nifti1Image:
+    """A 3D float32 image with finite, varying data and a known orientation.
+
+    Trailing axes of length one are dropped. A slope of 0, NaN or Inf means unscaled data, as NIfTI has it.
+
+    Raises:
+        BadScan: If the file is anything else.
+    """
+    image = read_image(path)
+    data = image.get_fdata(dtype=np.float32)
+    if data.min() == data.max():
+        raise BadScan(f"constant: every voxel of {Path(path).name} is {data.min():g}; export the scan again")
+    return image
+
+
+def read_image(path: str | Path) -> nib.Nifti1Image:
+    """A scan or a mask, in float32, all checks of read_scan done but that it varies."""
+    path = Path(path)
+    _check_file(path)
+    image, pixdim = _open(path)
+    _check_header(path.name, image, pixdim)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # becomes Inf or NaN, which are counted below
+            data = nib.squeeze_image(_loaded(path, image)).get_fdata(dtype=np.float32)
+    except DAMAGED as error:
+        if isinstance(error, BadScan):
+            raise
+        reraise_trouble_of_the_machine(error)
+        raise BadScan(
+            f"damaged: the data of {path.name} end too early or are broken ({error}); copy it again"
+        ) from error
+    wrong = [int(np.count_nonzero(test(data))) for test in (np.isnan, np.isinf)]
+    if any(wrong):
+        raise BadScan(f"not finite: {path.name} has {wrong[0]} NaN and {wrong[1]} Inf among {data.size} voxels")
+    return nib.Nifti1Image(data, image.affine)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+        with path.open("rb"):
+            pass
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadScan(f"missing file: {path} does not exist") from None
+    except PermissionError as error:
+        raise BadScan(f"no permission: {path} may not be read; change its mode or that of its folder") from error
+    except IsADirectoryError:
+        raise BadScan(f"not a file: {path} is a folder; correct the pattern") from None
+    if size == 0:
+        raise BadScan(f"empty file: {path.name} has 0 bytes; copy or download it again")
+
+
+def _open(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:
+    """The image, its data still on disk, and the voxel sizes as written (nibabel would repair them unsaid)."""
+    try:
+        image = nib.load(path)
+        if isinstance(image, nib.Nifti1Pair):
+            holder = image.file_map["header" if "header" in image.file_map else "image"]
+            with holder.get_prepare_fileobj("rb") as file:
+                raw = type(image.header).from_fileobj(file, check=False)
+            return image, np.asarray(raw["pixdim"][1:4], float)
+    except DAMAGED as error:
+        reraise_trouble_of_the_machine(error)
+        raise BadScan(f"unreadable: {path.name} cannot be read as NIfTI ({error}); convert or copy it again") from error
+    raise BadScan(f"not NIfTI: {path.name} is {type(image).__name__}; convert it to .nii.gz")
+
+
+def _check_header(name: str, image: nib.Nifti1Pair, pixdim: np.ndarray) -> None:
+    """Refuse, before any data is read, what the header says cannot be a head."""
+    shape = image.shape
+    if not shape or min(shape) < 1:
+        raise BadScan(f"empty: {name} has shape {by(shape)}, so no voxels")
+    if len(shape) < 3 or min(shape[:3]) < 2 or max(shape[3:], default=1) > 1:
+        raise BadScan(f"not 3D: {name} has shape {by(shape)}, wanted three axes; extract one volume first")
+    if max(shape) > MAX_AXIS or int(np.prod(shape, dtype=object)) > MAX_VOXELS:
+        raise BadScan(
+            f"too large: the header of {name} claims {by(shape)} voxels, at most {MAX_AXIS} per axis are read"
+        )
+    if image.get_data_dtype().kind not in "iuf":
+        raise BadScan(f"not numbers: {name} stores {image.get_data_dtype()}, wanted integers or floats; convert it")
+    if image.header["sform_code"] == image.header["qform_code"] == 0:
+        raise BadScan(
+            f"no orientation: sform_code and qform_code of {name} are 0, so left and right are unknown; "
+            "convert it from DICOM again"
+        )
+    _check_size(name, image)
+    _check_affine(name, image.affine, pixdim)
+
+
+def _check_size(name: str, image: nib.Nifti1Pair) -> None:
+    """Refuse a claim of more voxels than the file can hold, before memory is taken for them."""
+    file = Path(image.file_map["image"].filename)  # type: ignore[arg-type]  # it came from a file
+    size, claimed = file.stat().st_size, int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
+    if size * GROWTH.get(file.suffix, np.inf) < claimed:
+        raise BadScan(
+            f"damaged: the data of {name} end too early or are broken ({size} bytes for {by(image.shape)} voxels, "
+            f"which take {claimed}); copy it again"
+        )
+
+
+def _check_affine(name: str, affine: np.ndarray, pixdim: np.ndarray) -> None:
+    sizes = np.concatenate([nib.affines.voxel_sizes(affine), np.abs(pixdim), np.abs(affine[:3, 3]) + 1])
+    if not (np.isfinite(sizes).all() and (sizes > 1e-6).all()):
+        raise BadScan(f"no voxel size: {name} has voxels of {by(pixdim, 'g')} mm and affine {affine[:3].tolist()}")
+    axes = affine[:3, :3] / nib.affines.voxel_sizes(affine)
+    shear = np.degrees(np.arcsin(np.clip(np.abs(axes.T @ axes - np.eye(3)).max(), 0, 1)))
+    if shear > MAX_SHEAR_DEG:
+        raise BadScan(
+            f"sheared: axes of {name} are {shear:.1f} degrees off a right angle, at most {MAX_SHEAR_DEG:g}; resample it"
+        )
+
+
+def _loaded(path: Path, image: nib.Nifti1Pair) -> nib.Nifti1Pair:
+    """The image with its data unpacked in memory where it is one gzip file, and else as it came.
+
+    nibabel stops reading before the checksum, and a few bytes of gzip may unpack to any number.
+    """
+    if path.suffix != ".gz" or "header" in image.file_map:
+        return image
+    voxels = int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    most = int(image.header["vox_offset"]) + voxels + MAX_TAIL
+    with gzip.open(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise BadScan(
+            f"too long: {path.name} unpacks to more than the {by(image.shape)} voxels that its header claims; "
+            "convert it again"
+        )
+    return type(image).from_bytes(data)  # type: ignore[attr-defined]  # what single files have
+
+
+def reraise_trouble_of_the_machine(error: BaseException) -> None:
+    """A full disk or too many open files is no fault of the scan: it stops the run."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in MACHINE:
+        raise error
+
+
+def by(numbers: Iterable[float], form: str = "d") -> str:
+    """Numbers as in 128x128x75."""
+    return "x".join(format(n, form) for n in numbers)

@@ -1,0 +1,1 @@
+"""Tables: one file per table, and `style.py`, which all of them share."""

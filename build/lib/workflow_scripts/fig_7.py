@@ -1,0 +1,44 @@
+"""Draw figure 7: held-out pairs of FLAIR and lesion mask, and those of one evaluation, in three planes."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from neuromf.cohort import read_table
+from neuromf.figures import style
+from neuromf.figures.fig_7 import WINDOW, Pair, fig_7
+from neuromf.volumes import read_volume
+from workflow_scripts._cli import arguments
+
+COLUMNS = 6
+REAL, DRAWN = "real, held out", "generated, 1 evaluation"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(__doc__, argv, "pairs", "samples", "lesions", "config:json", "out")
+    table, each = read_table(args.pairs), pd.read_csv(args.lesions).set_index("scan")
+    held = table[table["split"] != "train"]
+    sets = {REAL: held, DRAWN: read_table(args.samples / "samples.tsv")}
+    first = {name: listed.head(COLUMNS) for name, listed in sets.items()}
+    columns = max(map(len, first.values()))
+    captions = {name: [caption(each.loc[scan]) for scan in listed["scan"]] for name, listed in first.items()}
+    pairs = {name: [read(row) for row in listed.to_dict("records")] for name, listed in first.items()}
+    files = {name: listed[["image", "mask"]].to_dict("records") for name, listed in first.items()}
+    shown = {"files": files, "n": columns, "chosen": "the first of each table", "window": WINDOW}
+    style.save(fig_7(pairs, args.config["spacing_mm"], columns, captions), args.out, {**args.config, "shown": shown})
+
+
+def caption(lesion: pd.Series) -> str:
+    """Volume of a lesion, and how much brighter it is than other heads at its place."""
+    if not lesion["ml"] > 0:
+        return "no lesion"
+    return f"{lesion['ml']:.1f} ml" + (f", {lesion['excess']:+.2f}" if pd.notna(lesion["excess"]) else "")
+
+
+def read(row: dict) -> Pair:
+    image, mask = (read_volume(row[name])[0] for name in ("image", "mask"))
+    return image, mask > 0.5
+
+
+if __name__ == "__main__":
+    main()

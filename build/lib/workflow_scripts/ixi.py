@@ -1,0 +1,19 @@
+"""Fetch the T1 scans of IXI and the table of its people: download, verify, unpack, clean."""
+
+from collections.abc import Sequence
+
+from neuromf import ixi
+from neuromf.fetch import FetchError
+from workflow_scripts._cli import arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(__doc__, argv, "config:json", "scans", "participants")
+    try:
+        ixi.fetch(args.scans, args.participants, **args.config)
+    except (FetchError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Draw pairs of image and mask from a fine-tuned run."""
+
+from collections.abc import Sequence
+
+from neuromf import generate, joint, joint_samples, vae
+from neuromf.cohort import read_table
+from workflow_scripts._cli import arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(__doc__, argv, "model", "adapter", "gaussian", "weights", "pairs", "config:json", "out")
+    run = joint.load_joint(generate.load_run(args.model), args.adapter, args.gaussian)
+    volumes = args.config.pop("threshold") == "volume"
+    table = read_table(args.pairs)
+    mean_ml = float(table.loc[table["split"] == "train", "lesion_ml"].astype(float).mean()) if volumes else None
+    joint_samples.write_pairs(run, vae.load(args.weights), args.out, mean_ml=mean_ml, **args.config)
+
+
+if __name__ == "__main__":
+    main()

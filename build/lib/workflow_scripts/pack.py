@@ -1,0 +1,15 @@
+"""Store the autoencoder of this study in half precision, as the package ships it."""
+
+from collections.abc import Sequence
+
+from neuromf import vae
+from workflow_scripts._cli import arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(__doc__, argv, "weights", "out")
+    vae.save_weights(vae.load(args.weights), args.out, half=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What is known of real people, once for all runs: features, images, regions; floors and ceilings of metrics."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from neuromf import latents, vae
+from neuromf.cohort import read_table
+from neuromf.metrics import controls, evaluation, privacy
+from neuromf.volumes import of_split, read_volumes
+from workflow_scripts._cli import arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    outputs = ("people", "table", "spectra", "regions")
+    args = arguments(__doc__, argv, "latents:paths", "qc", "weights", "config:json", *outputs)
+    net, table, shards = vae.load(args.weights), read_table(args.qc), latents.load_shards(args.latents)
+    splits = table.set_index("scan")["split"]
+    known = {split: latents.of_split(shards, splits, split) for split in ("train", "test")}
+    train, real = (read_volumes(of_split(table, split))[:, 0].numpy() for split in ("train", "test"))
+    sets = evaluation.open_sets(args.config.pop("features"), vae=net, calibration=train[: evaluation.CALIBRATION])
+    people = evaluation.People(
+        train=evaluation.extract(sets, train),
+        test=evaluation.extract(sets, real),
+        train_images=privacy.mirrored(train, evaluation.POOL),
+        test_images=privacy.mirrored(real, evaluation.POOL),
+        channel_std=known["train"]["mean"].double().transpose(0, 1).flatten(1).std(1).numpy(),
+    )
+    evaluation.save_people(people, args.people)
+
+    judge = evaluation.Evaluation(people, sets, **args.config)
+    judge.halves()
+    for name, volumes in controls.controls(real, seed=args.config["seed"]).items():
+        judge.add(name, volumes, features=people.test if name == "real" else None)
+    found = pd.DataFrame(judge.rows)
+    judge.rows += evaluation.ordered(found)
+    decoded = latents.decode(net, known["test"]["mean"]).numpy()
+    judge.add("vae", decoded)
+    for name, volumes in (("real", real), ("vae", decoded)):
+        judge.diversity(name, np.asarray(volumes, np.float32))
+        judge.look(name, np.asarray(volumes, np.float32))
+    regional = {"real": judge.segment(real), "vae": judge.segment(decoded[: judge.n_anatomy])}  # as many as of a run
+    judge.regions("vae", regional["real"], regional["vae"])
+    scans = known["test"]["scans"]
+    rows = [each.assign(set=name, scan=scans[: len(each)]) for name, each in regional.items()]
+    pd.concat(rows).to_csv(args.regions, index=False, float_format="%.6g")
+    pd.DataFrame(judge.rows).assign(run="").to_csv(args.table, index=False, float_format="%.6g")
+    pd.DataFrame(judge.spectra).assign(run="").to_csv(args.spectra, index=False, float_format="%.6g")
+
+
+if __name__ == "__main__":
+    main()

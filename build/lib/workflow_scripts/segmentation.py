@@ -1,0 +1,29 @@
+"""Whether a small segmentation network finds real lesions better when generated pairs are in its training."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from neuromf import segmenter
+from neuromf.cohort import read_table
+from neuromf.volumes import read_volumes
+from workflow_scripts._cli import arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(__doc__, argv, "samples", "pairs", "arm:str", "config:json", "out")
+    table, drawn = read_table(args.pairs), read_table(args.samples / "samples.tsv")
+    real, held = (read(table[table["split"] == split]) for split in ("train", "test"))
+    rows = segmenter.compare(real, read(drawn), held, **args.config)
+    pd.DataFrame(rows).assign(arm=args.arm).to_csv(args.out, index=False, float_format="%.6g")
+
+
+def read(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Images and masks (N, I, J, K) of a table of pairs."""
+    images, masks = (read_volumes(table[name])[:, 0].float().numpy() for name in ("image", "mask"))
+    return images, masks > 0.5
+
+
+if __name__ == "__main__":
+    main()

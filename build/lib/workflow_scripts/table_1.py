@@ -1,0 +1,23 @@
+"""Write table 1, the main comparison, from the metrics of all runs and what generation costs."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from neuromf.tables import style
+from neuromf.tables.table_1 import table_1
+from workflow_scripts._cli import arguments
+
+TEXT = dict.fromkeys(("run", "nfe", "metric", "features"), str)
+CHOICES = ("run", "shown", "features", "timed", "names")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(__doc__, argv, "metrics", "timing", "config:json", "out")
+    choices = {name: args.config[name] for name in CHOICES if name in args.config}
+    table, columns, notes = table_1(pd.read_csv(args.metrics, dtype=TEXT), pd.read_csv(args.timing), **choices)
+    style.save(table, columns, args.out, args.config, notes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Train MeanFlow on the torus, whose answers are known, and write losses, points and distances."""
+
+from collections.abc import Sequence
+
+from neuromf.torus import study
+from workflow_scripts._cli import arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(__doc__, argv, "config:json", "history", "samples", "summary")
+    tables = study(**args.config)
+    for table, path in zip(tables, (args.history, args.samples, args.summary), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False, float_format="%.6g")
+
+
+if __name__ == "__main__":
+    main()

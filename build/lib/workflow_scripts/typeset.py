@@ -1,0 +1,15 @@
+"""Typeset the paper by whichever LaTeX is installed."""
+
+from collections.abc import Sequence
+
+from neuromf.paper import latex
+from workflow_scripts._cli import arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(__doc__, argv, "text", "out")
+    latex.typeset(args.text, args.out)
+
+
+if __name__ == "__main__":
+    main()
