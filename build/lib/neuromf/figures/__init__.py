@@ -1,1 +1,0 @@
-"""One file per figure of the paper: a table in, a Figure out."""

@@ -1,7 +1,0 @@
-"""Terms of data that a study may rest on, as they are shown before a download and in a model card."""
-
-IXI = {
-    "name": "CC BY-SA 3.0 (IXI)",
-    "address": "https://creativecommons.org/licenses/by-sa/3.0/",
-    "forbids": "sharing these scans, or what is made from them, without naming IXI or under other terms",
-}

@@ -1,1 +1,0 @@
-"""Distances between sets of volumes: arrays in, numbers or table rows out."""

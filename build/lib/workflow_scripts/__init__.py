@@ -1,1 +1,0 @@
-"""Thin command lines, one per rule of the workflow: read arguments, one library call, write."""
