@@ -165,7 +165,7 @@ class FlowStudy(Study):
 
 
 FLOW_MATCHING = {"share_r_equals_t": 1.0, "share_corner": 0.0, "share_uniform": 0.0}
-EARLY = 32  # samples kept of the early network
+EARLY = 16  # samples kept of the early network
 TIME_BINS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 

@@ -126,8 +126,12 @@ class MAISIVAEWrapper(nn.Module):
         if volume.ndim != 5 or volume.shape[1] != 1 or any(n % DOWNSAMPLING for n in volume.shape[2:]):
             wanted = f"(B, 1, I, J, K) with I, J, K multiples of {DOWNSAMPLING}"
             raise ValueError(f"volumes must have shape {wanted}; got {tuple(volume.shape)}: crop or pad them first")
+        return self.net.encode(self.folded(volume))
+
+    def folded(self, volume: Tensor) -> Tensor:
+        """Volumes (B, 1, I, J, K) as the first convolution takes them: space to depth, where the layout has patches."""
         p = self.architecture.patch
-        return self.net.encode(rearrange(volume, "b c (i p) (j q) (k s) -> b (c p q s) i j k", p=p, q=p, s=p))
+        return rearrange(volume, "b c (i p) (j q) (k s) -> b (c p q s) i j k", p=p, q=p, s=p)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Volumes (B, 1, 4I, 4J, 4K) of latents (B, 4, I, J, K); not clipped to [0, 1]."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 
 from neuromf import generate, latents, vae
 from neuromf.cohort import read_table
@@ -21,6 +22,7 @@ NEAREST, REGIONAL = ["generated", "train"], ["scan", "set", "region", "ml"]  # o
 SPECTRUM = ["nfe", "frequency", "power"]
 
 
+@threadpool_limits.wrap(limits=1)  # cores are for volumes, see neuromf.parallel
 def main(argv: Sequence[str] | None = None) -> None:
     inputs = ("samples:paths", "model", "people", "regions", "qc", "weights", "run:str", "config:json")
     args = arguments(__doc__, argv, *inputs, "metrics", "spectra", "nearest", "regional")

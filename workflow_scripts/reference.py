@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from neuromf import latents, vae
 from neuromf.cohort import read_table
@@ -12,6 +13,7 @@ from neuromf.volumes import of_split, read_volumes
 from workflow_scripts._cli import arguments
 
 
+@threadpool_limits.wrap(limits=1)  # cores are for volumes, see neuromf.parallel
 def main(argv: Sequence[str] | None = None) -> None:
     outputs = ("people", "table", "spectra", "regions")
     args = arguments(__doc__, argv, "latents:paths", "qc", "weights", "config:json", *outputs)
@@ -31,8 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     judge = evaluation.Evaluation(people, sets, **args.config)
     judge.halves()
-    for name, volumes in controls.controls(real, seed=args.config["seed"]).items():
-        judge.add(name, volumes, features=people.test if name == "real" else None)
+    made = controls.controls(real, seed=args.config["seed"])
+    mean_head = {key: x.repeat(len(real), axis=0) for key, x in evaluation.extract(sets, made["mean-head"][:1]).items()}
+    for name, volumes in made.items():
+        judge.add(name, volumes, features={"real": people.test, "mean-head": mean_head}.get(name))
     found = pd.DataFrame(judge.rows)
     judge.rows += evaluation.ordered(found)
     decoded = latents.decode(net, known["test"]["mean"]).numpy()

@@ -14,6 +14,7 @@ from scipy import ndimage
 from skimage.measure import euler_number
 from sklearn.mixture import GaussianMixture
 
+from neuromf import parallel
 from neuromf.metrics.spectral import as_spacing, as_volumes
 
 FOREGROUND = 0.05  # intensity above which a voxel is brain
@@ -115,14 +116,16 @@ def describe(volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = FORE
             pieces of more than 8 voxels: an index of the ventricles, whose horns are cut off.
         csf_ml, gm_ml, wm_ml, brain_ml: Volumes of the tissues and of all foreground, in millilitres.
     """
-    voxel_ml, rows = as_spacing(spacing_mm).prod() / 1000, []
-    for x in as_volumes(volumes):
+    voxel_ml = as_spacing(spacing_mm).prod() / 1000
+
+    def of(x: NDArray) -> dict[str, float]:
         labels = tissues(x, foreground, seed)
         csf, gm, wm = np.bincount(labels.ravel(), minlength=4)[1:] * voxel_ml
         volumes_ml = {"csf_ml": csf, "gm_ml": gm, "wm_ml": wm, "brain_ml": (x > foreground).sum() * voxel_ml}
         ventricles = pieces(middle(labels) == CSF).sum() * voxel_ml
-        rows.append({"tissue_contrast": contrast(x, labels), "ventricle_ml": ventricles, **volumes_ml})
-    return pd.DataFrame(rows)
+        return {"tissue_contrast": contrast(x, labels), "ventricle_ml": ventricles, **volumes_ml}
+
+    return pd.DataFrame(parallel.each(of, as_volumes(volumes)))
 
 
 def middle(labels: NDArray) -> NDArray:
@@ -160,12 +163,13 @@ def topology(volumes: ArrayLike, foreground: float = FOREGROUND) -> pd.DataFrame
     Returns:
         Columns components, cavities and tunnels.
     """
-    rows = []
-    for x in as_volumes(volumes):
+
+    def of(x: NDArray) -> dict[str, int]:
         labels, _ = ndimage.label(x > foreground, structure=NEIGHBOURS)
         kept = np.flatnonzero(np.bincount(labels.ravel())[1:] > DEBRIS) + 1
         mask = np.pad(np.isin(labels, kept), 1)
         cavities = ndimage.label(~mask)[1] - 1
         tunnels = len(kept) + cavities - euler_number(mask, connectivity=3)
-        rows.append({"components": len(kept), "cavities": cavities, "tunnels": tunnels})
-    return pd.DataFrame(rows)
+        return {"components": len(kept), "cavities": cavities, "tunnels": tunnels}
+
+    return pd.DataFrame(parallel.each(of, as_volumes(volumes)))

@@ -26,6 +26,7 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiResBlo
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from neuromf import parallel
 from neuromf.metrics import backbones
 from neuromf.metrics.spectral import as_volumes
 
@@ -40,11 +41,11 @@ WARNINGS = {
 
 
 class Autoencoder(Protocol):
-    """What is read here of an autoencoder: its encoder's blocks, and the posterior of volumes (B, 1, I, J, K)."""
+    """What is read here of an autoencoder: its network, and how that takes volumes (B, 1, I, J, K)."""
 
     net: Any
 
-    def encode(self, volume: Tensor) -> tuple[Tensor, Tensor]: ...
+    def folded(self, volume: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ class FeatureSet:
 
     def __call__(self, volumes: NDArray) -> dict[str, NDArray]:
         """Features (N, S, F) by plane, "" for whole volumes, of volumes (N, I, J, K) in [0, 1], one at a time."""
-        with torch.no_grad():
-            found = [self.per_volume(as_tensor(volume)) for volume in as_volumes(volumes)]
+        found = parallel.each(lambda volume: self.per_volume(as_tensor(volume)), as_volumes(volumes))
         return {key: torch.stack([one[key] for one in found]).numpy() for key in found[0]}
 
 
@@ -77,7 +77,7 @@ def open_features(
     """A feature set by name, one of NAMES.
 
     Arguments:
-        vae: Of "encoder": the study's frozen autoencoder, with `encode` and `net.encoder`.
+        vae: Of "encoder": the study's frozen autoencoder, with `folded` and `net`.
         calibration: Of "encoder": some training volumes (N, I, J, K), which set the unit of each channel.
         weights: Of the others: file of the network's weights.
         sha256: Digest of that file, checked where given.
@@ -126,8 +126,7 @@ class Encoder:
         if len(calibration) < 4 or n < 1:
             raise ValueError(f"calibration needs 4 volumes, better 32, and n 1; got {len(calibration)} and {n}")
         self.vae, self.blocks, self.cells, self.n = vae, residual_blocks(vae), cells, n
-        with torch.no_grad():
-            moments = torch.stack([self.moments(as_tensor(volume)) for volume in calibration])
+        moments = torch.stack(parallel.each(lambda volume: self.moments(as_tensor(volume)), calibration))
         self.centre, self.unit = moments.mean(0), unit(moments)
         size, rng = self.centre.numel(), np.random.default_rng(seed)
         self.sum_of = torch.from_numpy(rng.integers(n, size=size))
@@ -140,14 +139,12 @@ class Encoder:
 
     def moments(self, volume: Tensor) -> Tensor:
         """What each channel does in each part of a volume (I, J, K): (channels, 3, cells³)."""
-        seen: list[Tensor] = []
-        hooks = [block.register_forward_hook(lambda _, __, out: seen.append(out)) for block in self.blocks]
-        try:
-            seen.append(self.vae.encode(volume[None, None])[0])
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return torch.cat([coarse(x, self.cells)[0] for x in seen])
+        net, x, seen = self.vae.net, self.vae.folded(volume[None, None]), []
+        for block in net.encoder.blocks:
+            x = block(x)
+            if block in self.blocks:
+                seen.append(coarse(x, self.cells)[0])
+        return torch.cat([*seen, coarse(net.quant_conv_mu(x), self.cells)[0]])
 
 
 def residual_blocks(vae: Autoencoder) -> list[nn.Module]:
@@ -160,9 +157,11 @@ def coarse(x: Tensor, cells: int) -> Tensor:
     """Mean, standard deviation and root mean square slope (per position) of x (B, C, I, J, K): (B, C, 3, cells³)."""
     slope = torch.zeros_like(x)
     for axis in (2, 3, 4):
-        slope.narrow(axis, 0, x.shape[axis] - 1).add_(x.diff(dim=axis) ** 2)
-    centre = x.mean((2, 3, 4), keepdim=True)  # squares of what is left lose fewer digits
-    parts = x - centre, (x - centre) ** 2, slope
+        step = x.diff(dim=axis)
+        slope.narrow(axis, 0, x.shape[axis] - 1).addcmul_(step, step)
+    centre = x.mean((2, 3, 4), keepdim=True)
+    off = x - centre  # its squares lose fewer digits
+    parts = off, off.square(), slope
     mean, square, slope = (F.adaptive_avg_pool3d(part, cells).flatten(2) for part in parts)
     return torch.stack([mean + centre.flatten(2), (square - mean**2).clamp(min=0).sqrt(), slope.sqrt()], 2)
 

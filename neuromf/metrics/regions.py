@@ -17,9 +17,7 @@ References:
 """
 
 import functools
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import nibabel as nib
@@ -29,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.optimize import least_squares
 
+from neuromf import parallel
 from neuromf.metrics import synthseg
 from neuromf.metrics.spectral import as_volumes
 
@@ -72,10 +71,9 @@ def load_atlas() -> Atlas:
     """The template and what is derived from it once per process (about 3 s)."""
     from nilearn import datasets
 
-    image = datasets.load_mni152_template(resolution=TEMPLATE_MM)
-    t1, affine = image.get_fdata(dtype=np.float32), image.affine
-    loaders = datasets.load_mni152_gm_template, datasets.load_mni152_wm_template
-    gm, wm = (load(resolution=TEMPLATE_MM).get_fdata(dtype=np.float32).clip(0, 1) for load in loaders)
+    of = datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template
+    images = parallel.each(lambda load: load(resolution=TEMPLATE_MM), of)
+    affine, (t1, gm, wm) = images[0].affine, (image.get_fdata(dtype=np.float32).clip(0, 1) for image in images)
     brain = ndimage.binary_fill_holes(t1 > 0.05)
     csf = np.clip(brain - gm - wm, 0, 1)
     smooth = [ndimage.gaussian_filter(t1, sigma / 2 / TEMPLATE_MM) for sigma, _ in LEVELS_MM]
@@ -278,9 +276,8 @@ def volumes(volumes: ArrayLike, affines: ArrayLike, *, method: str = "atlas") ->
 
 def _by_atlas(volumes: NDArray, affines: NDArray) -> pd.DataFrame:
     load_atlas()  # once, before threads ask for it
-    with ThreadPoolExecutor(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)) as pool:
-        labels = pool.map(segment, volumes, affines)
-        counts = [np.bincount(each.ravel(), minlength=10)[1:] for each in labels]
+    labels = parallel.each(segment, volumes, affines)
+    counts = [np.bincount(one.ravel(), minlength=10)[1:] for one in labels]
     voxel_ml = np.abs(np.linalg.det(affines[:, :3, :3])) / 1000
     table = pd.DataFrame(np.array(counts) * voxel_ml[:, None], columns=list(REGIONS))
     total = table.sum(axis=1)

@@ -9,12 +9,17 @@ References:
     Multiscale structural similarity for image quality assessment (Wang et al., 2003)
 """
 
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import numpy as np
 import torch
 from monai.metrics import MultiScaleSSIMMetric, SSIMMetric
 from monai.metrics.metric import CumulativeIterationMetric
 from numpy.typing import ArrayLike, NDArray
 
+from neuromf import parallel
 from neuromf.metrics.spectral import as_volumes
 
 WINDOW = 11  # voxels, Gaussian of 1.5 voxels standard deviation (Wang et al., 2004)
@@ -22,6 +27,9 @@ MS_WINDOW = 7  # voxels, the same Gaussian cut shorter, so that sides of 28 voxe
 # The first three of the five weights of Wang et al. (2003), divided by their sum.
 MS_WEIGHTS = tuple(w / 0.6305 for w in (0.0448, 0.2856, 0.3001))
 MS_SIDE = MS_WINDOW * 2 ** (len(MS_WEIGHTS) - 1)
+SAME: dict[str, Any] = {"data_range": 1.0, "kernel_sigma": 1.5, "reduction": "none"}
+SSIM = functools.partial(SSIMMetric, 3, win_size=WINDOW, **SAME)
+MS_SSIM = functools.partial(MultiScaleSSIMMetric, 3, kernel_size=MS_WINDOW, weights=MS_WEIGHTS, **SAME)
 
 
 def as_pair(a: ArrayLike, b: ArrayLike, side: int = 1) -> tuple[NDArray, NDArray]:
@@ -63,8 +71,7 @@ def ssim(a: ArrayLike, b: ArrayLike) -> NDArray:
         Mean similarity of each pair, with shape (N,).
     """
     a, b = as_pair(a, b, side=WINDOW)
-    metric = SSIMMetric(3, data_range=1.0, win_size=WINDOW, kernel_sigma=1.5, reduction="none")
-    return each(metric, a, b)
+    return each(SSIM, a, b)
 
 
 def ms_ssim(a: ArrayLike, b: ArrayLike) -> NDArray:
@@ -81,10 +88,7 @@ def ms_ssim(a: ArrayLike, b: ArrayLike) -> NDArray:
         Similarity of each pair, with shape (N,).
     """
     a, b = as_pair(a, b, side=MS_SIDE)
-    metric = MultiScaleSSIMMetric(
-        3, data_range=1.0, kernel_size=MS_WINDOW, kernel_sigma=1.5, weights=MS_WEIGHTS, reduction="none"
-    )
-    return each(metric, a, b)
+    return each(MS_SSIM, a, b)
 
 
 def pair_ms_ssim(volumes: ArrayLike, n_pairs: int = 100, seed: int = 0) -> float:
@@ -95,19 +99,22 @@ def pair_ms_ssim(volumes: ArrayLike, n_pairs: int = 100, seed: int = 0) -> float
         n_pairs: Pairs to draw without repetition; all of them are used when there are fewer.
         seed: Seed of the draw.
     """
-    volumes = as_volumes(volumes)
+    volumes, _ = as_pair(volumes, volumes, side=MS_SIDE)
     if len(volumes) < 2 or n_pairs < 1:
         raise ValueError(
             f"diversity needs at least 2 volumes and 1 pair; got {len(volumes)} volumes and n_pairs={n_pairs}"
         )
     first, second = np.triu_indices(len(volumes), k=1)
     drawn = np.random.default_rng(seed).permutation(len(first))[:n_pairs]
-    scores = [ms_ssim(volumes[[i]], volumes[[j]])[0] for i, j in zip(first[drawn], second[drawn], strict=True)]
-    return float(np.mean(scores))
+    pairs = zip(first[drawn], second[drawn], strict=True)
+    return float(each(MS_SSIM, *zip(*[(volumes[i], volumes[j]) for i, j in pairs], strict=True)).mean())
 
 
-@torch.no_grad()
-def each(metric: CumulativeIterationMetric, a: NDArray, b: NDArray) -> NDArray:
-    """A MONAI metric of every pair in turn, float64, so that one pair's windows fit in memory."""
-    pairs = zip(torch.as_tensor(a)[:, None, None], torch.as_tensor(b)[:, None, None], strict=True)
-    return np.array([float(metric(x.float(), y.float())) for x, y in pairs])  # type: ignore[arg-type]  # one value each
+def each(metric: Callable[[], CumulativeIterationMetric], a: Iterable[NDArray], b: Iterable[NDArray]) -> NDArray:
+    """A MONAI metric of every pair (I, J, K), float64, a pair at a time on each core, so that their windows fit."""
+
+    def of(x: NDArray, y: NDArray) -> float:
+        pair = (torch.as_tensor(v)[None, None].float() for v in (x, y))
+        return float(metric()(*pair))  # type: ignore[arg-type]  # one value
+
+    return np.array(parallel.each(of, a, b))
