@@ -34,6 +34,19 @@ def principal_axes(x: Tensor, n_axes: int) -> tuple[Tensor, Tensor, Tensor]:
     return mean, axes.to(x), (values / len(x)).to(x)
 
 
+def at_each_position(off: Tensor, least: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
+    """Variances (C, I, J, K) along the axes of the covariance of channels at each position, and these, (C, C, I, J, K).
+
+    Arguments:
+        off: What lies off the axes of heads, with shape (N, C, I, J, K).
+        least: Variance of each channel that is added.
+    """
+    covariance = torch.einsum("ncijk,ndijk->ijkcd", off, off).double() / len(off)
+    covariance.diagonal(dim1=3, dim2=4).add_(least)
+    values, vectors = torch.linalg.eigh(covariance)
+    return values.clamp(min=0).movedim(3, 0).to(off), vectors.movedim((3, 4), (0, 1)).to(off)
+
+
 def slope(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
     r"""Average velocity of y along an axis, per y, with shape (B, K) for variances (K,) and times (B,).
 
@@ -110,10 +123,7 @@ class GaussianFlow(nn.Module):
         x = data[:: -(-len(data) // FITTED)]
         mean, axes, variances = principal_axes(x, n_axes)
         off = (x - mean).flatten(1)
-        off = (off - (off @ axes.T) @ axes).view_as(x)
-        covariance = torch.einsum("ncijk,ndijk->ijkcd", off, off).double() / len(x)
-        rest, turn = torch.linalg.eigh(covariance)
-        return cls(mean, axes, variances, rest.clamp(min=0).movedim(3, 0).to(x), turn.movedim((3, 4), (0, 1)).to(x))
+        return cls(mean, axes, variances, *at_each_position((off - (off @ axes.T) @ axes).view_as(x)))
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """x (B, C, I, J, K) at z of that shape and times (B,): at r = t the posterior mean, at r = 0 the endpoint."""
@@ -124,9 +134,13 @@ class GaussianFlow(nn.Module):
         centred = z - (1 - like(t, z)) * self.mean
         along = centred.flatten(1) @ self.axes.T
         off = self.turned(centred - (along @ self.axes).view_as(z))
-        along = along * kept(self.variances, t, r)
+        along = self.moved(along, t, r)
         x = self.mean + (along @ self.axes).view_as(z) + self.back(off * kept(self.rest.flatten(), t, r).view_as(z))
         return self.back(off / scale(self.rest.flatten(), t).view_as(z)), x
+
+    def moved(self, along: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        """Data prediction (B, A) of what is seen along the axes at time t, from the mean."""
+        return along * kept(self.variances, t, r)
 
     def uncertain(self, a: Tensor, t: Tensor) -> Tensor:
         """A field of unit covariance (B, C, I, J, K) as one of that which the data has off the axes, given z at time t.

@@ -1,10 +1,10 @@
 """Fine-tuning a trained run on few pairs of image and mask, which it then generates together.
 
 The network of the run is widened to the channels of the pairs, adapters are injected, and those alone are trained. It
-starts from a Gaussian of its own data, as FLAIR is no T1: the mean of the training pairs, and the axes along which
-images and masks differ together, so that a lesion is in both or in neither. Held-out pairs, at fixed draws of times and
-noise, say which weights are kept and when it ends. With everything switched off that was added, the run's own network
-is back to the last bit.
+starts from a Gaussian of its own data, as FLAIR is no T1: heads vary about the mean of the training pairs, and each has
+about one of their lesions, in image and mask (`mixture`). Held-out pairs, at fixed draws of times and noise, say which
+weights are kept, those before the first step among them, and when it ends. With everything switched off that was added,
+the run's own network is back to the last bit.
 """
 
 import copy
@@ -24,6 +24,7 @@ from torch import Tensor
 from neuromf import flow, generate, latents, lora
 from neuromf.files import whole
 from neuromf.gaussian import GaussianFlow
+from neuromf.mixture import MixtureFlow, mixture_of_parts
 from neuromf.nets import MeanVelocityNet
 from neuromf.seeds import generator
 from neuromf.training import FlowStudy
@@ -36,7 +37,7 @@ TARGETS = {
     "convolutions": lora.CONVOLUTIONS,
     "both": f"({lora.ATTENTION}|{lora.CONVOLUTIONS})",
 }
-REFITS = ("none", "mean", "image", "pair")
+REFITS = ("none", "pair", "lesion")
 NO_GAUSSIAN = "a network that predicts u has no Gaussian to refit; set finetune.refit to none"
 DRAWS = 4  # fixed draws of times and noise for each held-out pair
 
@@ -109,16 +110,17 @@ def prepared(
 
 
 def refitted(
-    old: GaussianFlow | None, x: Tensor, *, refit: str, axes: int, rest: Sequence[float]
+    old: GaussianFlow | None, x: Tensor, *, refit: str, axes: int, loose: float, mask_rest: float
 ) -> GaussianFlow | None:
     """The Gaussian that pairs (N, C, I, J, K) start from, in place of that of the run; None for its own.
 
     Arguments:
         old: That of the run, of its own channels.
-        refit: Of `REFITS`. none: its own, and no lesion; mean: its axes about the mean of the pairs; image: the axes
-            along which images differ; pair: those along which images and masks differ together.
-        axes: At most so many, and fewer than pairs.
-        rest: Variances off the axes, of image and mask channels, in units of a channel's own.
+        refit: Of `REFITS`. none: its own, and no lesion; pair: images and masks vary together; lesion: heads vary, and
+            each has about one of the lesions that were seen.
+        axes: Of pairs, or of heads: at most so many, and fewer than pairs.
+        loose: Of lesion: share of their variance that is Gaussian.
+        mask_rest: Of lesion: variance of mask channels off the axes, in units of a channel's own.
     """
     if refit not in REFITS:
         raise ValueError(f"finetune.refit must be one of {', '.join(REFITS)}; got {refit!r}")
@@ -127,12 +129,22 @@ def refitted(
     if old is None:
         raise ValueError(NO_GAUSSIAN)
     if refit == "pair":
-        found = GaussianFlow.fitted(x, axes)
-    else:
-        about = old if refit == "mean" else GaussianFlow.fitted(x[:, :LATENT_CHANNELS], axes)
-        found = lora.widen_base(about, x.shape[1])
-    each = torch.tensor(by_kind(rest, x.shape[1]))[:, None, None, None]
-    return GaussianFlow(x.mean(0), found.axes, found.variances, each)
+        return GaussianFlow.fitted(x, axes)
+    least = torch.tensor(by_kind((0.0, mask_rest), x.shape[1]))
+    return mixture_of_parts(x.mean(0), *apart(x), n_axes=axes, loose=loose, least=least)
+
+
+def apart(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs (N, C, I, J, K) less their mean as what is of the head and what is of the lesion.
+
+    Of the lesion are the mask's channels, and the image's where the mask differs from that of no lesion: the median of
+    all, as lesions are at different places. From a quarter to three quarters of its largest difference more and more.
+    """
+    off, mask = x - x.mean(0), x[:, LATENT_CHANNELS:]
+    differs = torch.linalg.vector_norm(mask - mask.median(0).values, dim=1, keepdim=True)
+    window = (2 * differs / differs.amax((2, 3, 4), keepdim=True).clamp(min=1e-6) - 0.5).clamp(0, 1)
+    lesion = torch.cat([window * off[:, :LATENT_CHANNELS], off[:, LATENT_CHANNELS:]], dim=1)
+    return off - lesion, lesion
 
 
 def by_kind(values: Sequence[float], channels: int) -> list[float]:
@@ -205,8 +217,11 @@ class JointStudy(FlowStudy):
             self.steps, self.trainer.should_stop = self.global_step, True
 
     def before(self) -> dict[str, float]:
-        """The line of history before the first step: what the run says of held-out pairs as it stands."""
-        return {"step": 0, **{name: float(value.mean()) for name, value in self.held_out(self.u).items() if len(value)}}
+        """The line of history before the first step; weights that are never better than these are not kept."""
+        found = {name: float(value.mean()) for name, value in self.held_out(self.u).items() if len(value)}
+        if found:
+            self.best = {"held": found["held"], "step": 0, "state": self.weights()}
+        return {"step": 0, **found}
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the averaged weights of all that is trained."""
@@ -251,6 +266,11 @@ def load_joint(run: generate.Run, adapter: Path, gaussian: Path) -> generate.Run
     """
     about, base = lora.read_about(adapter), load_file(gaussian)
     stats = about.pop("stats")
-    u = prepared(run.u, stats["shape"][0], base=GaussianFlow(**base) if base else None, **about)
+    u = prepared(run.u, stats["shape"][0], base=restored(base) if base else None, **about)
     lora.load_adapter(u, adapter)
     return generate.Run(u.requires_grad_(False).eval(), stats, tuple(stats["shape"]))
+
+
+def restored(state: dict[str, Tensor]) -> GaussianFlow:
+    """The Gaussian, or the mixture, of what `save_joint` wrote."""
+    return (MixtureFlow if "centres" in state else GaussianFlow)(**state)

@@ -124,6 +124,7 @@ rule fig_7:
         volumes=rules.pairs.output.volumes,
         samples=rules.joint_samples.output.folder.format(run=JOINT),
         lesions=rules.joint_metrics.output.lesions.format(run=JOINT),
+        metrics=rules.joint_metrics.output.metrics.format(run=JOINT),
     output:
         pdf="results/figures/fig_7.pdf",
         png=in_report(
@@ -146,7 +147,8 @@ rule fig_7:
         code=code_digest("workflow_scripts.fig_7"),
     shell:
         "python -m workflow_scripts.fig_7 --pairs {input.pairs:q} --samples {input.samples:q}"
-        " --lesions {input.lesions:q} --config {params.cfg:q} --out {params.stem:q} 2>&1 | tee {log:q}"
+        " --lesions {input.lesions:q} --metrics {input.metrics:q} --config {params.cfg:q} --out {params.stem:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule table_4:

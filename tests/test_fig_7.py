@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from neuromf.figures import brains, style
-from neuromf.figures.fig_7 import ROWS, cut, fig_7, middle
+from neuromf.figures.fig_7 import ROWS, Together, cut, fig_7, middle
 from neuromf.tables import style as tables
 from neuromf.tables.table_4 import METRICS, table_4
 
@@ -58,6 +58,18 @@ def test_sides_captions_and_the_bar_are_named(pair):
     said = [text.get_text() for ax in fig.axes for text in ax.texts]
     assert said.count("L") == said.count("R") == 3 and "5 cm" in said
     assert [text.get_text() for ax in panels(fig)[-2:] for text in ax.texts] == ["3.0 ml, +0.20", "no lesion"]
+
+
+def test_below_the_pairs_stand_all_lesions_of_a_set(pair):
+    profile = pd.DataFrame({"mm": [-1.25, 1.25], "value": [0.2, 0.0], "low": [0.1, -0.1], "high": [0.3, 0.1]})
+    sets = {"real, held out": Together(profile, np.array([1.0, 3.0])), "generated": Together(profile / 2, np.array([]))}
+    fig = fig_7(dict.fromkeys(sets, [pair]), spacing_mm=4.0, columns=1, together=sets)
+    curves, thicker = fig.axes[-2:]
+    assert [line.get_ydata().tolist() for line in curves.lines[:2]] == [[0.2, 0.0], [0.1, 0.0]]
+    assert thicker.lines[1].get_xdata() == pytest.approx([2.0, 2.0])  # the mean
+    assert [text.get_text() for text in thicker.get_yticklabels()] == ["real", "generated"]
+    ends = [ax.get_position().bounds for ax in fig.axes]
+    assert all(x >= 0 and y >= -1e-6 and x + w <= 1 and y + h <= 1 + 1e-6 for x, y, w, h in ends)
 
 
 # --- table 4 -----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from neuromf.masks import CHANNELS
 
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 2}
 SHAPE = (4, 8, 8, 8)
+REFIT = {"axes": 3, "loose": 0.5, "mask_rest": 0.1}
 INJECTED = {"rank": 2, "alpha": 2.0, "targets": "both"}
 TIMES = {"share_r_equals_t": 0.5, "share_corner": 0.25}
 
@@ -37,8 +38,8 @@ def pairs(n, channels=5, seed=5):
     return torch.randn(n, channels, *SHAPE[1:], generator=chance(seed)) + 1
 
 
-def prepared(run, x, refit="pair", **injected):
-    base = joint.refitted(run.u.base, x, refit=refit, axes=3, rest=(0.01, 0.05))
+def prepared(run, x, refit="lesion", **injected):
+    base = joint.refitted(run.u.base, x, refit=refit, **REFIT)
     return joint.prepared(run.u, x.shape[1], base=base, **{**INJECTED, **injected})
 
 
@@ -84,23 +85,44 @@ def test_only_what_was_added_is_trained_and_copied(run):
     assert shared == ours.keys() - trained
 
 
-@pytest.mark.parametrize("refit", ["image", "pair"])
-def test_the_gaussian_is_refitted_to_pairs(run, refit):
+def test_the_gaussian_is_refitted_to_pairs(run):
     x = pairs(9)
-    base = joint.refitted(run.u.base, x, refit=refit, axes=4, rest=(0.01, 0.05))
-    assert torch.equal(base.mean, x.mean(0)) and len(base.variances) == 4
-    masks = base.axes.view(4, *x.shape[1:])[:, 4:]
-    assert bool(masks.any()) == (refit == "pair")
-    assert joint.refitted(run.u.base, x, refit="none", axes=4, rest=(0.01, 0.05)) is None
+    base = joint.refitted(run.u.base, x, refit="pair", **REFIT)
+    assert torch.equal(base.mean, x.mean(0)) and len(base.variances) == REFIT["axes"]
+    assert base.axes.view(-1, *x.shape[1:])[:, 4:].any()
+    assert joint.refitted(run.u.base, x, refit="none", **REFIT) is None
+
+
+def test_heads_vary_and_each_has_one_of_the_lesions_that_were_seen(run):
+    """Planted: lesions at places of their own, brighter by 4 in all channels of the image and by 5 in the mask."""
+    x = pairs(9) * torch.tensor([1.0] * 4 + [0.0]).view(5, 1, 1, 1)
+    places = [(i, j, k) for i in (1, 4) for j in (1, 4) for k in (1, 4)] + [(6, 6, 6)]
+    for one, (i, j, k) in zip(x, places, strict=True):
+        one[:4, i, j, k], one[4, i, j, k] = one[:4, i, j, k] + 4, 5
+    heads, lesions = joint.apart(x)
+    torch.testing.assert_close(x.mean(0) + heads + lesions, x)
+    assert not heads[:, 4:].any() and all(not heads[n, :, i, j, k].any() for n, (i, j, k) in enumerate(places))
+    base = joint.refitted(run.u.base, x, refit="lesion", **REFIT | {"loose": 0.0, "mask_rest": 1e-6})
+    eps = torch.randn(64, *x.shape[1:], generator=chance(1))
+    drawn = base(eps, torch.ones(64), torch.zeros(64))
+    masks = torch.stack([drawn[:, 4, i, j, k] for i, j, k in places], 1)
+    full = masks.sort(1).values
+    assert (full[:, -1] > 4).float().mean() > 0.9 and (
+        full[:, -2] < 1
+    ).float().mean() > 0.9  # one and no trace of others
+    assert len(masks.argmax(1).unique()) == 9
+    images = torch.stack([(drawn - x.mean(0))[:, :4, i, j, k].mean(1) for i, j, k in places], 1)
+    there = images.gather(1, masks.argmax(1)[:, None])
+    assert 2.5 < there.mean() < 5 and abs(images.mean()) < 0.5
 
 
 def test_wrong_settings_are_refused(run):
     with pytest.raises(ValueError, match="targets must be one of attention, convolutions, both; got 'all'"):
         prepared(run, pairs(5), targets="all")
-    with pytest.raises(ValueError, match="refit must be one of none, mean, image, pair; got 'both'"):
+    with pytest.raises(ValueError, match="refit must be one of none, pair, lesion; got 'both'"):
         prepared(run, pairs(5), refit="both")
     with pytest.raises(ValueError, match="predicts u has no Gaussian to refit; set finetune.refit to none"):
-        joint.refitted(None, pairs(5), refit="pair", axes=3, rest=(0.01, 0.05))
+        joint.refitted(None, pairs(5), refit="pair", **REFIT)
 
 
 # --- training ----------------------------------------------------------------------------------------
@@ -202,7 +224,7 @@ def test_latents_that_cannot_be_trained_on_are_refused(tmp_path):
         joint.read_pairs(stored(tmp_path, x))
 
 
-@pytest.mark.parametrize("refit", ["none", "pair"])
+@pytest.mark.parametrize("refit", joint.REFITS)
 def test_a_stored_run_draws_what_the_trained_one_does(run, tmp_path, refit):
     x = pairs(8)
     u = prepared(run, x, refit)
@@ -235,7 +257,7 @@ class Decoder(torch.nn.Module):
 
 def test_pairs_are_written_whole_with_a_table_of_them(run, tmp_path, monkeypatch):
     x = pairs(8)
-    stats = {"mean": [0.5] * 5, "std": [0.2] * 5, "shape": list(x.shape[1:]), "strategy": "level", "threshold": 0.5}
+    stats = {"mean": [0.4] * 5, "std": [0.1] * 5, "shape": list(x.shape[1:]), "strategy": "level", "threshold": 0.5}
     drawing = generate.Run(prepared(run, x).eval(), stats, tuple(x.shape[1:]))
 
     def evaluate(_, __, latent, **___):

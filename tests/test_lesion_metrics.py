@@ -76,6 +76,17 @@ def test_excess_and_agreement_say_whether_image_and_mask_belong_together(pairs):
     assert np.abs(lesions.excess(plain, masks)).max() < 0.02
 
 
+def test_a_profile_is_the_excess_by_distance_from_the_border(pairs):
+    images, masks = pairs
+    found, inside = lesions.profile(images, masks, MM), np.array(lesions.SHELLS_MM[1:]) <= 0
+    assert found.shape == (4, len(lesions.SHELLS_MM) - 1)
+    assert found[:, inside][np.isfinite(found[:, inside])] == pytest.approx(0.3, abs=0.05)
+    assert np.abs(np.nanmean(found[:, ~inside], axis=0)).max() < 0.06  # but where others have theirs
+    assert np.isnan(lesions.profile(images, masks & False, MM)).all()
+    away = lesions.from_border(ball((10, 12, 10), 3), 2.0)
+    assert away[10, 12, 10] < away[10, 12, 12] < 0 < away[10, 12, 14] and away[10, 12, 19] == away[10, 12, 14] + 10
+
+
 @pytest.fixture
 def slabs():
     """Heads of white matter under 4 mm of cortex, which has 4 mm more under a patch at its own place."""
@@ -125,6 +136,7 @@ def test_a_set_is_judged_against_known_pairs(pairs):
     assert found["dice"]["value"] == 1 and found["hausdorff_mm"]["value"] == 0 and found["lesion_share"]["value"] == 1
     assert found["volume_wasserstein"]["value"] == found["place_wasserstein"]["value"] == 0
     assert found["left_share"]["value"] == 0.25 and found["excess"]["low"] > 0.25 and len(table) == 4
+    assert [row["features"] for row in rows if row["metric"] == "excess_at"][:2] == ["-6.25 mm", "-3.75 mm"]
 
 
 def test_sets_with_few_or_no_lesions_have_rows_without_numbers(pairs):

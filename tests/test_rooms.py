@@ -33,7 +33,20 @@ LAYERS = [  # a room may import those of its own layer and of the layers after i
     | {"lesions", "masks", "fcd", "pair_latents", "segmenter", "metrics", "gates", "criteria", "figures", "tables"}
     | {"bench_history", "ablations", "report", "export", "card", "onnx", "paper", "joint_samples", "scale"},
     {"vae", "latents", "store", "augmentation", "phantom", "sulci", "rectified"},
-    {"nets", "gaussian", "layers", "flow", "volumes", "scans", "foreground", "tools", "cohort", "sources", "torus"}
+    {
+        "nets",
+        "gaussian",
+        "mixture",
+        "layers",
+        "flow",
+        "volumes",
+        "scans",
+        "foreground",
+        "tools",
+        "cohort",
+        "sources",
+        "torus",
+    }
     | {"fetch", "archives", "ixi", "seeds", "files", "licences", "parallel"},
 ]
 ALONE = {"flow", "seeds", "cohort", "sources", "fetch", "metrics", "gates", "config", "parallel"}  # no other room, but

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = latents_of(args.latents, args.config["strategy"], args.strategy)
     pairs, run = joint.read_pairs(path), generate.load_run(args.model)
     x = pairs.of("train", copies=True)
-    base = joint.refitted(run.u.base, x, **{name: tune[name] for name in ("refit", "axes", "rest")})
+    base = joint.refitted(run.u.base, x, **{name: tune[name] for name in ("refit", "axes", "loose", "mask_rest")})
     u = joint.prepared(run.u, x.shape[1], base=base, seed=tune["seed"], **injected)
     epoch = math.ceil(len(x) / tune["batch"])
     study = joint.JointStudy(u, x, pairs.of("val"), look_every=epoch, **settings(args.config, epoch, x.shape[1]))

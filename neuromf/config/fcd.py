@@ -43,9 +43,10 @@ class Adapter(Section):
 
 
 class Finetune(Section):
-    refit: Literal["none", "mean", "image", "pair"] = "pair"
-    axes: Count = 128
-    rest: tuple[NotNegative, NotNegative] = (0.01, 0.05)  # variances off the axes, of image and mask
+    refit: Literal["none", "pair", "lesion"] = "lesion"
+    axes: Count = 16
+    loose: Share = 0.5  # of lesion: share of its variance that is Gaussian
+    mask_rest: NotNegative = 0.1  # of lesion: variance off the axes, of mask channels
     epochs: Count = 500
     batch: Count = 8
     lr: Positive = 5e-5

@@ -96,10 +96,10 @@ def against(ax: Axes, front: pd.DataFrame, base: str) -> None:
         ax.annotate(
             f"{exponent(row.a):g}",
             (row.mean_a, row.mean_b),
-            xytext=(7, 0),
+            xytext=(6, -4),
             textcoords="offset points",
             size=7,
-            va="center",
+            va="top",
         )
 
 

@@ -1,8 +1,10 @@
-"""Figure 7: FLAIR with lesion masks, real and from one evaluation, in three planes through the lesion."""
+"""Figure 7: FLAIR with lesion masks, real and from one evaluation, one by one and what all of them show together."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from neuromf.figures import brains, style
 
 WINDOW = (0.0, 1.0)  # intensities shown from black to white, in every panel
 LEFT, BETWEEN, CAPTION = 0.42, 0.09, 0.15  # inches: of names, between sets, of captions
+CURVES, ROOM = 1.5, 0.5  # inches: height of the panels below, and what their labels take above and below them
 ROWS = (("axial", False), ("axial", True), ("coronal", True), ("sagittal", True))  # planes, and whether with contour
 BAR_MM = 50
 FEWEST = 5  # columns that there is room for: fewer pairs are not drawn larger
@@ -18,11 +21,19 @@ FEWEST = 5  # columns that there is room for: fewer pairs are not drawn larger
 Pair = tuple[NDArray, NDArray]  # image (I, J, K) in [0, 1] and mask of 0 and 1, RAS+
 
 
+class Together(NamedTuple):
+    """All lesions of a set: excess by distance from the border (columns mm, value, low, high), and thickening in mm."""
+
+    profile: pd.DataFrame
+    thickening: NDArray
+
+
 def fig_7(
     sets: Mapping[str, Sequence[Pair]],
     spacing_mm: float,
     columns: int = 6,
     captions: Mapping[str, Sequence[str]] | None = None,
+    together: Mapping[str, Together] | None = None,
 ) -> Figure:
     """One block per set, a pair per column: the axial slice as it is and with the mask's contour, then other planes.
 
@@ -33,6 +44,7 @@ def fig_7(
         sets: Pairs by what stands beside them; fewer than `columns` leave places empty.
         spacing_mm: Voxel size.
         captions: What stands under the columns of a set.
+        together: What all lesions of a set show, in two panels below; none where it is not given.
     """
     shown, captions = {name: list(pairs[:columns]) for name, pairs in sets.items()}, captions or {}
     crop = brains.box([image for pairs in shown.values() for image, _ in pairs])
@@ -42,6 +54,7 @@ def fig_7(
     heights = [inch * high[plane] for plane, _ in ROWS]
     block = sum(heights) + brains.GAP * len(ROWS) + BETWEEN
     total = len(shown) * block - BETWEEN + CAPTION * len(captions.keys() & shown.keys())
+    total += (CURVES + 2 * ROOM) * bool(together)
     fig = style.new(style.PAGE, total)
     fig.set_layout_engine("none")
     top = total
@@ -59,7 +72,32 @@ def fig_7(
         for ax, text in zip(axes[-1], captions.get(name, ()), strict=False):
             ax.text(0.5, -0.04, text, transform=ax.transAxes, ha="center", va="top", fontsize=6)
         top -= block + CAPTION * (name in captions)
+    if together:
+        _curves(fig, together, (ROOM / total, CURVES / total))
     return fig
+
+
+def _curves(fig: Figure, together: Mapping[str, Together], place: tuple[float, float]) -> None:
+    """Excess by distance from the border, and thickening lesion by lesion; place: their bottom and height."""
+    bottom, high = place
+    profile, thicker = (fig.add_axes((left, bottom, wide, high)) for left, wide in ((0.1, 0.42), (0.64, 0.34)))
+    colours = dict(zip(together, (style.REAL, style.PALETTE[0]), strict=False))
+    for k, (name, found) in enumerate(together.items()):
+        table, mm = found.profile, found.thickening
+        profile.plot(table["mm"], table["value"], color=colours[name], marker="so"[k], ms=3, label=name)
+        profile.fill_between(table["mm"], table["low"], table["high"], color=colours[name], alpha=0.3, lw=0)
+        thicker.plot(mm, k + np.linspace(-0.25, 0.25, len(mm)), "so"[k], ms=3, color=colours[name], alpha=0.7)
+        if len(mm):
+            thicker.plot([mm.mean()] * 2, [k - 0.4, k + 0.4], color="black")
+    profile.axhline(0, color=style.LIMIT, lw=0.7, ls=":")
+    profile.axvline(0, color=style.LIMIT, lw=0.7, ls=":")
+    profile.set(xlabel="distance from the border (mm; inside < 0)", ylabel="excess")
+    profile.legend(loc="upper right")
+    thicker.axvline(0, color=style.LIMIT, lw=0.7, ls=":")
+    thicker.set(xlabel="ribbon thicker by (mm)", ylim=(len(together) - 0.5, -0.5))
+    thicker.set_yticks(range(len(together)), [name.split(",")[0] for name in together])
+    for ax, text in ((profile, "a"), (thicker, "b")):
+        style.letter(ax, text)
 
 
 def middle(mask: NDArray, crop: tuple[slice, slice, slice]) -> tuple[int, int, int]:

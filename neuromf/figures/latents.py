@@ -47,7 +47,7 @@ def histograms(ax: Axes, stats: dict) -> None:
         ax.stairs(density, edges, baseline=None, color=CHANNELS[c], lw=1, label=label)
     z = np.linspace(edges[0], edges[-1], 201)
     ax.plot(z, np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi), color=style.LIMIT, ls="--", lw=1, label="N(0, 1)")
-    ax.set(xlabel="latent (s.d.)", ylabel="density", yscale="log", xlim=(edges[0], edges[-1]), ylim=(LEAST, 3e3))
+    ax.set(xlabel="latent (s.d.)", ylabel="density", yscale="log", xlim=(edges[0], edges[-1]), ylim=(LEAST, 3e4))
     ax.set_xticks(np.linspace(edges[0], edges[-1], 5))
     ax.set_yticks([1e-4, 1e-2, 1])
     ax.legend(

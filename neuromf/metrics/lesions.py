@@ -4,6 +4,8 @@ Masks have shape (N, I, J, K) and are 0 or 1, RAS+, images likewise in [0, 1]. R
 distances and Dice are MONAI's, distances of distributions SciPy's.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 import torch
@@ -15,6 +17,7 @@ from skimage.filters import threshold_otsu
 from neuromf.metrics.table import row
 
 RING_MM = (2.5, 10.0)  # how far from the lesion its ring begins and ends
+SHELLS_MM = tuple(np.arange(-7.5, 20.1, 2.5))  # borders of the shells about the border of a mask; inside it negative
 EVEN_MM = 12.0  # standard deviation of the field that is taken out before grey and white matter are told apart
 FINE_MM = 1.25  # voxels above it are parted before a depth in cortex is taken
 FEWEST = 2  # lesions of a set, below which its distribution is not compared
@@ -82,13 +85,37 @@ def excess(images: ArrayLike, masks: ArrayLike) -> NDArray:
     Cortex is bright in any FLAIR: only the comparison with other heads at the same place says that a lesion is. NaN
     where a mask is empty.
     """
+    masks = as_masks(masks)
+    return np.array([_mean(out[mask]) for out, mask in zip(beyond(images), masks, strict=True)])
+
+
+def profile(images: ArrayLike, masks: ArrayLike, spacing_mm: float) -> NDArray:
+    """The same in shells about the border of each mask, those of `SHELLS_MM` in the head of the set: (N, shells)."""
     images, masks = np.asarray(images, float), as_masks(masks)
+    head, found = images.mean(0) > 0.1, []
+    for out, mask in zip(beyond(images), masks, strict=True):
+        shells = np.digitize(from_border(mask, spacing_mm), SHELLS_MM) * head * mask.any()
+        found.append([_mean(out[shells == k]) for k in range(1, len(SHELLS_MM))])
+    return np.array(found)
+
+
+def beyond(images: ArrayLike) -> Iterator[NDArray]:
+    """Each image (I, J, K) less the mean of the others.
+
+    Raises:
+        ValueError: If there is no other.
+    """
+    images = np.asarray(images, float)
     if len(images) < 2:
         raise ValueError(f"an image is compared with others of its set, so two are needed; got {len(images)}")
-    total, n = images.sum(0), len(images)
-    return np.array(
-        [_mean((image - (total - image) / (n - 1))[mask]) for image, mask in zip(images, masks, strict=True)]
-    )
+    total = images.sum(0)
+    return (image - (total - image) / (len(images) - 1) for image in images)
+
+
+def from_border(mask: NDArray, spacing_mm: float) -> NDArray:
+    """Distance in mm of each voxel's centre from the border of a mask (I, J, K), negative inside."""
+    within, away = (ndimage.distance_transform_edt(x, sampling=spacing_mm) for x in (mask, ~mask))
+    return np.where(mask, spacing_mm / 2 - within, away - spacing_mm / 2)
 
 
 def agreement(images: ArrayLike, masks: ArrayLike) -> NDArray:
@@ -98,12 +125,12 @@ def agreement(images: ArrayLike, masks: ArrayLike) -> NDArray:
     else. NaN where a mask is empty.
     """
     images, masks = np.asarray(images, float), as_masks(masks)
-    total, n = images.sum(0), len(images)
-    found = []
-    for image, mask in zip(images, masks, strict=True):
-        out, head = image - (total - image) / (n - 1), (image > 0.1) | mask
-        found.append(_auc(out[mask], out[head & ~mask]))
-    return np.array(found)
+    return np.array(
+        [
+            _auc(out[mask], out[(image > 0.1) & ~mask])
+            for image, out, mask in zip(images, beyond(images), masks, strict=True)
+        ]
+    )
 
 
 def thickening(images: ArrayLike, masks: ArrayLike, spacing_mm: float) -> NDArray:
@@ -200,7 +227,8 @@ def judge(
 
     Metrics: lesion_share, the share of masks with a lesion; lesion_ml, contrast, excess, agreement, thickening_mm,
     pieces, dice and hausdorff_mm, means over lesions; volume_wasserstein (of log10 ml), place_wasserstein (mean of
-    three axes, mm) and left_share with left_share_known, of where lesions lie.
+    three axes, mm) and left_share with left_share_known, of where lesions lie; excess_at, the excess in each shell
+    about the border of masks, by the middle of the shell in mm (as "features").
     """
     images, masks, theirs = np.asarray(images), as_masks(masks), describe(*known, spacing_mm)
     table = describe(images, masks, spacing_mm)
@@ -216,6 +244,13 @@ def judge(
     for name in ("ml", *judged):
         rows.append(average({"ml": "lesion_ml"}.get(name, name), there[name].to_numpy(), seed=seed))
     rows += places(theirs[theirs["ml"] > 0], there)
+    if not alone:
+        shells = profile(images, masks, spacing_mm)[table["ml"] > 0].T
+        middles = np.convolve(SHELLS_MM, (0.5, 0.5), "valid")
+        rows += [
+            {**average("excess_at", shell, seed=seed), "features": f"{at:g} mm"}
+            for at, shell in zip(middles, shells, strict=True)
+        ]
     return rows, table
 
 
