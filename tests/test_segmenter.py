@@ -1,10 +1,12 @@
 """The small segmentation network: it learns what is there, and equal data means equal weights."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from neuromf import segmenter
+from workflow_scripts import segmentation
 
 
 def made(n, seed=0, bright=0.5):
@@ -70,3 +72,10 @@ def test_pairs_of_different_shapes_are_refused():
     images, masks = made(2)
     with pytest.raises(ValueError, match="must have one shape, N at least 1; got"):
         segmenter.train(images, masks[:1], steps=1, seed=0)
+
+
+def test_without_test_pairs_those_of_validation_are_held_out():
+    table = pd.DataFrame({"split": ["train", "val", "test"]})
+    assert [segmentation.held_out(part)["split"].tolist() for part in (table, table[:2])] == [["test"], ["val"]]
+    with pytest.raises(SystemExit, match="no pair is held out: set fcd.segmentation_steps to 0"):
+        segmentation.held_out(table[:1])

@@ -14,9 +14,17 @@ from workflow_scripts._cli import arguments
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "samples", "pairs", "arm:str", "config:json", "out")
     table, drawn = read_table(args.pairs), read_table(args.samples / "samples.tsv")
-    real, held = (read(table[table["split"] == split]) for split in ("train", "test"))
+    real, held = read(table[table["split"] == "train"]), read(held_out(table))
     rows = segmenter.compare(real, read(drawn), held, **args.config)
     pd.DataFrame(rows).assign(arm=args.arm).to_csv(args.out, index=False, float_format="%.6g")
+
+
+def held_out(table: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of the test split; where it is empty, those of validation."""
+    for split in ("test", "val"):
+        if len(held := table[table["split"] == split]):
+            return held
+    raise SystemExit("no pair is held out: set fcd.segmentation_steps to 0, or give fcd.split a share of test or val")
 
 
 def read(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
