@@ -14,7 +14,7 @@ and the average velocity is a mean of it along the path, which is followed in th
 import torch
 from torch import Tensor
 
-from neuromf.gaussian import SMALLEST, GaussianFlow, at_each_position
+from neuromf.gaussian import SMALLEST, GaussianFlow, at_each_position, principal_axes
 
 STEPS = 16  # of the midpoint rule from t to r
 
@@ -62,10 +62,10 @@ def mixture_of_parts(
         loose: Share of the lesions' variance that is Gaussian, in [0, 1]; the rest is one of those given.
         least: Variance off the axes, of each channel, beside that which heads have there.
     """
-    scale, shape = len(heads) ** -0.5, heads.shape
-    whole, lesions = ((part - part.mean(0)).flatten(1).double() * scale for part in (heads, lesions))
-    values, vectors = torch.linalg.eigh(whole @ whole.T)
-    heads = vectors[:, -min(n_axes, len(whole) - 1) :].T @ whole
+    n, shape = len(heads), heads.shape
+    whole, lesions = ((part - part.mean(0)).flatten(1).double() for part in (heads, lesions))
+    _, axes, variances = principal_axes(whole, n_axes)
+    heads, lesions = axes * variances.sqrt()[:, None], lesions / n**0.5  # whose squares add up to covariances
     both = torch.cat([heads, lesions])
     values, vectors = torch.linalg.eigh(both @ both.T)
     spanned = values > 1e-6 * values[-1]
@@ -73,8 +73,8 @@ def mixture_of_parts(
     spread = torch.cat([heads, loose**0.5 * lesions]) @ basis.T
     variances, turn = torch.linalg.eigh(spread.T @ spread)
     axes = turn.T @ basis
-    centres = (1 - loose) ** 0.5 / scale * lesions @ axes.T
-    off = ((whole - (whole @ axes.T) @ axes) / scale).view(shape)
+    centres = (n * (1 - loose)) ** 0.5 * lesions @ axes.T
+    off = (whole - (whole @ axes.T) @ axes).view(shape)
     parts = (axes, variances.clamp(min=0), *at_each_position(off, least), centres)
     axes, variances, rest, turn, centres = (part.to(mean) for part in parts)
     return MixtureFlow(mean, axes, variances, rest, turn, centres=centres)

@@ -43,8 +43,6 @@ def together(each: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Together]:
 
 def caption(lesion: pd.Series) -> str:
     """Volume of a lesion, and how much brighter it is than other heads at its place."""
-    if not lesion["ml"] > 0:
-        return "no lesion"
     return f"{lesion['ml']:.1f} ml" + (f", {lesion['excess']:+.2f}" if pd.notna(lesion["excess"]) else "")
 
 
