@@ -9,7 +9,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
-from neuromf.metrics import controls, evaluation, frechet, privacy, spectral, table
+from neuromf import vae
+from neuromf.metrics import controls, evaluation, features, frechet, privacy, spectral, table
 from neuromf.metrics.features import FeatureSet
 
 SIDE, SPACING_MM = 32, 4.0
@@ -52,7 +53,7 @@ def heads():
 def people(heads):
     features = [evaluation.extract(SETS, volumes) for volumes in heads]
     images = [privacy.mirrored(volumes, evaluation.POOL) for volumes in heads]
-    return evaluation.People(*features, *images, channel_std=np.array([1.0, 2.0, 0.5, 1.0]))
+    return evaluation.People(*features, *images, channel_std=np.array([1.0, 2.0, 0.5, 1.0]), scale=np.ones((2, 1, 3, 64)))
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,15 @@ def test_what_is_known_of_people_is_the_same_from_its_file(people, tmp_path):
         np.testing.assert_allclose(again.test[name], people.test[name], rtol=1e-6)
     np.testing.assert_allclose(again.train_images, people.train_images, rtol=1e-6)
     np.testing.assert_allclose(again.channel_std, people.channel_std)
+    np.testing.assert_array_equal(again.scale, people.scale)
+
+
+def test_the_scale_of_features_is_found_where_the_encoder_is_asked_for_and_from_the_first_people():
+    net = vae.MAISIVAEWrapper(vae.COMPACT)
+    volumes = noise(evaluation.CALIBRATION + 2)[:, :16, :16, :16]
+    assert evaluation.scale_of([{"name": "r3d18"}], vae=net, people=volumes).size == 0
+    got = evaluation.scale_of([{"name": "r3d18"}, {"name": "encoder"}], vae=net, people=volumes)
+    np.testing.assert_array_equal(got, features.calibrate(net, volumes[: evaluation.CALIBRATION]))
 
 
 def test_spectra_have_a_row_for_each_frequency_of_each_set_looked_at(judge, heads):

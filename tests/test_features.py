@@ -50,7 +50,7 @@ def people():
 
 @pytest.fixture(scope="module")
 def encoder(net, people):
-    return features.open_features("encoder", vae=net, calibration=people[0][:24])
+    return features.open_features("encoder", vae=net, scale=features.calibrate(net, people[0][:24]))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_volume_has_the_same_features_in_any_set_and_the_encoder_is_left_as_it
     assert encoder.name == "encoder-512" and both.shape == (2, 1, 512) and both.dtype == np.float32
     np.testing.assert_array_equal(both[1:], second)
     assert not any(block._forward_hooks for block in features.residual_blocks(net))
-    again = features.open_features("encoder", vae=net, calibration=people[0][:24])
+    again = features.open_features("encoder", vae=net, scale=features.calibrate(net, people[0][:24]))
     np.testing.assert_array_equal(again(people[1][:1])[""], both[:1])
 
 
@@ -97,7 +97,7 @@ def test_features_vary_by_about_one_between_people(known):
 def test_sums_with_random_signs_keep_distances(encoder, people):
     each = encoder.per_volume
     with torch.no_grad():
-        moments = torch.stack([each.moments(features.as_tensor(volume)) for volume in people[1][:6]])
+        moments = torch.stack([features.moments(each.vae, features.as_tensor(volume)) for volume in people[1][:6]])
     whole = ((moments - each.centre) / each.unit).flatten(1).double().numpy() * np.sqrt(512 / each.centre.numel())
     short = encoder(people[1][:6])[""][:, 0]
     gaps = [[np.linalg.norm(a - b) for a in x for b in x] for x in (whole, short)]
@@ -157,7 +157,7 @@ def test_controls_of_real_heads_stand_in_order(net):
     grid = {"spacing_mm": 2.0, "shape": (80, 96, 80)}
     real = np.stack([files.prepare(s, mask=m, **grid)[0] for s, m in zip(scans, masks, strict=True)])
     first, second = (real[half] for half in controls.halves(len(real)))
-    found = features.open_features("encoder", vae=net, calibration=first)
+    found = features.open_features("encoder", vae=net, scale=features.calibrate(net, first))
     reference = found(first)[""]
     rows = []
     for name, volumes in controls.controls(second).items():
@@ -274,12 +274,15 @@ def test_an_unknown_name_or_setting_is_refused(net, people, radimagenet):
     assert message(error) == "features must be one of encoder, radimagenet, inception, r3d18, med3d; got vgg"
     with pytest.raises(ValueError) as error:
         features.open_features("encoder", vae=net)
-    assert message(error) == "features encoder need vae, the study's autoencoder, and calibration, training volumes"
+    assert message(error) == "features encoder need vae, the study's autoencoder, and scale, what `calibrate` finds"
     with pytest.raises(ValueError) as error:
-        features.open_features("encoder", vae=net, calibration=people[0][:3])
-    assert message(error) == "calibration needs 4 volumes, better 32, and n 1; got 3 and 512"
+        features.open_features("encoder", vae=net, scale=np.ones((2, 1, 3, 64), np.float32), n=0)
+    assert message(error) == "n, the number of features, must be at least 1; got 0"
     with pytest.raises(ValueError) as error:
-        features.open_features("encoder", vae=net, calibration=people[0][[0] * 4])
+        features.calibrate(net, people[0][:3])
+    assert message(error) == "calibration needs 4 volumes, better 32; got 3"
+    with pytest.raises(ValueError) as error:
+        features.calibrate(net, people[0][[0] * 4])
     assert message(error) == "the 4 volumes of calibration are all alike: give different people"
     with pytest.raises(ValueError) as error:
         features.open_features("radimagenet", weights=radimagenet, centre=0)

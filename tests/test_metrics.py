@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from monai.metrics import MultiScaleSSIMMetric, SSIMMetric
 from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -149,6 +151,19 @@ def test_ms_ssim_is_the_weighted_product_over_three_scales(rng, smooth):
     values = np.array([terms(*scales[0])[1], terms(*scales[1])[1], terms(*scales[2])[0]])
     got = similarity.ms_ssim(a[None], b[None])
     np.testing.assert_allclose(got, np.prod(values**weights), rtol=1e-3)
+
+
+def test_similarity_of_many_pairs_is_that_of_monai_pair_by_pair(rng):
+    a = gaussian_filter(rng.random((6, 30, 29, 33)), (0, 2, 2, 2)).astype(np.float32)
+    a = (a - a.min()) / np.ptp(a)
+    b = np.concatenate([a[1:], 1 - a[5:]])  # the last pair has an SSIM below 0
+    same = {"data_range": 1.0, "kernel_sigma": 1.5, "reduction": "none"}
+    plain = SSIMMetric(3, win_size=similarity.WINDOW, **same)
+    scales = MultiScaleSSIMMetric(3, kernel_size=similarity.MS_WINDOW, weights=similarity.MS_WEIGHTS, **same)
+    for measure, metric in ((similarity.ssim, plain), (similarity.ms_ssim, scales)):
+        pairs = [[torch.from_numpy(v)[None, None] for v in pair] for pair in zip(a, b, strict=True)]
+        np.testing.assert_allclose(measure(a, b), [float(metric(*pair)) for pair in pairs], rtol=1e-5, atol=1e-6)
+    assert similarity.ssim(a, b).min() < 0
 
 
 def test_more_noise_is_less_similar_by_every_measure(rng, smooth):

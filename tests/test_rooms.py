@@ -207,9 +207,10 @@ def test_what_is_needed_at_once_loads_neither_torch_nor_monai(names):
     assert heavy.strip() == ""
 
 
-def test_monai_comes_without_transformers_and_peft_with_them():
-    there = "print('transformers' in sys.modules)"
-    assert run(f"import sys, neuromf.nets; {there}; import peft; {there}").split() == ["False", "True"]
+def test_in_a_job_monai_comes_without_what_no_job_asks_of_it_and_others_with_it():
+    there = "print(*(name in sys.modules for name in ('transformers', 'sklearn', 'matplotlib', 'scipy.signal')))"
+    asked = "import peft, sklearn.mixture, matplotlib.pyplot, scipy.signal"
+    assert run(f"import sys, workflow_scripts.sample; {there}; {asked}; {there}").split() == ["False"] * 4 + ["True"] * 4
 
 
 def test_what_the_workflow_and_the_gates_need_is_standard_library():

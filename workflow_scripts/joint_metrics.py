@@ -50,7 +50,7 @@ def feature_sets(specs: Sequence[dict], net: vae.MAISIVAEWrapper, train: np.ndar
     if len(train) < FEWEST:
         logger.warning("%d training pairs: no distances of images, which need at least %d", len(train), FEWEST)
         return []
-    return evaluation.open_sets(specs, vae=net, calibration=train[: evaluation.CALIBRATION])
+    return evaluation.open_sets(specs, vae=net, scale=evaluation.scale_of(specs, vae=net, people=train))
 
 
 def read(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -28,9 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, *inputs, "metrics", "spectra", "nearest", "regional")
     net, train = vae.load(args.weights), of_split(read_table(args.qc), "train")
     sampler, asked, deep, specs = (args.config.pop(name) for name in ("sampler", "asked", "deep", "features"))
-    calibration = read_volumes(train[: evaluation.CALIBRATION])[:, 0].numpy()
-    sets = evaluation.open_sets(specs, vae=net, calibration=calibration)
-    judge = evaluation.Evaluation(evaluation.load_people(args.people), sets, **args.config)
+    people = evaluation.load_people(args.people)
+    judge = evaluation.Evaluation(people, evaluation.open_sets(specs, vae=net, scale=people.scale), **args.config)
 
     nearest, regional = pd.DataFrame(columns=NEAREST), pd.DataFrame(columns=REGIONAL)
     for folder in args.samples:

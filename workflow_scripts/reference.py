@@ -21,13 +21,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     splits = table.set_index("scan")["split"]
     known = {split: latents.of_split(shards, splits, split) for split in ("train", "test")}
     train, real = (read_volumes(of_split(table, split))[:, 0].numpy() for split in ("train", "test"))
-    sets = evaluation.open_sets(args.config.pop("features"), vae=net, calibration=train[: evaluation.CALIBRATION])
+    specs = args.config.pop("features")
+    scale = evaluation.scale_of(specs, vae=net, people=train)
+    sets = evaluation.open_sets(specs, vae=net, scale=scale)
     people = evaluation.People(
         train=evaluation.extract(sets, train),
         test=evaluation.extract(sets, real),
         train_images=privacy.mirrored(train, evaluation.POOL),
         test_images=privacy.mirrored(real, evaluation.POOL),
         channel_std=known["train"]["mean"].double().transpose(0, 1).flatten(1).std(1).numpy(),
+        scale=scale,
     )
     evaluation.save_people(people, args.people)
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 
+from neuromf import parallel
 from neuromf.metrics.spectral import as_volumes
 
 BLURS = (1.0, 2.0)  # standard deviations of the Gaussian in voxels
@@ -44,15 +45,18 @@ def controls(real: ArrayLike, *, seed: int = 0, block: int = BLOCK) -> dict[str,
         block: Side of the permuted blocks in voxels.
     """
     real = np.asarray(as_volumes(real, "real"), np.float32)
-    noises = [np.random.default_rng([seed, k]).standard_normal(v.shape, np.float32) for k, v in enumerate(real)]
-    made = {"real": real}
-    for name, sigma in zip(("blurred", "more-blurred"), BLURS, strict=True):
-        made[name] = gaussian_filter(real, (0, sigma, sigma, sigma))
-    for name, sigma in zip(("noisy", "noisier"), NOISES, strict=True):
-        made[name] = np.clip(real + sigma * np.stack(noises), 0, 1)
-    made["shuffled"] = np.stack([shuffled(v, block, seed=[seed, k]) for k, v in enumerate(real)])
-    made["mean-head"] = np.repeat(real.mean(axis=0, keepdims=True), len(real), axis=0)
-    return made
+    every = parallel.each(lambda k: _worse(real[k], [seed, k], block), range(len(real)))
+    made = {name: np.stack([one[name] for one in every]) for name in every[0]}
+    return {"real": real, **made, "mean-head": np.repeat(real.mean(axis=0, keepdims=True), len(real), axis=0)}
+
+
+def _worse(volume: NDArray, seed: Sequence[int], block: int) -> dict[str, NDArray]:
+    """What can be done to a single volume (I, J, K), by name."""
+    noise = np.random.default_rng(seed).standard_normal(volume.shape, np.float32)
+    blurred = [gaussian_filter(volume, sigma) for sigma in BLURS]
+    noisy = [np.clip(volume + sigma * noise, 0, 1) for sigma in NOISES]
+    names = "blurred", "more-blurred", "noisy", "noisier", "shuffled"
+    return dict(zip(names, [*blurred, *noisy, shuffled(volume, block, seed=seed)], strict=True))
 
 
 def shuffled(volume: NDArray, block: int, *, seed: int | Sequence[int]) -> NDArray:

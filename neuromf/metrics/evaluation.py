@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from neuromf.metrics import anatomy, controls, frechet, morphometry, privacy, regions, similarity, spectral
 from neuromf.metrics.distances import WORSE_WHEN_SMALLER, distances
-from neuromf.metrics.features import Autoencoder, FeatureSet, open_features
+from neuromf.metrics.features import Autoencoder, FeatureSet, calibrate, open_features
 from neuromf.metrics.table import row
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class People:
     train_images: NDArray
     test_images: NDArray
     channel_std: NDArray  # of the training latents, (C,)
+    scale: NDArray  # of the encoder's features, as `features.calibrate` finds it
 
     @property
     def primary(self) -> str:
@@ -44,9 +45,15 @@ class People:
         return next(iter(self.train))
 
 
-def open_sets(specs: Sequence[dict], *, vae: Autoencoder, calibration: NDArray) -> list[FeatureSet]:
+def scale_of(specs: Sequence[dict], *, vae: Autoencoder, people: NDArray) -> NDArray:
+    """The scale of the encoder's features, by the first of training volumes (N, I, J, K); empty where none asks for it."""
+    asked = any(spec["name"] == "encoder" for spec in specs)
+    return calibrate(vae, people[:CALIBRATION]) if asked else np.empty(0, np.float32)
+
+
+def open_sets(specs: Sequence[dict], *, vae: Autoencoder, scale: NDArray) -> list[FeatureSet]:
     """The feature sets of a study, from the arguments of `features.open_features`; the first is the primary one."""
-    return [open_features(**spec, vae=vae, calibration=calibration) for spec in specs]
+    return [open_features(**spec, vae=vae, scale=scale) for spec in specs]
 
 
 def extract(sets: Sequence[FeatureSet], volumes: NDArray) -> Features:
@@ -57,7 +64,8 @@ def extract(sets: Sequence[FeatureSet], volumes: NDArray) -> Features:
 
 def save_people(people: People, path: Path) -> None:
     """Write what is known of real people to one npz file."""
-    arrays = {"train_images": people.train_images, "test_images": people.test_images, "channel_std": people.channel_std}
+    shared = (field.name for field in fields(People) if field.name not in ("train", "test"))
+    arrays = {name: getattr(people, name) for name in shared}
     for split in ("train", "test"):
         arrays |= {f"{split}/{name}": array for name, array in getattr(people, split).items()}
     single = {name: np.asarray(array, np.float32) for name, array in arrays.items()}

@@ -33,6 +33,7 @@ from neuromf.metrics.spectral import as_volumes
 logger = logging.getLogger(__name__)
 
 NAMES = ("encoder", *backbones.ORIGINS)
+CELLS = 4  # parts of a volume along each axis, in which the encoder's channels are summed up
 FLOOR = 0.1  # of the median unit: channels in which people hardly differ would count for too much
 WARNINGS = {
     "med3d": "features med3d are nearly parallel for any two volumes, and their Frechet distance of heads to noise is "
@@ -66,7 +67,7 @@ def open_features(
     name: str,
     *,
     vae: Autoencoder | None = None,
-    calibration: NDArray | None = None,
+    scale: NDArray | None = None,
     weights: str | Path | None = None,
     sha256: str | None = None,
     n: int = 512,
@@ -78,7 +79,7 @@ def open_features(
 
     Arguments:
         vae: Of "encoder": the study's frozen autoencoder, with `folded` and `net`.
-        calibration: Of "encoder": some training volumes (N, I, J, K), which set the unit of each channel.
+        scale: Of "encoder": centre and unit of what its channels do, as `calibrate` finds them.
         weights: Of the others: file of the network's weights.
         sha256: Digest of that file, checked where given.
         n: Of "encoder": number of features.
@@ -97,9 +98,9 @@ def open_features(
     if name != "encoder":
         full, per_volume = backbones.open_network(name, weights, sha256, centre=centre, pad_to=pad_to)
         return FeatureSet(full, per_volume, warning)
-    if vae is None or calibration is None:
-        raise ValueError("features encoder need vae, the study's autoencoder, and calibration, training volumes")
-    return FeatureSet(f"encoder-{n}", Encoder(vae, calibration, n=n, seed=seed))
+    if vae is None or scale is None:
+        raise ValueError("features encoder need vae, the study's autoencoder, and scale, what `calibrate` finds")
+    return FeatureSet(f"encoder-{n}", Encoder(vae, scale, n=n, seed=seed))
 
 
 def as_tensor(volume: NDArray) -> Tensor:
@@ -114,37 +115,44 @@ class Encoder:
     """Texture and anatomy as the blocks of the frozen encoder see them, and the latent.
 
     After the last residual block of each resolution, and of the posterior mean, each channel gives its mean, standard
-    deviation and root mean square slope in each of cells³ parts of the volume. The last two are not linear in what the
+    deviation and root mean square slope in each of CELLS³ parts of the volume. The last two are not linear in what the
     blocks see: they say how much texture there is, of which a mean says nothing. Each channel of each of the three is
     measured in the standard deviation of the calibration people, so that no block outweighs another, and all are added
     up with random signs in n sums, which vary by about 1 between people. That keeps distances in every direction; axes
     fitted to real people would be blind to what real people never have.
     """
 
-    def __init__(self, vae: Autoencoder, calibration: NDArray, *, n: int = 512, cells: int = 4, seed: int = 0) -> None:
-        calibration = as_volumes(calibration, "calibration")
-        if len(calibration) < 4 or n < 1:
-            raise ValueError(f"calibration needs 4 volumes, better 32, and n 1; got {len(calibration)} and {n}")
-        self.vae, self.blocks, self.cells, self.n = vae, residual_blocks(vae), cells, n
-        moments = torch.stack(parallel.each(lambda volume: self.moments(as_tensor(volume)), calibration))
-        self.centre, self.unit = moments.mean(0), unit(moments)
+    def __init__(self, vae: Autoencoder, scale: NDArray, *, n: int = 512, seed: int = 0) -> None:
+        if n < 1:
+            raise ValueError(f"n, the number of features, must be at least 1; got {n}")
+        self.vae, self.n, (self.centre, self.unit) = vae, n, torch.from_numpy(scale)
         size, rng = self.centre.numel(), np.random.default_rng(seed)
         self.sum_of = torch.from_numpy(rng.integers(n, size=size))
         self.sign = torch.from_numpy(rng.choice([-1.0, 1.0], size)).float() * (n / size) ** 0.5
 
     def __call__(self, volume: Tensor) -> dict[str, Tensor]:
         """Features (1, n) of one volume (I, J, K)."""
-        z = ((self.moments(volume) - self.centre) / self.unit).flatten() * self.sign
+        z = ((moments(self.vae, volume) - self.centre) / self.unit).flatten() * self.sign
         return {"": z.new_zeros(self.n).index_add(0, self.sum_of, z)[None]}
 
-    def moments(self, volume: Tensor) -> Tensor:
-        """What each channel does in each part of a volume (I, J, K): (channels, 3, cells³)."""
-        net, x, seen = self.vae.net, self.vae.folded(volume[None, None]), []
-        for block in net.encoder.blocks:
-            x = block(x)
-            if block in self.blocks:
-                seen.append(coarse(x, self.cells)[0])
-        return torch.cat([*seen, coarse(net.quant_conv_mu(x), self.cells)[0]])
+
+def calibrate(vae: Autoencoder, people: NDArray) -> NDArray:
+    """Centre and unit of the `moments` of some training volumes (N, I, J, K): (2, channels, 3, CELLS³), float32."""
+    people = as_volumes(people, "calibration")
+    if len(people) < 4:
+        raise ValueError(f"calibration needs 4 volumes, better 32; got {len(people)}")
+    found = torch.stack(parallel.each(lambda volume: moments(vae, as_tensor(volume)), people))
+    return torch.stack(torch.broadcast_tensors(found.mean(0), unit(found))).numpy()
+
+
+def moments(vae: Autoencoder, volume: Tensor) -> Tensor:
+    """What each channel does in each part of a volume (I, J, K): (channels, 3, CELLS³)."""
+    net, x, seen, last = vae.net, vae.folded(volume[None, None]), [], residual_blocks(vae)
+    for block in net.encoder.blocks:
+        x = block(x)
+        if block in last:
+            seen.append(coarse(x, CELLS)[0])
+    return torch.cat([*seen, coarse(net.quant_conv_mu(x), CELLS)[0]])
 
 
 def residual_blocks(vae: Autoencoder) -> list[nn.Module]:

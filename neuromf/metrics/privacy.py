@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from neuromf import parallel
 from neuromf.metrics.frechet import as_features
 from neuromf.metrics.spectral import as_volumes
 
@@ -40,12 +41,14 @@ def pooled(volumes: ArrayLike, factor: int) -> NDArray:
         Means with shape (N, I J K / factor³), float64.
     """
     volumes = as_volumes(volumes)
-    n, *shape = volumes.shape
+    shape = volumes.shape[1:]
     if factor < 1 or any(side % factor for side in shape):
         raise ValueError(f"factor must divide the shape {tuple(shape)}; got {factor}: crop or pad the volumes")
     i, j, k = (side // factor for side in shape)
-    blocks = volumes.reshape(n, i, factor, j, factor, k, factor)
-    return blocks.mean(axis=(2, 4, 6), dtype=np.float64).reshape(n, -1)
+    means = parallel.each(
+        lambda x: x.reshape(i, factor, j, factor, k, factor).mean(axis=(1, 3, 5), dtype=np.float64).ravel(), volumes
+    )
+    return np.stack(means)
 
 
 def mirrored(volumes: ArrayLike, factor: int) -> NDArray:

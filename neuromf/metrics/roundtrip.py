@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.metrics.regression import compute_ssim_and_cs
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuromf.metrics.similarity import MS_SIDE, WINDOW, ms_ssim, psnr
+from neuromf.metrics.similarity import MS_SIDE, WINDOW, ms_ssim, psnr, windows
 from neuromf.metrics.spectral import high_frequency_ratio
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -104,10 +103,7 @@ def fidelity(volume: NDArray, decoded: NDArray, head: NDArray) -> dict[str, floa
 def ssim_map(a: NDArray, b: NDArray) -> NDArray:
     """SSIM of each window of 11 voxels that lies inside two volumes (I, J, K); its mean is `similarity.ssim`."""
     x, y = (torch.as_tensor(np.ascontiguousarray(v), dtype=torch.float32)[None, None] for v in (a, b))
-    windows, _ = compute_ssim_and_cs(
-        x, y, 3, kernel_size=(WINDOW,) * 3, kernel_sigma=(1.5,) * 3, data_range=1.0, kernel_type="gaussian"
-    )
-    return windows[0, 0].double().numpy()
+    return windows(x, y, WINDOW)[0][0, 0].double().numpy()
 
 
 def _sigma(std: Tensor, head: NDArray) -> dict[str, list[float | None]]:

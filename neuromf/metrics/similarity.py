@@ -9,27 +9,25 @@ References:
     Multiscale structural similarity for image quality assessment (Wang et al., 2003)
 """
 
-import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from monai.metrics import MultiScaleSSIMMetric, SSIMMetric
-from monai.metrics.metric import CumulativeIterationMetric
+import torch.nn.functional as F
+from monai.metrics.regression import compute_ssim_and_cs
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from neuromf import parallel
 from neuromf.metrics.spectral import as_volumes
 
-WINDOW = 11  # voxels, Gaussian of 1.5 voxels standard deviation (Wang et al., 2004)
+SIGMA = 1.5  # voxels, standard deviation of the Gaussian in a window (Wang et al., 2004)
+WINDOW = 11  # voxels
 MS_WINDOW = 7  # voxels, the same Gaussian cut shorter, so that sides of 28 voxels suffice
 # The first three of the five weights of Wang et al. (2003), divided by their sum.
 MS_WEIGHTS = tuple(w / 0.6305 for w in (0.0448, 0.2856, 0.3001))
 MS_SIDE = MS_WINDOW * 2 ** (len(MS_WEIGHTS) - 1)
-SAME: dict[str, Any] = {"data_range": 1.0, "kernel_sigma": 1.5, "reduction": "none"}
-SSIM = functools.partial(SSIMMetric, 3, win_size=WINDOW, **SAME)
-MS_SSIM = functools.partial(MultiScaleSSIMMetric, 3, kernel_size=MS_WINDOW, weights=MS_WEIGHTS, **SAME)
+AT_ONCE = 4  # pairs, as channels of one convolution, which takes as long as that of a single pair
 
 
 def as_pair(a: ArrayLike, b: ArrayLike, side: int = 1) -> tuple[NDArray, NDArray]:
@@ -71,7 +69,7 @@ def ssim(a: ArrayLike, b: ArrayLike) -> NDArray:
         Mean similarity of each pair, with shape (N,).
     """
     a, b = as_pair(a, b, side=WINDOW)
-    return each(SSIM, a, b)
+    return _each(_ssim, list(a), list(b))
 
 
 def ms_ssim(a: ArrayLike, b: ArrayLike) -> NDArray:
@@ -88,7 +86,7 @@ def ms_ssim(a: ArrayLike, b: ArrayLike) -> NDArray:
         Similarity of each pair, with shape (N,).
     """
     a, b = as_pair(a, b, side=MS_SIDE)
-    return each(MS_SSIM, a, b)
+    return _each(_ms_ssim, list(a), list(b))
 
 
 def pair_ms_ssim(volumes: ArrayLike, n_pairs: int = 100, seed: int = 0) -> float:
@@ -106,15 +104,36 @@ def pair_ms_ssim(volumes: ArrayLike, n_pairs: int = 100, seed: int = 0) -> float
         )
     first, second = np.triu_indices(len(volumes), k=1)
     drawn = np.random.default_rng(seed).permutation(len(first))[:n_pairs]
-    pairs = zip(first[drawn], second[drawn], strict=True)
-    return float(each(MS_SSIM, *zip(*[(volumes[i], volumes[j]) for i, j in pairs], strict=True)).mean())
+    pairs = ([volumes[k] for k in side[drawn]] for side in (first, second))
+    return float(_each(_ms_ssim, *pairs).mean())
 
 
-def each(metric: Callable[[], CumulativeIterationMetric], a: Iterable[NDArray], b: Iterable[NDArray]) -> NDArray:
-    """A MONAI metric of every pair (I, J, K), float64, a pair at a time on each core, so that their windows fit."""
+def windows(x: Tensor, y: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """SSIM, and its terms of contrast and structure alone, of each window inside pairs (1, N, I, J, K)."""
+    return compute_ssim_and_cs(x, y, 3, kernel_size=(side,) * 3, kernel_sigma=(SIGMA,) * 3)
 
-    def of(x: NDArray, y: NDArray) -> float:
-        pair = (torch.as_tensor(v)[None, None].float() for v in (x, y))
-        return float(metric()(*pair))  # type: ignore[arg-type]  # one value
 
-    return np.array(parallel.each(of, a, b))
+def _ssim(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM (N,) of pairs (1, N, I, J, K)."""
+    return windows(x, y, WINDOW)[0].mean((0, 2, 3, 4))
+
+
+def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Multi-scale SSIM (N,) of pairs (1, N, I, J, K): contrast at each scale, and SSIM at the last, by their weights."""
+    found = []
+    for _ in MS_WEIGHTS:
+        whole, contrast = windows(x, y, MS_WINDOW)
+        found.append(contrast.mean((0, 2, 3, 4)))
+        x, y = F.avg_pool3d(x, 2), F.avg_pool3d(y, 2)
+    found[-1] = whole.mean((0, 2, 3, 4))
+    return torch.stack([each.relu() ** weight for each, weight in zip(found, MS_WEIGHTS, strict=True)]).prod(0)
+
+
+def _each(function: Callable[[Tensor, Tensor], Tensor], a: Sequence[NDArray], b: Sequence[NDArray]) -> NDArray:
+    """A function of every pair of volumes (I, J, K), float64; AT_ONCE of them on each core."""
+
+    def of(start: int) -> Tensor:
+        pairs = (np.stack(side[start : start + AT_ONCE]).astype(np.float32) for side in (a, b))
+        return function(*(torch.from_numpy(side)[None] for side in pairs))
+
+    return torch.cat(parallel.each(of, range(0, len(a), AT_ONCE))).double().numpy()

@@ -13,6 +13,7 @@ References:
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from neuromf import parallel
 from neuromf.metrics.frechet import around, as_pair, by_volume, draws, rows
 
 N_DIRECTIONS = 256
@@ -61,9 +62,12 @@ def sliced_interval(
 ) -> tuple[float, float]:
     """Ends of its 95 % interval when the volumes of both sets are drawn again, as in `frechet.bootstrap`."""
     x, y = _projected(real, fake, p, n_directions, seed)
-    redrawn = [(rows(x[i]), rows(y[j])) for i, j in draws(len(x), len(y), n_boot, seed)]
-    value, *again = (line_distance(*pair, p).mean() ** (1 / p) for pair in [(rows(x), rows(y)), *redrawn])
-    return around(value, again)
+
+    def distance(i: NDArray | slice, j: NDArray | slice) -> float:
+        return float(line_distance(rows(x[i]), rows(y[j]), p).mean() ** (1 / p))
+
+    again = parallel.each(distance, *zip(*draws(len(x), len(y), n_boot, seed), strict=True))
+    return around(distance(slice(None), slice(None)), again)
 
 
 def _projected(real: ArrayLike, fake: ArrayLike, p: float, n_directions: int, seed: int) -> tuple[NDArray, NDArray]:
