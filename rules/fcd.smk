@@ -9,6 +9,7 @@ rule lesions:
         "results/logs/lesions.log",
     benchmark:
         "results/benchmarks/lesions.tsv"
+    priority: 5  # as torus
     conda:
         "../envs/neuromf.yaml"
     threads: 1

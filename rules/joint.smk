@@ -16,6 +16,7 @@ rule joint:
         "results/logs/joint/{run}.log",
     benchmark:
         "results/benchmarks/joint/{run}.tsv"
+    priority: 5  # a chain of long jobs: shorter ones fit beside it
     conda:
         "../envs/neuromf.yaml"
     threads: half_the_cores()
@@ -46,6 +47,7 @@ rule joint_samples:
         "results/logs/joint_samples/{run}.log",
     benchmark:
         "results/benchmarks/joint_samples/{run}.tsv"
+    priority: 5  # as joint
     conda:
         "../envs/neuromf.yaml"
     threads: 1
@@ -102,6 +104,7 @@ rule segmentation:
         "results/logs/segmentation.log",
     benchmark:
         "results/benchmarks/segmentation.tsv"
+    priority: 5  # as joint
     conda:
         "../envs/neuromf.yaml"
     threads: 1

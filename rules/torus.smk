@@ -11,6 +11,7 @@ rule torus:
         "results/logs/torus.log",
     benchmark:
         "results/benchmarks/torus.tsv"
+    priority: 5  # long, and waits for nothing: others fit beside it
     conda:
         "../envs/neuromf.yaml"
     threads: 1

@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
 from neuromf import vae
-from neuromf.metrics import controls, evaluation, features, frechet, privacy, spectral, table
-from neuromf.metrics.features import FeatureSet
+from neuromf.metrics import controls, evaluation, frechet, privacy, spectral, table
+from neuromf.metrics.features import FeatureSet, calibrate
 
 SIDE, SPACING_MM = 32, 4.0
 N_TRAIN, N_TEST = 20, 8
@@ -53,7 +53,8 @@ def heads():
 def people(heads):
     features = [evaluation.extract(SETS, volumes) for volumes in heads]
     images = [privacy.mirrored(volumes, evaluation.POOL) for volumes in heads]
-    return evaluation.People(*features, *images, channel_std=np.array([1.0, 2.0, 0.5, 1.0]), scale=np.ones((2, 1, 3, 64)))
+    shared = {"channel_std": np.array([1.0, 2.0, 0.5, 1.0]), "scale": np.ones((2, 1, 3, 64))}
+    return evaluation.People(*features, *images, **shared)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_the_scale_of_features_is_found_where_the_encoder_is_asked_for_and_from_
     volumes = noise(evaluation.CALIBRATION + 2)[:, :16, :16, :16]
     assert evaluation.scale_of([{"name": "r3d18"}], vae=net, people=volumes).size == 0
     got = evaluation.scale_of([{"name": "r3d18"}, {"name": "encoder"}], vae=net, people=volumes)
-    np.testing.assert_array_equal(got, features.calibrate(net, volumes[: evaluation.CALIBRATION]))
+    np.testing.assert_array_equal(got, calibrate(net, volumes[: evaluation.CALIBRATION]))
 
 
 def test_spectra_have_a_row_for_each_frequency_of_each_set_looked_at(judge, heads):

@@ -210,7 +210,15 @@ def test_what_is_needed_at_once_loads_neither_torch_nor_monai(names):
 def test_in_a_job_monai_comes_without_what_no_job_asks_of_it_and_others_with_it():
     there = "print(*(name in sys.modules for name in ('transformers', 'sklearn', 'matplotlib', 'scipy.signal')))"
     asked = "import peft, sklearn.mixture, matplotlib.pyplot, scipy.signal"
-    assert run(f"import sys, workflow_scripts.sample; {there}; {asked}; {there}").split() == ["False"] * 4 + ["True"] * 4
+    found = run(f"import sys, workflow_scripts.sample; {there}; {asked}; {there}")
+    assert found.split() == ["False"] * 4 + ["True"] * 4
+
+
+def test_a_job_collects_garbage_from_its_arguments_on():
+    counted = "import gc, sys; sys.argv[0] = '-m'; import workflow_scripts; print(gc.isenabled());"
+    assert run(f"{counted} from workflow_scripts._cli import arguments; arguments('', []); print(gc.isenabled())") == (
+        "False\nTrue\n"
+    )
 
 
 def test_what_the_workflow_and_the_gates_need_is_standard_library():

@@ -1,10 +1,14 @@
 """Thin command lines, one per rule of the workflow: read arguments, one library call, write."""
 
+import gc
 import sys
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
 UNASKED = "PIL huggingface_hub jsonschema matplotlib scipy.signal skimage sklearn transformers".split()
+
+if sys.argv[:1] == ["-m"]:  # in a job, which collects garbage once it has its arguments: what it imports is none
+    gc.disable()
 
 
 class _Unasked(MetaPathFinder):

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import gc
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ def arguments(doc: str | None, argv: Sequence[str] | None, *names: str) -> argpa
     "gate": where given, it is the gate of the phase before, and a blocked one ends the script here; and "code", the
     digest of the code that runs.
     """
+    gc.enable()
     sys.excepthook = explain
     parser = argparse.ArgumentParser(description=doc)
     for name in names:

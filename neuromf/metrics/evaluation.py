@@ -46,7 +46,7 @@ class People:
 
 
 def scale_of(specs: Sequence[dict], *, vae: Autoencoder, people: NDArray) -> NDArray:
-    """The scale of the encoder's features, by the first of training volumes (N, I, J, K); empty where none asks for it."""
+    """The scale of the encoder's features by the first training volumes (N, I, J, K); empty where none asks for it."""
     asked = any(spec["name"] == "encoder" for spec in specs)
     return calibrate(vae, people[:CALIBRATION]) if asked else np.empty(0, np.float32)
 

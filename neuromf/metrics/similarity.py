@@ -119,7 +119,7 @@ def _ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _ms_ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Multi-scale SSIM (N,) of pairs (1, N, I, J, K): contrast at each scale, and SSIM at the last, by their weights."""
+    """Multi-scale SSIM (N,) of pairs (1, N, I, J, K): contrast at each scale but the last, SSIM there, by weights."""
     found = []
     for _ in MS_WEIGHTS:
         whole, contrast = windows(x, y, MS_WINDOW)
