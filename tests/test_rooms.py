@@ -214,11 +214,12 @@ def test_in_a_job_monai_comes_without_what_no_job_asks_of_it_and_others_with_it(
     assert found.split() == ["False"] * 4 + ["True"] * 4
 
 
-def test_a_job_collects_garbage_from_its_arguments_on():
-    counted = "import gc, sys; sys.argv[0] = '-m'; import workflow_scripts; print(gc.isenabled());"
-    assert run(f"{counted} from workflow_scripts._cli import arguments; arguments('', []); print(gc.isenabled())") == (
-        "False\nTrue\n"
-    )
+@pytest.mark.parametrize(("start", "before", "frozen"), [("-m", "False", True), ("pytest", "True", False)])
+def test_a_job_collects_garbage_from_its_arguments_on_and_leaves_out_what_it_imported(start, before, frozen):
+    imports = f"import gc, sys; sys.argv[0] = '{start}'; import workflow_scripts; print(gc.isenabled())"
+    asks = "from workflow_scripts._cli import arguments; arguments('', [])"
+    found = run(f"{imports}; {asks}; print(gc.isenabled(), gc.get_freeze_count() > 1000)").split()
+    assert found == [before, "True", str(frozen)]
 
 
 def test_what_the_workflow_and_the_gates_need_is_standard_library():

@@ -7,7 +7,7 @@ from types import ModuleType
 
 UNASKED = "PIL huggingface_hub jsonschema matplotlib scipy.signal skimage sklearn transformers".split()
 
-if sys.argv[:1] == ["-m"]:  # in a job, which collects garbage once it has its arguments: what it imports is none
+if sys.argv[:1] == ["-m"]:  # in a job, which collects garbage once it has its arguments (_cli.py)
     gc.disable()
 
 

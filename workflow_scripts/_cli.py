@@ -30,7 +30,9 @@ def arguments(doc: str | None, argv: Sequence[str] | None, *names: str) -> argpa
     "gate": where given, it is the gate of the phase before, and a blocked one ends the script here; and "code", the
     digest of the code that runs.
     """
-    gc.enable()
+    if not gc.isenabled():  # what a job has imported is no garbage: not now, and not at its end, where that takes 1 s
+        gc.freeze()
+        gc.enable()
     sys.excepthook = explain
     parser = argparse.ArgumentParser(description=doc)
     for name in names:
