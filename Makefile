@@ -4,9 +4,10 @@ VENV := .venv
 LOCK := envs/requirements.lock
 BIN := $(VENV)/bin
 RESULTS ?= results
+CORES ?= $(shell nproc)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test tiny lint coverage history clean
+.PHONY: demo test tiny lint coverage history overhead clean
 
 demo: $(VENV)/installed
 	snakemake --cores all
@@ -32,6 +33,10 @@ coverage: $(VENV)/installed
 # what every job of a study took, into a table that git keeps; of another study: make history RESULTS=work/heads/results
 history: $(VENV)/installed
 	python -m neuromf.bench_history $(RESULTS) docs/benchmarks.csv
+
+# how much of a study's time was work, and how much start of jobs and waiting; it must have run in one go
+overhead: $(VENV)/installed
+	python -m neuromf.overhead $(RESULTS) --cores $(CORES)
 
 $(VENV)/installed: $(LOCK) pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -31,7 +31,7 @@ LAYERS = [  # a room may import those of its own layer and of the layers after i
         "joint",
     }
     | {"lesions", "masks", "fcd", "pair_latents", "segmenter", "metrics", "gates", "criteria", "figures", "tables"}
-    | {"bench_history", "ablations", "report", "export", "card", "onnx", "paper", "joint_samples", "scale"},
+    | {"bench_history", "overhead", "ablations", "report", "export", "card", "onnx", "paper", "joint_samples", "scale"},
     {"vae", "latents", "store", "augmentation", "phantom", "sulci", "rectified"},
     {
         "nets",

@@ -1,12 +1,14 @@
 """What every script here shares: typed arguments, one log format, a refusal to run behind a blocked gate."""
 
 import argparse
+import atexit
 import errno
 import gc
 import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,9 +32,6 @@ def arguments(doc: str | None, argv: Sequence[str] | None, *names: str) -> argpa
     "gate": where given, it is the gate of the phase before, and a blocked one ends the script here; and "code", the
     digest of the code that runs.
     """
-    if not gc.isenabled():  # what a job has imported is no garbage: not now, and not at its end, where that takes 1 s
-        gc.freeze()
-        gc.enable()
     sys.excepthook = explain
     parser = argparse.ArgumentParser(description=doc)
     for name in names:
@@ -44,11 +43,28 @@ def arguments(doc: str | None, argv: Sequence[str] | None, *names: str) -> argpa
     parser.add_argument("--code", default="", help="digest of the code that runs")
     args = parser.parse_args(argv)
     log_to_terminal()
+    if not gc.isenabled():  # a job, see __init__
+        begin()
     if args.gate:
         from neuromf.gates import require_open
 
         require_open(args.gate)
     return args
+
+
+def begin() -> None:
+    """From here on a job works. What it has imported is no garbage: not now, and not at its end, which took 1 s more."""
+    gc.freeze()
+    gc.enable()
+    atexit.register(say_work, time.monotonic())
+
+
+def say_work(begun: float) -> None:
+    """The last line of a job's log, which `neuromf.overhead` reads."""
+    cores = os.environ.get("OMP_NUM_THREADS", "1")  # as Snakemake sets it
+    logging.getLogger("neuromf").info(
+        "worked %.2f s on %s core%s", time.monotonic() - begun, cores, "s" * (cores != "1")
+    )
 
 
 def log_to_terminal() -> None:

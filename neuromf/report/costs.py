@@ -25,7 +25,10 @@ def costs(folder: Path) -> pd.DataFrame:
 
 
 def jobs(folder: Path) -> pd.DataFrame:
-    """One row per job: rule, job (its wildcards, "" without), s, max_rss (MB) and ended (seconds since 1970)."""
+    """One row per job: rule, job (its wildcards, "" without), s, max_rss (MB), ended (seconds since 1970) and stem.
+
+    The stem is the path of its benchmark below the folder, without .tsv: that of its log, too, below theirs.
+    """
     found = [_job(path, folder) for path in sorted(folder.rglob("*.tsv"))]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
@@ -35,7 +38,7 @@ def _job(path: Path, folder: Path) -> pd.DataFrame:
     where = parts[1:] if parts[0] == "partial" else parts
     rule = f"{where[0]} (partial)" if parts[0] == "partial" else where[0]
     table = pd.read_csv(path, sep="\t", na_values=["-", "NA"])
-    about = {"rule": rule, "job": "/".join(where[1:]), "ended": path.stat().st_mtime}
+    about = {"rule": rule, "job": "/".join(where[1:]), "ended": path.stat().st_mtime, "stem": "/".join(parts)}
     return table.reindex(columns=["s", "max_rss"]).astype(float).assign(**about)
 
 
