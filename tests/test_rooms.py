@@ -214,6 +214,12 @@ def test_in_a_job_monai_comes_without_what_no_job_asks_of_it_and_others_with_it(
     assert found.split() == ["False"] * 4 + ["True"] * 4
 
 
+def test_torchvision_which_wants_pil_is_imported_whole_or_not_at_all(tmp_path):
+    (tmp_path / "torchvision.py").write_text("print('begun'); import PIL; print('whole')")
+    found = run(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import workflow_scripts.sample, torchvision")
+    assert found.split() == ["begun", "whole"]
+
+
 @pytest.mark.parametrize(("start", "before", "frozen"), [("-m", "False", True), ("pytest", "True", False)])
 def test_a_job_collects_garbage_from_its_arguments_on_and_leaves_out_what_it_imported(start, before, frozen):
     imports = f"import gc, sys; sys.argv[0] = '{start}'; import workflow_scripts; print(gc.isenabled())"

@@ -5,7 +5,10 @@ import sys
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
-UNASKED = "PIL huggingface_hub jsonschema matplotlib scipy.signal skimage sklearn transformers".split()
+UNASKED = {
+    *("PIL", "huggingface_hub", "jsonschema", "matplotlib", "scipy.signal", "skimage", "sklearn", "transformers"),
+    "torchvision",  # which wants PIL, and cannot be imported twice
+}
 
 if sys.argv[:1] == ["-m"]:  # in a job, which collects garbage once it has its arguments (_cli.py)
     gc.disable()

@@ -53,7 +53,7 @@ def arguments(doc: str | None, argv: Sequence[str] | None, *names: str) -> argpa
 
 
 def begin() -> None:
-    """From here on a job works. What it has imported is no garbage: not now, and not at its end, which took 1 s more."""
+    """From here on a job works. What it has imported is no garbage: not now, nor at its end, which would take 1 s."""
     gc.freeze()
     gc.enable()
     atexit.register(say_work, time.monotonic())
