@@ -6,6 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import workflow_scripts  # noqa: F401  # before MONAI, which then comes as it comes in jobs
+
 SHAPE = (10, 20, 30)
 RAS = nib.affines.from_matvec(np.diag([2.0, 2.0, 2.0]), (-11, -17, 23))
 
