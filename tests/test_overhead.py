@@ -55,18 +55,11 @@ def test_a_log_that_does_not_say_it_and_a_study_that_did_not_run_are_named(resul
 
 
 def test_a_job_says_it_last(tmp_path):
-    gate = [sys.executable, "-m", "workflow_scripts.table_1", "--help"]
-    assert "worked" not in subprocess.run(gate, cwd=ROOT, capture_output=True, text=True).stderr
-    code = (
-        "import sys; sys.argv[0] = '-m'; from workflow_scripts._cli import arguments; arguments('', []); print('busy')"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
-    )
-    (path := tmp_path / "one.log").write_text(ran.stdout + ran.stderr)
-    work, cores = overhead._last(path)
-    assert 0 <= work < 5 and cores == 2
+    (tmp_path / "measured.csv").write_text("run,nfe,metric,features,n,value,low,high\n,real,kid,e,4,1,,\n")
+    script = [sys.executable, "-m", "workflow_scripts.metrics", "--tables", tmp_path / "measured.csv"]
+    env = os.environ | {"OMP_NUM_THREADS": "2"}
+    with (tmp_path / "metrics.log").open("w") as log:
+        subprocess.run([*script, "--out", tmp_path / "metrics.csv"], cwd=ROOT, env=env, stderr=log, check=True)
+    *_, last = (tmp_path / "metrics.log").read_text().splitlines()
+    ((work, cores),) = overhead.WORKED.findall(last)
+    assert 0 <= float(work) < 60 and cores == "2"

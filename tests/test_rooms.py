@@ -207,6 +207,11 @@ def test_what_is_needed_at_once_loads_neither_torch_nor_monai(names):
     assert heavy.strip() == ""
 
 
+def test_in_the_library_monai_comes_without_transformers_alone():
+    there = "print(*(name in sys.modules for name in ('transformers', 'sklearn', 'matplotlib')))"
+    assert run(f"import sys, neuromf.nets; {there}").split() == ["False", "True", "True"]
+
+
 def test_in_a_job_monai_comes_without_what_no_job_asks_of_it_and_others_with_it():
     there = "print(*(name in sys.modules for name in ('transformers', 'sklearn', 'matplotlib', 'scipy.signal')))"
     asked = "import peft, sklearn.mixture, matplotlib.pyplot, scipy.signal"
