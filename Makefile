@@ -23,20 +23,21 @@ lint: $(VENV)/installed
 	ruff check . && ruff format --check .
 	snakefmt --check Snakefile rules
 	mypy
+	lint-imports
 	vulture
 	snakemake --lint
 
-# how much of the code the tests run, in all and line by line (coverage.xml); fewer tests: make coverage TESTS=tests/test_files.py
+# how much of the code the tests run, in all and line by line (coverage.xml); fewer tests: make coverage TESTS=tests/core/test_files.py
 coverage: $(VENV)/installed
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --cov --cov-report term --cov-report xml $(TESTS)
 
 # what every job of a study took, into a table that git keeps; of another study: make history RESULTS=work/heads/results
 history: $(VENV)/installed
-	python -m neuromf.bench_history $(RESULTS) docs/benchmarks.csv
+	python -m tools.bench_history $(RESULTS) docs/benchmarks.csv
 
 # how much of a study's time was work, and how much start of jobs and waiting; it must have run in one go
 overhead: $(VENV)/installed
-	python -m neuromf.overhead $(RESULTS) --cores $(CORES)
+	python -m tools.overhead $(RESULTS) --cores $(CORES)
 
 $(VENV)/installed: $(LOCK) pyproject.toml
 	$(PYTHON) -m venv $(VENV)

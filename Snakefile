@@ -5,9 +5,9 @@ import sys
 
 from snakemake.utils import min_version
 
-from neuromf.config import BASE, read_config
-from neuromf.runs import plan
-from neuromf.workflow import left_behind
+from neuromf.config.study import BASE, read_config
+from neuromf.workflow.runs import plan
+from neuromf.workflow.stale import left_behind
 
 min_version("9.20")
 # Memory of volumes is kept by a job between two uses; asking the system for it anew takes threads a tenth of their time.

@@ -1,14 +1,7 @@
 """What all of them share: shards, wildcards, parameters."""
 
-from neuromf.workflow import (
-    as_json,
-    code_digest,
-    files_digest,
-    list_scans,
-    n_shards,
-    resolve,
-    source_values,
-)
+from neuromf.workflow.digests import as_json, code_digest, files_digest, resolve
+from neuromf.workflow.listing import list_scans, n_shards, source_values
 
 SCANS = list_scans(cfg.cohort)
 SHARDS = range(n_shards(SCANS.n, cfg.cohort.scans_per_shard))
@@ -123,8 +116,8 @@ def scale_values():
 
 def verification_tests():
     """The files of the tests that judge a phase, named from the repository's root, wherever that lies."""
-    names = ("flow", "nets", "training")
-    return [f"tests/test_{name}.py" for name in names]
+    names = ("flow", "velocity_net", "module")
+    return [f"tests/meanflow/test_{name}.py" for name in names]
 
 
 def cohort_values():

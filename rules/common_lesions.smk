@@ -2,7 +2,7 @@
 
 import hashlib
 
-from neuromf.sources.pairs import read_pairs
+from neuromf.data.sources.pairs import read_pairs
 
 STRATEGIES = ("vae", "distance", "downsample", "level")  # of masks
 
@@ -21,7 +21,7 @@ def pairs_inputs():
 
 
 def pairs_source():
-    """Where pairs lie and how they are named, as neuromf.sources.pairs takes it."""
+    """Where pairs lie and how they are named, as neuromf.data.sources.pairs takes it."""
     source = cfg.fcd.source
     if source == "none":
         return {

@@ -33,7 +33,7 @@ rule export:
     params:
         cfg=export_values(),
         folder=subpath(output.config, parent=True),
-        templates=files_digest("neuromf/templates"),
+        templates=files_digest("neuromf/report/release/templates"),
         code=code_digest("workflow_scripts.export"),
     shell:
         "python -m workflow_scripts.export --model {input.model:q} --weights {input.weights:q} --results results"

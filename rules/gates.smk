@@ -54,12 +54,12 @@ rule verify:
         tests=verification_tests(),
         code=code_digest(
             "workflow_scripts.verify",
-            "neuromf.flow",
-            "neuromf.nets",
-            "neuromf.training",
-            "tests.test_flow",
-            "tests.test_nets",
-            "tests.test_training",
+            "neuromf.meanflow.flow",
+            "neuromf.meanflow.velocity_net",
+            "neuromf.meanflow.module",
+            "tests.meanflow.test_flow",
+            "tests.meanflow.test_velocity_net",
+            "tests.meanflow.test_module",
         ),
     shell:
         "python -m workflow_scripts.verify --phase {wildcards.phase} --tests {params.tests:q} --out {output.verdicts:q} 2>&1 | tee {log:q}"

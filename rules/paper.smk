@@ -29,7 +29,7 @@ rule paper:
         runtime=10,
     params:
         cfg=lambda w: paper_values(),
-        templates=files_digest("neuromf/paper/templates"),
+        templates=files_digest("neuromf/report/paper/templates"),
         code=code_digest("workflow_scripts.paper"),
     shell:
         "python -m workflow_scripts.paper --results results --config {params.cfg:q} --out {output.text:q}"

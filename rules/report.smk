@@ -52,7 +52,7 @@ rule viewer:
         mem_mb=1000,
         runtime=20,
     params:
-        sources=files_digest("neuromf/report/niivue"),
+        sources=files_digest("neuromf/report/page/niivue"),
         code=code_digest("workflow_scripts.viewer"),
     shell:
         "python -m workflow_scripts.viewer --out {output.script:q} --licences {output.licences:q} 2>&1 | tee {log:q}"
@@ -117,7 +117,7 @@ rule report:
         found=lambda w: (
             times_of(reported("", "json") + findings("partial/")) if w.part else ""
         ),
-        templates=files_digest("neuromf/report/templates", "neuromf/report/captions"),
+        templates=files_digest("neuromf/report/page/templates", "neuromf/report/captions"),
         code=code_digest("workflow_scripts.report"),
     shell:
         "python -m workflow_scripts.report --results results --look {params.look:q} --viewer {params.viewer:q}"

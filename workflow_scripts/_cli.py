@@ -46,7 +46,7 @@ def arguments(doc: str | None, argv: Sequence[str] | None, *names: str) -> argpa
     if not gc.isenabled():  # a job, see __init__
         begin()
     if args.gate:
-        from neuromf.gates import require_open
+        from neuromf.workflow.gates import require_open
 
         require_open(args.gate)
     return args

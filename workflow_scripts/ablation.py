@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from neuromf.ablations import gather, missing, write_rows
+from neuromf.metrics.ablations import gather, missing, write_rows
 from workflow_scripts._cli import arguments
 
 logger = logging.getLogger("neuromf.ablation")

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from neuromf import bench_vae
+from neuromf.benchmarks import vae
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "config:json", "out")
-    rows = bench_vae.study(**args.config)
+    rows = vae.study(**args.config)
     device = f"cpu, {torch.get_num_threads()} threads"
     pd.DataFrame(rows).assign(device=device).to_csv(args.out, index=False, float_format="%.4g")
 

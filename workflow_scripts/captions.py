@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from neuromf.report.captions import write
+from neuromf.report.captions.render import write
 from neuromf.report.results import Results
 from workflow_scripts._cli import arguments
 

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from neuromf.cohort import merge_tables, split_by_person, tidy, write_table
-from neuromf.sources.bids import read_bids
-from neuromf.sources.folder import read_folder
-from neuromf.sources.table import read_listed
+from neuromf.data.participants import merge_tables, split_by_person, tidy, write_table
+from neuromf.data.sources.bids import read_bids
+from neuromf.data.sources.folder import read_folder
+from neuromf.data.sources.table import read_listed
 from workflow_scripts._cli import arguments
 
 logger = logging.getLogger("neuromf.cohort")

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import torch
 
-from neuromf import latents, vae
-from neuromf.cohort import read_table
-from neuromf.workflow import as_json, code_digest
+from neuromf.data.participants import read_table
+from neuromf.vae import latents
+from neuromf.vae.weights import load
+from neuromf.workflow.digests import as_json, code_digest
 from workflow_scripts._cli import arguments
 
 
@@ -16,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = read_table(args.folder / "qc.tsv")
     weights = hashlib.sha256(args.weights.read_bytes()).hexdigest()
     made_by = as_json(weights=weights, code=code_digest("workflow_scripts.encode"))
-    net = vae.load(args.weights).to("cuda" if torch.cuda.is_available() else "cpu")
+    net = load(args.weights).to("cuda" if torch.cuda.is_available() else "cpu")
     accepted = table[table["status"] == "accepted"]
     latents.encode_shard(net, accepted, args.out, made_by=made_by, **args.config)
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 
-from neuromf import card, export, generate, vae
-from neuromf.files import whole
+from neuromf.core.files import whole
+from neuromf.meanflow.run import load_run
+from neuromf.report.release import model_card, package
 from neuromf.report.results import Results
+from neuromf.vae import maisi, weights
 from workflow_scripts._cli import arguments
 
 TOLD = ("study", "source", "spacing_mm", "evaluations", "n_samples", "sampling", "threads")  # in the card as they are
@@ -15,7 +17,7 @@ TOLD = ("study", "source", "spacing_mm", "evaluations", "n_samples", "sampling",
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "model", "weights", "results", "config:json", "out")
-    cfg, run, autoencoder = args.config, generate.load_run(args.model), vae.load(args.weights)
+    cfg, run, autoencoder = args.config, load_run(args.model), weights.load(args.weights)
     net = torch.load(args.model, map_location="cpu", weights_only=True)["net"]
     results = Results(args.results, cfg["run"])
     training = results.card()
@@ -26,15 +28,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         "versions": training.get("versions", {}),
         "training": training.get("config", {}),
     }
-    terms = export.terms(cfg["vae"], args.weights)
-    export.pack(run, net, autoencoder, args.out, decoder=terms, sampling=cfg["sampling"], made_by=made_by)
+    terms = package.terms(cfg["vae"], args.weights)
+    package.pack(run, net, autoencoder, args.out, decoder=terms, sampling=cfg["sampling"], made_by=made_by)
 
     told = {name: cfg[name] for name in TOLD}
-    told |= {"decoder": terms, "shape": [vae.DOWNSAMPLING * n for n in run.shape[1:]], "code": args.code}
-    about = card.card(results, about=told, phases=cfg["phases"])
-    export.write_json(about, args.out / "card.json")
-    write(card.markdown(about, export.EXAMPLE), args.out / "README.md")
-    write(card.licence(about), args.out / "LICENSE.md")
+    told |= {"decoder": terms, "shape": [maisi.DOWNSAMPLING * n for n in run.shape[1:]], "code": args.code}
+    about = model_card.card(results, about=told, phases=cfg["phases"])
+    package.write_json(about, args.out / "card.json")
+    write(model_card.markdown(about, package.EXAMPLE), args.out / "README.md")
+    write(model_card.licence(about), args.out / "LICENSE.md")
 
 
 def write(text: str, path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from neuromf.figures import style
-from neuromf.figures.fig_2 import fig_2
+from neuromf.figures.torus import fig_2
 from workflow_scripts._cli import arguments
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pandas as pd
 from numpy.typing import NDArray
 
-from neuromf.cohort import read_table
+from neuromf.data.nifti import read_volume
+from neuromf.data.participants import read_table
+from neuromf.data.preprocessing import of_split
 from neuromf.figures import style
-from neuromf.figures.fig_3 import WINDOW, fig_3
-from neuromf.volumes import of_split, read_volume
+from neuromf.figures.samples import WINDOW, fig_3
 from workflow_scripts._cli import arguments
 
 COLUMNS = 8

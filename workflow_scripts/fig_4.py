@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from neuromf.ablations import read_rows
 from neuromf.figures import style
-from neuromf.figures.fig_4 import fig_4
+from neuromf.figures.evaluations import fig_4
+from neuromf.metrics.ablations import read_rows
 from workflow_scripts._cli import arguments
 
 

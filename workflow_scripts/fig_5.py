@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from neuromf.ablations import Metric, read_rows
 from neuromf.figures import style
-from neuromf.figures.fig_5 import fig_5
+from neuromf.figures.loss_exponent import fig_5
+from neuromf.metrics.ablations import Metric, read_rows
 from workflow_scripts._cli import arguments
 
 

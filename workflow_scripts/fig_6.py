@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neuromf.ablations import read_rows
-from neuromf.cohort import read_table
+from neuromf.data.nifti import read_volume
+from neuromf.data.participants import read_table
 from neuromf.figures import style
-from neuromf.figures.fig_6 import fig_6
-from neuromf.volumes import read_volume
+from neuromf.figures.prediction import fig_6
+from neuromf.metrics.ablations import read_rows
 from workflow_scripts._cli import arguments
 
 COLUMNS = 4

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from neuromf.cohort import read_table
+from neuromf.data.nifti import read_volume
+from neuromf.data.participants import read_table
 from neuromf.figures import style
-from neuromf.figures.fig_7 import WINDOW, Pair, Together, fig_7
+from neuromf.figures.lesions import WINDOW, Pair, Together, fig_7
 from neuromf.metrics.table import read as table_of
-from neuromf.volumes import read_volume
 from workflow_scripts._cli import arguments
 
 COLUMNS = 6

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from neuromf.figures import style
-from neuromf.figures.fig_8 import fig_8
+from neuromf.figures.regions import fig_8
 from workflow_scripts._cli import arguments
 
 

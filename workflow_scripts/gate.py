@@ -3,8 +3,8 @@
 import json
 from collections.abc import Sequence
 
-from neuromf import gates
-from neuromf.criteria import CRITERIA
+from neuromf.workflow import gates
+from neuromf.workflow.criteria import CRITERIA
 from workflow_scripts._cli import arguments
 
 

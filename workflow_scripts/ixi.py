@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from neuromf import ixi
-from neuromf.fetch import FetchError
+from neuromf.data import ixi
+from neuromf.data.download import FetchError
 from workflow_scripts._cli import arguments
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from neuromf import vae
-from neuromf.cohort import read_table
+from neuromf.data.nifti import read_volumes
+from neuromf.data.participants import read_table
 from neuromf.metrics import evaluation, lesions
-from neuromf.metrics.distances import distances
-from neuromf.metrics.features import FeatureSet
-from neuromf.volumes import read_volumes
+from neuromf.metrics.distances.table import distances
+from neuromf.metrics.features.registry import FeatureSet
+from neuromf.vae import maisi, weights
 from workflow_scripts._cli import arguments
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ FORM = {"index": False, "float_format": "%.6g"}
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "samples", "pairs", "weights", "arm:str", "config:json", "metrics", "lesions")
-    net, table = vae.load(args.weights), read_table(args.pairs)
+    net, table = weights.load(args.weights), read_table(args.pairs)
     train = read(table[table["split"] == "train"])
     sets = feature_sets(args.config["features"], net, train[0])
     known = evaluation.extract(sets, train[0])
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pd.concat(found).to_csv(args.lesions, **FORM)
 
 
-def feature_sets(specs: Sequence[dict], net: vae.MAISIVAEWrapper, train: np.ndarray) -> list[FeatureSet]:
+def feature_sets(specs: Sequence[dict], net: maisi.MAISIVAEWrapper, train: np.ndarray) -> list[FeatureSet]:
     """What distances of images are taken between; none where too few pairs are trained on to say what is usual."""
     if len(train) < FEWEST:
         logger.warning("%d training pairs: no distances of images, which need at least %d", len(train), FEWEST)

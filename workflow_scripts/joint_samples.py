@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 
-from neuromf import generate, joint, joint_samples, vae
-from neuromf.cohort import read_table
+from neuromf.data.participants import read_table
+from neuromf.lesions import sample
+from neuromf.lesions.run import load_joint
+from neuromf.meanflow.run import load_run
+from neuromf.vae import weights
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "model", "adapter", "gaussian", "weights", "pairs", "config:json", "out")
-    run = joint.load_joint(generate.load_run(args.model), args.adapter, args.gaussian)
+    run = load_joint(load_run(args.model), args.adapter, args.gaussian)
     volumes = args.config.pop("threshold") == "volume"
     table = read_table(args.pairs)
     mean_ml = float(table.loc[table["split"] == "train", "lesion_ml"].astype(float).mean()) if volumes else None
-    joint_samples.write_pairs(run, vae.load(args.weights), args.out, mean_ml=mean_ml, **args.config)
+    sample.write_pairs(run, weights.load(args.weights), args.out, mean_ml=mean_ml, **args.config)
 
 
 if __name__ == "__main__":

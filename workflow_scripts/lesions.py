@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from neuromf.lesions import write_people
+from neuromf.simulation.dysplasia import write_people
 from workflow_scripts._cli import arguments
 
 

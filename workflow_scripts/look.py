@@ -9,11 +9,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from neuromf import vae
-from neuromf.cohort import read_table
-from neuromf.figures import brains, contact
-from neuromf.report import look, pictures
-from neuromf.volumes import of_split, read_volume
+from neuromf.data.nifti import read_volume
+from neuromf.data.participants import read_table
+from neuromf.data.preprocessing import of_split
+from neuromf.figures import brains, contact_sheet
+from neuromf.report.page import pictures, preview
+from neuromf.vae.weights import load
 from workflow_scripts._cli import arguments
 
 TILES, COLUMNS = 120, 12  # of the picture of all scans, at most
@@ -45,7 +46,7 @@ def samples(folders: Sequence[Path], n: int) -> Iterator[Item]:
 
 def real(qc: pd.DataFrame, weights: Path, n: int) -> Iterator[Item]:
     """The first held-out people, and what the autoencoder makes of them; their names stay behind."""
-    net = vae.load(weights)
+    net = load(weights)
     for k, file in enumerate(of_split(qc, "test")[:n]):
         volume = read_volume(file)[0]
         with torch.no_grad():
@@ -72,10 +73,10 @@ def write(items: Sequence[Item], out: Path, spacing_mm: float) -> Iterator[dict]
     for about, volume in items:
         name = "-".join(str(about[key]) for key in ("set", "case", "evaluations") if key in about).replace(" ", "-")
         mask = masks.get((about["set"].replace("flair", "mask"), about["case"]))
-        at = None if mask is None else look.middle(mask, crop)
+        at = None if mask is None else preview.middle(mask, crop)
         picture = pictures.veil if "mask" in about["set"] else pictures.grey
-        (out / f"{name}.nii.gz").write_bytes(look.packed(volume, crop, spacing_mm))
-        (out / f"{name}.webp").write_bytes(picture(look.planes(volume, crop, spacing_mm, at), WIDTH))
+        (out / f"{name}.nii.gz").write_bytes(preview.packed(volume, crop, spacing_mm))
+        (out / f"{name}.webp").write_bytes(picture(preview.planes(volume, crop, spacing_mm, at), WIDTH))
         yield {**about, "name": name, **({"at": at} if at else {})}
 
 
@@ -83,9 +84,9 @@ def scans(qc: pd.DataFrame, odd: pd.DataFrame, out: Path, spacing_mm: float) -> 
     """Tiles of the accepted scans, the odd ones first, without names; how many there are, shown, and odd."""
     files = qc[qc["status"] == "accepted"].set_index("scan")["volume"]
     shown = odd["scan"].tolist()[:TILES]
-    tiles = [contact.tile(read_volume(files[name])[0], spacing_mm) for name in shown]
+    tiles = [contact_sheet.tile(read_volume(files[name])[0], spacing_mm) for name in shown]
     if tiles:
-        out.write_bytes(pictures.grey(look.montage(tiles, COLUMNS), SHEET))
+        out.write_bytes(pictures.grey(preview.montage(tiles, COLUMNS), SHEET))
     return {"of": len(files), "shown": len(tiles), "odd": int(np.sum(odd["flag"] != ""))}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from neuromf.fetch import FetchError, download, show_licence
+from neuromf.data.download import FetchError, download, show_licence
 from workflow_scripts._cli import arguments
 
 

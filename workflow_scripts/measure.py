@@ -10,11 +10,14 @@ import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
 
-from neuromf import generate, latents, vae
-from neuromf.cohort import read_table
-from neuromf.metrics import evaluation, morphometry
+from neuromf.data.nifti import read_volumes
+from neuromf.data.participants import read_table
+from neuromf.data.preprocessing import of_split
+from neuromf.meanflow import baselines
+from neuromf.metrics import evaluation
+from neuromf.metrics.anatomy import morphometry
 from neuromf.metrics.table import row
-from neuromf.volumes import of_split, read_volumes
+from neuromf.vae import latents, weights
 from workflow_scripts._cli import arguments
 
 FORM = {"index": False, "float_format": "%.6g"}
@@ -26,7 +29,7 @@ SPECTRUM = ["nfe", "frequency", "power"]
 def main(argv: Sequence[str] | None = None) -> None:
     inputs = ("samples:paths", "model", "people", "regions", "qc", "weights", "run:str", "config:json")
     args = arguments(__doc__, argv, *inputs, "metrics", "spectra", "nearest", "regional")
-    net, train = vae.load(args.weights), of_split(read_table(args.qc), "train")
+    net, train = weights.load(args.weights), of_split(read_table(args.qc), "train")
     sampler, asked, deep, specs = (args.config.pop(name) for name in ("sampler", "asked", "deep", "features"))
     people = evaluation.load_people(args.people)
     judge = evaluation.Evaluation(people, evaluation.open_sets(specs, vae=net, scale=people.scale), **args.config)
@@ -46,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             nearest = nearest_heads(judge, volumes, listed["file"].tolist(), train)
             regional = regions(judge, volumes, pd.read_csv(args.regions))
     same = {"n": len(drawn), "seed": int(listed["seed"].iloc[0]), "sampler": sampler}
-    for name, other in generate.others(args.model, **same).items() if deep else ():
+    for name, other in baselines.others(args.model, **same).items() if deep else ():
         judge.add(name, latents.decode(net, other).numpy())
     if deep:
         judge.compare("1", "online")

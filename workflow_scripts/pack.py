@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from neuromf import vae
+from neuromf.vae import weights
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "weights", "out")
-    vae.save_weights(vae.load(args.weights), args.out, half=True)
+    weights.save_weights(weights.load(args.weights), args.out, half=True)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 import torch
 
-from neuromf import vae
-from neuromf.cohort import read_table
-from neuromf.files import whole
-from neuromf.pair_latents import encode_pairs
+from neuromf.core.files import whole
+from neuromf.data.participants import read_table
+from neuromf.lesions.pair_latents import encode_pairs
+from neuromf.vae import weights
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "pairs", "weights", "config:json", "masks", "out")
-    net = vae.load(args.weights).to("cuda" if torch.cuda.is_available() else "cpu")
+    net = weights.load(args.weights).to("cuda" if torch.cuda.is_available() else "cpu")
     table = encode_pairs(net, read_table(args.pairs), args.out, **args.config)
     with whole(args.masks) as part:
         table.to_csv(part, index=False, lineterminator="\n")

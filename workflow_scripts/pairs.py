@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from neuromf.fcd import find_pairs, prepare_pairs, write_pairs
-from neuromf.tools import MissingTool
+from neuromf.data.external_tools import MissingTool
+from neuromf.lesions.pairs import find_pairs, prepare_pairs, write_pairs
 from workflow_scripts._cli import arguments
 
 

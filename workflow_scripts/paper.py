@@ -5,10 +5,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuromf.files import whole
-from neuromf.paper import latex
-from neuromf.paper.document import document
-from neuromf.paper.numbers import Numbers
+from neuromf.core.files import whole
+from neuromf.report.paper import latex
+from neuromf.report.paper.document import document
+from neuromf.report.paper.numbers import Numbers
 from neuromf.report.results import Results
 from workflow_scripts._cli import arguments
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from neuromf.cohort import write_table
-from neuromf.phantom import write_people
+from neuromf.data.participants import write_table
+from neuromf.simulation.brains import write_people
 from workflow_scripts._cli import arguments
 
 

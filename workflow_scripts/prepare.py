@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from neuromf.cohort import read_table, write_table
-from neuromf.tools import MissingTool
-from neuromf.volumes import prepare_shard
+from neuromf.data.external_tools import MissingTool
+from neuromf.data.participants import read_table, write_table
+from neuromf.data.preprocessing import prepare_shard
 from workflow_scripts._cli import arguments
 
 

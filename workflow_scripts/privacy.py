@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from neuromf.cohort import read_table
+from neuromf.data.nifti import read_volume, read_volumes
+from neuromf.data.participants import read_table
+from neuromf.data.preprocessing import of_split
 from neuromf.figures import style
 from neuromf.figures.privacy import privacy as figure
 from neuromf.metrics import privacy
-from neuromf.volumes import of_split, read_volume, read_volumes
 from workflow_scripts._cli import arguments
 
 

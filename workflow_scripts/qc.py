@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from neuromf.cohort import read_table, write_table
+from neuromf.data.participants import read_table, write_table
 from workflow_scripts._cli import arguments
 
 logger = logging.getLogger("neuromf.qc")

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from neuromf.ablations import Metric, questions, read_rows, write_rows
+from neuromf.metrics.ablations import Metric, questions, read_rows, write_rows
 from workflow_scripts._cli import arguments
 
 logger = logging.getLogger("neuromf.questions")

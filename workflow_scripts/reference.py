@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from neuromf import latents, vae
-from neuromf.cohort import read_table
+from neuromf.data.nifti import read_volumes
+from neuromf.data.participants import read_table
+from neuromf.data.preprocessing import of_split
 from neuromf.metrics import controls, evaluation, privacy
-from neuromf.volumes import of_split, read_volumes
+from neuromf.vae import latents, weights
+from neuromf.vae import shards as vae_shards
 from workflow_scripts._cli import arguments
 
 
@@ -17,9 +19,9 @@ from workflow_scripts._cli import arguments
 def main(argv: Sequence[str] | None = None) -> None:
     outputs = ("people", "table", "spectra", "regions")
     args = arguments(__doc__, argv, "latents:paths", "qc", "weights", "config:json", *outputs)
-    net, table, shards = vae.load(args.weights), read_table(args.qc), latents.load_shards(args.latents)
+    net, table, shards = weights.load(args.weights), read_table(args.qc), vae_shards.load_shards(args.latents)
     splits = table.set_index("scan")["split"]
-    known = {split: latents.of_split(shards, splits, split) for split in ("train", "test")}
+    known = {split: vae_shards.of_split(shards, splits, split) for split in ("train", "test")}
     train, real = (read_volumes(of_split(table, split))[:, 0].numpy() for split in ("train", "test"))
     specs = args.config.pop("features")
     scale = evaluation.scale_of(specs, vae=net, people=train)

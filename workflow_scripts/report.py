@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from neuromf.files import whole
-from neuromf.report.page import page
+from neuromf.core.files import whole
+from neuromf.report.page.build import page
 from neuromf.report.results import Results
 from workflow_scripts._cli import arguments
 

@@ -4,17 +4,19 @@ from collections.abc import Sequence
 
 import torch
 
-from neuromf import generate, vae
-from neuromf.workflow import code_digest
+from neuromf.meanflow import sample
+from neuromf.meanflow.run import load_run, on
+from neuromf.vae import weights
+from neuromf.workflow.digests import code_digest
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "model", "weights", "steps:int", "config:json", "out")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run, decoder = generate.on(generate.load_run(args.model), device), vae.load(args.weights).to(device)
+    run, decoder = on(load_run(args.model), device), weights.load(args.weights).to(device)
     code = code_digest("workflow_scripts.sample")
-    generate.write_samples(run, decoder, args.out, steps=args.steps, code=code, **args.config)
+    sample.write_samples(run, decoder, args.out, steps=args.steps, code=code, **args.config)
 
 
 if __name__ == "__main__":

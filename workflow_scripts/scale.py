@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from neuromf.cohort import read_table
-from neuromf.scale import Stage, page, row
+from neuromf.benchmarks.projection import Stage, page, row
+from neuromf.data.participants import read_table
 from workflow_scripts._cli import arguments
 
 

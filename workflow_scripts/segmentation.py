@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from neuromf import segmenter
-from neuromf.cohort import read_table
-from neuromf.volumes import read_volumes
+from neuromf.data.nifti import read_volumes
+from neuromf.data.participants import read_table
+from neuromf.lesions import segmentation
 from workflow_scripts._cli import arguments
 
 
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "samples", "pairs", "arm:str", "config:json", "out")
     table, drawn = read_table(args.pairs), read_table(args.samples / "samples.tsv")
     real, held = read(table[table["split"] == "train"]), read(held_out(table))
-    rows = segmenter.compare(real, read(drawn), held, **args.config)
+    rows = segmentation.compare(real, read(drawn), held, **args.config)
     pd.DataFrame(rows).assign(arm=args.arm).to_csv(args.out, index=False, float_format="%.6g")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from neuromf.pair_latents import strategy
+from neuromf.lesions.pair_latents import strategy
 from workflow_scripts._cli import arguments
 
 logger = logging.getLogger("neuromf.strategy")

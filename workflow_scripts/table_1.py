@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from neuromf.tables import style
-from neuromf.tables.table_1 import table_1
+from neuromf.report.tables import style
+from neuromf.report.tables.comparison import table_1
 from workflow_scripts._cli import arguments
 
 TEXT = dict.fromkeys(("run", "nfe", "metric", "features"), str)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from neuromf.tables import style
-from neuromf.tables.table_4 import table_4
+from neuromf.report.tables import style
+from neuromf.report.tables.lesions import table_4
 from workflow_scripts._cli import arguments
 
 

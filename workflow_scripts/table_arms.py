@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from neuromf.ablations import Metric, read_rows
-from neuromf.tables import style
-from neuromf.tables.arms import arms
+from neuromf.metrics.ablations import Metric, read_rows
+from neuromf.report.tables import style
+from neuromf.report.tables.arms import arms
 from workflow_scripts._cli import arguments
 
 

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from neuromf import generate, timing, vae
+from neuromf.benchmarks import timing
+from neuromf.meanflow.run import load_run, on
+from neuromf.vae import weights
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "model", "weights", "run:str", "config:json", "out")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run, decoder = generate.on(generate.load_run(args.model), device), vae.load(args.weights).to(device)
+    run, decoder = on(load_run(args.model), device), weights.load(args.weights).to(device)
     rows = timing.study(run, decoder, **args.config)
     pd.DataFrame(rows).assign(run=args.run).to_csv(args.out, index=False, float_format="%.4g")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from neuromf.torus import study
+from neuromf.meanflow.toy_torus import study
 from workflow_scripts._cli import arguments
 
 

@@ -8,12 +8,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuromf import fitting, generate, latents, store
-from neuromf.cohort import read_table, some_trained
-from neuromf.diagnostics import Diagnostics, Trouble
-from neuromf.gaussian import GaussianFlow
-from neuromf.rectified import load_rectified
-from neuromf.training import FlowStudy
+from neuromf.data.participants import read_table, some_trained
+from neuromf.meanflow import run
+from neuromf.meanflow.diagnostics import Diagnostics, Trouble
+from neuromf.meanflow.gaussian_prior import GaussianFlow
+from neuromf.meanflow.module import FlowStudy
+from neuromf.meanflow.pretrained import load_rectified
+from neuromf.training import checkpoints, run_record, trainer
+from neuromf.vae import statistics, training_set
 from workflow_scripts._cli import arguments
 
 
@@ -24,34 +26,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices = max(1, args.gpus // args.nodes)  # of each node
     net, settings = args.config["net"], {**args.config["flow"], **args.config["train"]}
     made_by = json.dumps([args.config, args.code, *map(digest, (args.stats, args.qc))], sort_keys=True)
-    stats = latents.read_stats(args.stats)
+    stats = statistics.read_stats(args.stats)
     splits = some_trained(read_table(args.qc), settings.pop("people"))
     copies, resident_mb = settings.pop("copies"), args.memory_mb / devices / 2  # the other half is for all else
-    data = store.training_set(args.latents, splits, stats, copies=copies, resident_mb=resident_mb)
+    data = training_set.training_set(args.latents, splits, stats, copies=copies, resident_mb=resident_mb)
     running = {name: settings.pop(name) for name in ("checkpoint_every", "precision", "clip", "accumulate")}
     prediction, n_axes, start = (settings.pop(name) for name in ("prediction", "base_axes", "start"))
     quiet = quiet_steps(settings)
     diagnostics = Diagnostics(after=quiet, **settings.pop("diagnostics"))
     base = GaussianFlow.fitted(data, n_axes) if prediction == "x" else None
-    u = generate.build(net, prediction, base=base, head=settings["tangent"] == "head", seed=settings["seed"])
+    u = run.build(net, prediction, base=base, head=settings["tangent"] == "head", seed=settings["seed"])
     if start:
         load_rectified(u.net, start.pop("weights"), **start)  # type: ignore[arg-type]  # the UNet of build
     study = FlowStudy(u, data, diagnostics=diagnostics, **settings)
     checkpoint = args.model.parent / "ckpt" / "last.ckpt"
     try:
         where = {"devices": devices, "num_nodes": args.nodes}
-        fitting.fit(study, checkpoint=checkpoint, made_by=made_by, keep=True, **where, **running)
+        trainer.fit(study, checkpoint=checkpoint, made_by=made_by, keep=True, **where, **running)
     except Trouble as trouble:  # outputs of a failed job are removed; what led to it stays beside the checkpoint
-        fitting.write_rows(diagnostics.rows, checkpoint.with_name("diagnostics.csv"))
+        run_record.write_rows(diagnostics.rows, checkpoint.with_name("diagnostics.csv"))
         raise SystemExit(f"{trouble}\nWhat led to it: {checkpoint.with_name('diagnostics.csv')}") from trouble
     if study.global_rank:
         return  # all processes hold the same: the first writes it
-    generate.save_run(args.model, study.nets(), early=study.early, net=net, stats=stats)
-    fitting.write_rows(study.history, args.history)
-    fitting.write_rows(diagnostics.rows, args.diagnostics)
-    card = fitting.card(study, args.config, {"stats": str(args.stats), "n_latents": len(data)})
+    run.save_run(args.model, study.nets(), early=study.early, net=net, stats=stats)
+    run_record.write_rows(study.history, args.history)
+    run_record.write_rows(diagnostics.rows, args.diagnostics)
+    card = run_record.card(study, args.config, {"stats": str(args.stats), "n_latents": len(data)})
     args.card.write_text(json.dumps(card, indent=1))
-    fitting.forget(checkpoint)
+    checkpoints.forget(checkpoint)
 
 
 def digest(path: Path) -> str:

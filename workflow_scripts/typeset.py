@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from neuromf.paper import latex
+from neuromf.report.paper import latex
 from workflow_scripts._cli import arguments
 
 

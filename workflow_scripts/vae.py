@@ -4,31 +4,33 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from neuromf import fitting, vae
-from neuromf.cohort import read_table
-from neuromf.vae_training import VAEStudy, standardise
-from neuromf.volumes import of_split, read_volumes
+from neuromf.data.nifti import read_volumes
+from neuromf.data.participants import read_table
+from neuromf.data.preprocessing import of_split
+from neuromf.training import checkpoints, run_record, trainer
+from neuromf.vae import maisi, weights
+from neuromf.vae.train import VAEStudy, standardise
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "qc", "config:json", "out")
     settings = dict(args.config)
-    architecture = vae.ARCHITECTURES[settings.pop("architecture")]
-    stored = vae.locate(settings.pop("weights"), settings.pop("sha256"))
+    architecture = maisi.ARCHITECTURES[settings.pop("architecture")]
+    stored = weights.locate(settings.pop("weights"), settings.pop("sha256"))
     checkpoint = args.out.parent / "ckpt" / "vae.ckpt"
-    net = vae.initial(architecture, stored, seed=settings["seed"])
+    net = weights.initial(architecture, stored, seed=settings["seed"])
     if settings["steps"]:
         volumes = read_volumes(of_split(read_table(args.qc), "train"))
         precision = settings.pop("precision")
         study = VAEStudy(net, volumes, **settings)
         people = hashlib.sha256(args.qc.read_bytes()).hexdigest()
         made_by = json.dumps([args.config, args.code, people], sort_keys=True)
-        fitting.fit(study, checkpoint=checkpoint, made_by=made_by, keep=True, precision=precision)
-        fitting.write_rows(study.history, args.out.with_name("history.csv"))
+        trainer.fit(study, checkpoint=checkpoint, made_by=made_by, keep=True, precision=precision)
+        run_record.write_rows(study.history, args.out.with_name("history.csv"))
         standardise(net.eval().requires_grad_(False), volumes)
-    vae.save_weights(net, args.out)
-    fitting.forget(checkpoint)
+    weights.save_weights(net, args.out)
+    checkpoints.forget(checkpoint)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from neuromf.workflow import ROOT
+from neuromf.workflow.digests import ROOT
 from workflow_scripts._cli import arguments
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from neuromf.report import viewer
+from neuromf.report.page import viewer
 from workflow_scripts._cli import arguments
 
 

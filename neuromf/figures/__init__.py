@@ -1,1 +1,1 @@
-"""One file per figure of the paper: a table in, a Figure out."""
+"""One module per figure: a table in, a matplotlib Figure out."""

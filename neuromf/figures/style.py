@@ -9,15 +9,15 @@ import logging
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuromf.files import whole
+from neuromf.core.files import whole
+
+matplotlib.use("Agg")
+
 
 COLUMN, PAGE = 3.5, 7.0  # widths in inches
 

@@ -1,1 +1,1 @@
-"""Distances between sets of volumes: arrays in, numbers or table rows out."""
+"""Metrics of sets of volumes, and statistics over them."""

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 
-from neuromf import parallel
-from neuromf.metrics.spectral import as_volumes
+from neuromf.core import parallel
+from neuromf.metrics.images.spectral import as_volumes
 
 BLURS = (1.0, 2.0)  # standard deviations of the Gaussian in voxels
 NOISES = (0.1, 0.2)  # standard deviations of the noise, of an intensity range of 1

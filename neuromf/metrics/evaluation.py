@@ -16,9 +16,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from neuromf.metrics import anatomy, controls, frechet, morphometry, privacy, regions, similarity, spectral
-from neuromf.metrics.distances import WORSE_WHEN_SMALLER, distances
-from neuromf.metrics.features import Autoencoder, FeatureSet, calibrate, open_features
+from neuromf.metrics import controls, privacy, resampling
+from neuromf.metrics.anatomy import morphometry, regions, tissues
+from neuromf.metrics.distances import frechet
+from neuromf.metrics.distances.table import WORSE_WHEN_SMALLER, distances
+from neuromf.metrics.features.registry import Autoencoder, FeatureSet, calibrate, open_features
+from neuromf.metrics.images import similarity, spectral
 from neuromf.metrics.table import row
 
 logger = logging.getLogger(__name__)
@@ -140,10 +143,10 @@ class Evaluation:
 
     def look(self, nfe: str, volumes: NDArray) -> None:
         """Measure symmetry, topology, anatomy and spectrum of a set."""
-        tissue = anatomy.describe(volumes[: self.n_anatomy], self.spacing_mm)
+        tissue = tissues.describe(volumes[: self.n_anatomy], self.spacing_mm)
         ratio = spectral.high_frequency_ratio(volumes, self.spacing_mm)
-        columns = {"symmetry": anatomy.symmetry(volumes), "high_frequency_ratio": ratio}
-        per_volume = [pd.DataFrame(columns), anatomy.topology(volumes), tissue]
+        columns = {"symmetry": tissues.symmetry(volumes), "high_frequency_ratio": ratio}
+        per_volume = [pd.DataFrame(columns), tissues.topology(volumes), tissue]
         self.keep(nfe, [one for table in per_volume for one in morphometry.means(table, features="", seed=self.seed)])
         frequency, power = spectral.radial_spectrum(volumes, self.spacing_mm)
         pairs = zip(frequency, power.mean(0), strict=True)
@@ -199,7 +202,9 @@ class Evaluation:
 
 def over(real: NDArray, pair: NDArray) -> float:
     """Fréchet distance to real of the first half of the features of a pair over that of the second."""
-    ours, theirs = (frechet.frechet_distance(frechet.rows(real), frechet.rows(x)) for x in np.split(pair, 2, axis=2))
+    ours, theirs = (
+        frechet.frechet_distance(resampling.rows(real), resampling.rows(x)) for x in np.split(pair, 2, axis=2)
+    )
     return ours / theirs
 
 

@@ -23,9 +23,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from neuromf import parallel
-from neuromf.metrics.frechet import as_features
-from neuromf.metrics.spectral import as_volumes
+from neuromf.core import parallel
+from neuromf.metrics.images.spectral import as_volumes
+from neuromf.metrics.resampling import as_features
 
 LEVEL = 0.01  # of the alarm
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from neuromf.ablations import read_rows
-from neuromf.cohort import read_table
+from neuromf.data.participants import read_table
+from neuromf.metrics.ablations import read_rows
 
 
 @dataclass(frozen=True)

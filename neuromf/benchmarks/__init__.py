@@ -1,0 +1,1 @@
+"""Measured costs: seconds and memory of training steps, autoencoders and generation."""

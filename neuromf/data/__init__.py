@@ -1,0 +1,1 @@
+"""Readers and preprocessing of scans: sources, participants, NIfTI, external tools, downloads."""

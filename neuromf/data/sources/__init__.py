@@ -1,0 +1,1 @@
+"""Sources of scans: any folder, a BIDS folder, a table."""

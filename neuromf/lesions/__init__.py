@@ -1,0 +1,1 @@
+"""Image-mask pairs of a rare pathology: encoding, LoRA fine-tuning, sampling, segmentation."""

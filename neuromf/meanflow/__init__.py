@@ -1,0 +1,1 @@
+"""MeanFlow in latent space: mathematics, priors, training, sampling."""

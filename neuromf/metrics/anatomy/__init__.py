@@ -1,0 +1,1 @@
+"""Tissue and regional volumes, and how their distributions compare."""

@@ -1,0 +1,1 @@
+"""Feature extractors between whose outputs distances are computed."""

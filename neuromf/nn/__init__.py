@@ -1,0 +1,1 @@
+"""Networks and layers only: no losses, no data, no files."""

@@ -1,0 +1,25 @@
+"""A residual MLP u(z, t, r) on vectors, for the toy torus."""
+
+from torch import Tensor, nn
+
+from neuromf.nn.embeddings import Conditioning
+
+
+class MLP(nn.Module):
+    """Residual SiLU network on vectors: u(z, t, r) for z (B, D). Smooth, so that its derivative is one too."""
+
+    def __init__(self, dim: int, *, width: int = 128, depth: int = 3, conditioning: str = "t-h") -> None:
+        super().__init__()
+        self.inlet, self.outlet = nn.Linear(dim, width), nn.Linear(width, dim)
+        self.time_embed = Conditioning(width, conditioning)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+            for _ in range(depth)
+        )
+        nn.init.zeros_(self.outlet.weight)
+
+    def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        hidden, time = self.inlet(z), self.time_embed(t, r)
+        for block in self.blocks:
+            hidden = hidden + block(hidden + time)
+        return self.outlet(nn.functional.silu(hidden))

@@ -1,0 +1,75 @@
+"""MONAI's 3D diffusion UNet on latents, conditioned on two raw times and on voxel positions."""
+
+import torch
+from einops import rearrange
+from monai.networks.nets import DiffusionModelUNet
+from torch import Tensor
+
+from neuromf.nn.embeddings import N_POSITIONS, Conditioning, positions
+from neuromf.nn.forward_mode import lean_forward_mode
+
+
+class UNet(DiffusionModelUNet):
+    """MONAI's diffusion UNet, told two raw times and where each voxel lies, behind a space-to-depth of the latent.
+
+    Arguments:
+        channels: Channels of the latent, in and out.
+        widths: Channels at each resolution; each further one halves the grid.
+        res_blocks: Residual blocks at each resolution.
+        attention: Whether each resolution has self-attention (plain, since fused kernels have no forward-mode
+            derivative).
+        head_width: Channels of an attention head.
+        patch: Space-to-depth factor: 2 turns 4 x 16^3 into 32 x 8^3 before the first convolution.
+        conditioning: Which numbers of the interval it is told, of `CONDITIONINGS`.
+        out_channels: Channels it gives where they are not those of the latent.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        widths: tuple[int, ...],
+        res_blocks: int,
+        attention: tuple[bool, ...],
+        head_width: int = 32,
+        norm_groups: int = 16,
+        patch: int = 1,
+        conditioning: str = "t-h",
+        out_channels: int | None = None,
+    ) -> None:
+        super().__init__(
+            spatial_dims=3,
+            in_channels=channels * patch**3 + N_POSITIONS,
+            out_channels=(out_channels or channels) * patch**3,
+            channels=widths,
+            num_res_blocks=res_blocks,
+            attention_levels=attention,
+            num_head_channels=head_width,
+            norm_num_groups=norm_groups,
+            resblock_updown=True,
+            use_flash_attention=False,
+        )
+        self.patch = patch
+        self.stride = patch * 2 ** (len(widths) - 1)
+        time = Conditioning(4 * widths[0], conditioning, flow_first=True)
+        self.time_embed = time  # type: ignore[assignment]  # instead of MONAI's
+        lean_forward_mode(self)
+
+    def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:  # type: ignore[override]  # two times
+        """Output (B, C, I, J, K) at latents z of that shape and times t, r (B,); sizes must divide by `stride`."""
+        if any(n % self.stride for n in z.shape[2:]):
+            raise ValueError(f"latent sizes must be multiples of {self.stride}; got {tuple(z.shape[2:])}")
+        p = self.patch
+        time = self.time_embed(t, r)
+        z = rearrange(z, "b c (i p) (j q) (k s) -> b (c p q s) i j k", p=p, q=p, s=p)
+        where = positions(tuple(z.shape[2:])).to(z).expand(len(z), -1, -1, -1, -1)
+        z = self.conv_in(torch.cat([z, where], dim=1))
+        skips = [z]
+        for down in self.down_blocks:
+            z, outputs = down(hidden_states=z, temb=time)
+            skips.extend(outputs)
+        z = self.middle_block(hidden_states=z, temb=time)
+        for up in self.up_blocks:
+            n = len(up.resnets)  # type: ignore[arg-type]  # a list of blocks
+            z, skips = up(hidden_states=z, res_hidden_states_list=skips[-n:], temb=time), skips[:-n]
+        return rearrange(self.out(z), "b (c p q s) i j k -> b c (i p) (j q) (k s)", p=p, q=p, s=p)

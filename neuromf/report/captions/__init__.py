@@ -1,0 +1,1 @@
+"""Captions of figures and tables, rendered from templates."""

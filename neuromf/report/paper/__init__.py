@@ -1,0 +1,1 @@
+"""The draft of the paper: LaTeX from templates, with every number looked up in the results."""

@@ -1,0 +1,1 @@
+"""A trained run for others: package, model card, ONNX."""

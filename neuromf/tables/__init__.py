@@ -1,1 +1,0 @@
-"""Tables: one file per table, and `style.py`, which all of them share."""

@@ -1,0 +1,1 @@
+"""Lightning wiring that every training shares."""

@@ -1,0 +1,24 @@
+"""The record of a finished training: history as CSV, provenance as JSON."""
+
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+
+from neuromf.core.hardware import device_name, peak_mb
+from neuromf.training.module import Study
+
+
+def write_rows(rows: list[dict], path: Path) -> None:
+    """Rows of a history or of diagnostics as CSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6g")
+
+
+def card(module: Study, config: dict, data: dict) -> dict:
+    """What made a run: its values, its data, versions, size, what it cost, and where its raw losses ended."""
+    versions = {name: metadata.version(name) for name in ("neuromf", "torch", "monai", "pytorch-lightning")}
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    cost = {"seconds": round(module.seconds(), 1), "peak_mb": peak_mb(), "device": device_name()}
+    return {"config": config, "data": data, "versions": versions, "parameters": trained, **cost,
+            "last": module.history[-1] if module.history else {}}  # fmt: skip

@@ -1,0 +1,1 @@
+"""The MAISI autoencoder: architecture, weights, training, latents and their statistics."""

@@ -1,0 +1,1 @@
+"""What the Snakefile needs: digests, listing, runs, gates. Never imports torch."""

@@ -1,0 +1,108 @@
+"""What the Snakefile needs of the library: code digests, JSON parameters, scans, shards. Standard library only.
+
+A rule's `params` hold the values it uses as one JSON string, and a digest of the code it runs: the script, and every
+module of this repository that it imports, directly or not. Comments, docstrings, layout and file times
+do not count; a changed formula reruns exactly the rules that use it.
+"""
+
+import ast
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("neuromf", "workflow_scripts")
+
+
+def as_json(**values: object) -> str:
+    """One string for a rule's values, the same whatever their order; Snakemake compares strings reliably."""
+    return json.dumps(values, sort_keys=True)
+
+
+def code_digest(*modules: str) -> str:
+    """Digest of what these modules run: their syntax trees and those of all they import from this repository."""
+    digest = hashlib.sha256()
+    for path in code_files(*modules):
+        digest.update(str(path.relative_to(ROOT)).encode() + _tree(path).encode())
+    return digest.hexdigest()[:16]
+
+
+def files_digest(*folders: str) -> str:
+    """Digest of all files in these folders of the repository, names and contents: templates, styles, lock files."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        if not ROOT.joinpath(folder).is_dir():
+            raise ValueError(f"no folder {folder} under {ROOT}")
+        for path in sorted(path for path in ROOT.joinpath(folder).rglob("*") if path.is_file()):
+            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def code_files(*modules: str) -> list[Path]:
+    """Files of these modules and of all they import from this repository, sorted."""
+    found: set[Path] = set()
+    waiting = [file for module in modules for file in (_file(module), *_packages(module))]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting.extend(_imports(path))
+    return sorted(found)
+
+
+def _file(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    raise ValueError(f"no module {module} under {ROOT}; wanted {path}.py or {path}/__init__.py")
+
+
+@functools.cache
+def _imports(path: Path) -> tuple[Path, ...]:
+    """Files of this repository that a file imports, at its top or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise ValueError(f"{path}:{node.lineno} imports relatively; write the module's full name")
+            module = str(node.module)
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    ours = [name for name in names if name.split(".")[0] in PACKAGES]
+    files = {file for name in ours if (file := _existing(name))}
+    return tuple(sorted(files.union(*map(_packages, ours))))
+
+
+def _packages(module: str) -> list[Path]:
+    """The `__init__.py` files that importing a module runs: those of the packages around it."""
+    parts = module.split(".")
+    inits = [ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    return [path for path in inits if path.is_file()]
+
+
+def _existing(name: str) -> Path | None:
+    try:
+        return _file(name)
+    except ValueError:
+        return None  # a name inside a module, not a module
+
+
+@functools.cache
+def _tree(path: Path) -> str:
+    """The syntax tree of a file as text, without docstrings and positions."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def resolve(path: str) -> Path:
+    """A path of the config: ~ and $VARIABLES expanded, relative ones taken from the repository's root."""
+    return ROOT / os.path.expanduser(os.path.expandvars(path))

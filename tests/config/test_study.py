@@ -1,0 +1,264 @@
+"""What a study may say: every shipped config is read, and every wrong key is named with what would be right."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from snakemake.utils import update_config
+
+from neuromf.config.study import Config, read_config
+
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("studies/*"), *ROOT.glob("tests/config/*")])
+
+
+def load(path):
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def default(*keys, value=None):
+    """The default config as a dict, with one key set where asked."""
+    config = copy.deepcopy(load("config.yaml"))
+    place = config
+    for key in keys[:-1]:
+        place = place[key]
+    if keys:
+        place[keys[-1]] = value
+    return config
+
+
+def refusal(config):
+    """Lines of the refusal after its first, which is always the same."""
+    with pytest.raises(SystemExit) as error:
+        read_config(config)
+    first, *lines = str(error.value).splitlines()
+    assert first == "config refused, nothing was run:"
+    return lines
+
+
+# --- shipped configs ---------------------------------------------------------------------------------
+
+
+def test_the_default_config_is_read():
+    config = read_config(default())
+    assert config.study == "embedded" and config.cohort.source == "embedded"
+    assert config.volumes.shape == (64, 80, 64) and config.vae.weights == "packaged"
+
+
+def test_there_are_studies():
+    assert {"studies/compact_vae.yaml", "studies/heads.yaml", "studies/ixi.yaml"} <= set(STUDIES)
+
+
+@pytest.mark.parametrize("path", STUDIES)
+def test_every_study_is_read_on_top_of_the_default(path):
+    merged = default()
+    update_config(merged, load(path))
+    config = read_config(merged)
+    assert config.study == load(path).get("study", "embedded")
+
+
+FREE = ("variation", "bounds", "arms")  # hold names of the study's own
+
+
+@pytest.mark.parametrize("path", STUDIES)
+def test_every_key_of_a_study_is_one_of_the_default_or_of_the_folder(path):
+    """A study that sets what the default does not even mention is a study nobody can read."""
+
+    def unknown(study, known, place=""):
+        for key, value in study.items():
+            if key not in known:
+                yield f"{place}{key}"
+            elif isinstance(value, dict) and isinstance(known[key], dict) and key not in FREE:
+                yield from unknown(value, known[key], f"{place}{key}.")
+
+    assert set(unknown(load(path), default())) <= {"cohort.folder", "cohort.table", "fcd.pairs"}
+
+
+def test_what_a_study_does_not_say_stays_as_in_the_default():
+    merged = default()
+    update_config(merged, {"samples": {"evaluations": [1, 3]}, "gates": {"bounds": {"P0-T5": 12.0}}})
+    config = read_config(merged)
+    assert config.samples.evaluations == [1, 3] and config.samples.n == 40
+    assert config.gates.bounds == {**default()["gates"]["bounds"], "P0-T5": 12.0}
+
+
+# --- unknown keys ------------------------------------------------------------------------------------
+
+
+def test_an_unknown_section_is_named_with_those_there_are():
+    assert refusal(default("sample", value={"n": 3})) == [
+        "  sample: unknown key; allowed here: ablations, active, cohort, every_arm, fcd, flow, gates, latents, "
+        "metrics, net, questions, samples, scale, seed, study, torus, train, vae, volumes"
+    ]
+
+
+def test_an_unknown_key_of_a_section_is_named_with_those_there_are():
+    assert refusal(default("volumes", "spacing", value=2.0)) == [
+        "  volumes.spacing: unknown key; allowed here: bias_field, percentiles, shape, spacing_mm, strip, "
+        "strip_device, strip_timeout_s"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "allowed"),
+    [
+        (("cohort", "embedded", "people"), "n_people, seed, shape, spacing_mm, variation"),
+        (("cohort", "split", "validation"), "test, train, val"),
+        (("flow", "times", "t_mean"), "r_law, share_corner, share_r_equals_t, share_uniform, t_law"),
+    ],
+)
+def test_an_unknown_key_two_levels_down_is_named_too(keys, allowed):
+    assert refusal(default(*keys, value=1)) == [f"  {'.'.join(keys)}: unknown key; allowed here: {allowed}"]
+
+
+def test_an_unknown_key_of_a_list_item_is_named_with_its_number():
+    arms = [{"prediction": "u", "dim": 4}, {"prediction": "x", "dim": 4, "width": 3}]
+    assert refusal(default("torus", "arms", value=arms)) == [
+        "  torus.arms.1.width: unknown key; allowed here: dim, prediction"
+    ]
+
+
+def test_an_unknown_key_of_a_section_that_may_be_absent_is_named():
+    config = default("cohort", "folder", value={"root": "data", "glob": "*"})
+    assert refusal(config) == [
+        "  cohort.folder.glob: unknown key; allowed here: columns, masks, participants, pattern, root, scan_regex"
+    ]
+
+
+def test_every_wrong_key_has_a_line():
+    config = default("volumes", "spacing", value=2.0)
+    config["train"]["lr"] = -1
+    config["speed"] = "fast"
+    assert [line.split(":")[0].strip() for line in refusal(config)] == ["volumes.spacing", "train.lr", "speed"]
+
+
+# --- wrong values ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "line"),
+    [
+        (("train", "lr"), "high", "Input should be a valid number, unable to parse string as a number; found 'high'"),
+        (("train", "steps"), 2.5, "Input should be a valid integer, got a number with a fractional part; found 2.5"),
+        (("train", "batch"), 0, "Input should be greater than or equal to 1; found 0"),
+        (("train", "lr"), 0.0, "Input should be greater than 0; found 0.0"),
+        (("train", "precision"), "16-mixed", "Input should be '32-true' or 'bf16-mixed'; found '16-mixed'"),
+        (("flow", "prediction"), "v", "Input should be 'u' or 'x'; found 'v'"),
+        (("flow", "times", "share_corner"), 1.2, "Input should be less than or equal to 1; found 1.2"),
+        (("cohort", "source"), "s3", "Input should be 'embedded', 'folder', 'bids', 'table' or 'ixi'; found 's3'"),
+        (("vae", "sha256"), "abc", "String should match pattern '^[0-9a-f]{64}$'; found 'abc'"),
+        (("study",), "my study", "String should match pattern '^[A-Za-z0-9_-]+$'; found 'my study'"),
+        (("seed",), None, "Input should be a valid integer; found None"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_what_is_right_and_what_was_found(keys, value, line):
+    assert refusal(default(*keys, value=value)) == [f"  {'.'.join(keys)}: {line}"]
+
+
+def test_a_list_is_checked_item_by_item():
+    assert refusal(default("volumes", "shape", value=[64, 0, 64])) == [
+        "  volumes.shape.1: Input should be greater than or equal to 1; found 0"
+    ]
+    assert refusal(default("torus", "arms", value=[{"prediction": "u", "dim": 3}])) == [
+        "  torus.arms.0.dim: Input should be greater than or equal to 4; found 3"
+    ]
+
+
+def test_a_section_that_is_missing_is_named():
+    config = default()
+    del config["net"]
+    (line,) = refusal(config)
+    assert line.startswith("  net: Field required")
+
+
+def test_a_section_that_is_missing_is_named_and_nothing_else_printed():
+    config = default()
+    del config["net"]
+    assert refusal(config) == ["  net: Field required"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "line"),
+    [
+        (
+            ("cohort", "split"), {"train": 0.8, "val": 0.1, "test": 0.2},
+            "cohort.split: shares of people must sum to 1; got 1.1",
+        ),
+        (
+            ("cohort", "source"), "folder",
+            "cohort: source is folder, so cohort.folder must say at least root; got none",
+        ),
+        (
+            ("volumes", "shape"), [64, 82, 64],
+            "volumes: volumes.shape must be multiples of 4, the autoencoder's downsampling; got (64, 82, 64)",
+        ),
+        (
+            ("volumes", "shape"), [64, 84, 64],
+            "config: volumes.shape must be multiples of 16 (4 of the autoencoder x net.patch 2 x 2 of net.widths); "
+            "got (64, 84, 64)",
+        ),
+        (
+            ("net", "attention"), [True],
+            "net: net.attention must have one entry per width; got [True] for [48, 96]",
+        ),
+        (
+            ("net", "widths"), [48, 100],
+            "net: net.widths must be multiples of norm_groups 16; got [100]",
+        ),
+        (
+            ("flow", "times", "share_r_equals_t"), 0.95,
+            "flow.times: share_r_equals_t, share_corner and share_uniform must sum to at most 1",
+        ),
+        (
+            ("samples", "evaluations"), [2, 10],
+            "samples: samples.evaluations must hold 1; got [2, 10]",
+        ),
+        (
+            ("vae", "weights"), None,
+            "vae: vae.weights is null, so vae.steps must say how long to train; got 0",
+        ),
+    ],
+)  # fmt: skip
+def test_values_that_do_not_fit_together_are_refused_with_the_reason(keys, value, line):
+    assert refusal(default(*keys, value=value)) == [f"  {line}"]
+
+
+def test_a_folder_with_its_root_is_taken():
+    config = default("cohort", "source", value="folder")
+    config["cohort"]["folder"] = {"root": "data"}
+    assert read_config(config).cohort.folder.pattern == "**/*.nii.gz"
+
+
+def test_a_config_cannot_be_changed_once_read():
+    config = read_config(default())
+    for section, name in ((config, "study"), (config.train, "steps"), (config.flow.times, "share_corner")):
+        with pytest.raises(ValidationError, match="Instance is frozen"):
+            setattr(section, name, 1)
+
+
+def test_every_default_is_a_value_its_own_section_takes():
+    """Defaults are not checked by pydantic until they are given back."""
+    config = Config.model_validate(default())
+    assert Config.model_validate(config.model_dump(mode="json")) == config
+
+
+# --- what only a job would find out ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("volumes", "percentiles"), [99.0, 1.0]),
+        (("seed",), -1),
+        (("train", "seed"), -1),
+        (("cohort", "embedded", "variation"), {"nose_mm": 1.0}),
+        (("torus", "evaluations"), [1, 2]),
+        (("flow", "p"), [2.0, 2.0]),
+        (("gates", "informational"), ["P9-T9"]),
+    ],
+    ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_no_job_could_use_is_refused_before_any_job(keys, value):
+    assert refusal(default(*keys, value=value))

@@ -1,0 +1,199 @@
+"""Figures 4, 5 and 6 show the numbers of their tables, name what is missing and load no torch."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from neuromf.data.nifti import write_volume
+from neuromf.data.participants import write_table
+from neuromf.figures.evaluations import fig_4
+from neuromf.figures.loss_exponent import fig_5
+from neuromf.figures.prediction import fig_6
+from neuromf.metrics.ablations import write_rows
+from workflow_scripts import fig_4 as script_4
+from workflow_scripts import fig_5 as script_5
+from workflow_scripts import fig_6 as script_6
+
+DISTANCE, LIKENESS = ("frechet", "pca4"), ("pair_ms_ssim", "")
+ONE = {("meanflow", 0): {1: 20.0, 10: 24.0}, ("rectified", 0): {1: 180.0, 10: 60.0}}
+THREE = {("x", seed): {1: 20.0 + seed, 10: 24.0 + 2 * seed} for seed in range(3)}
+
+
+def rows_of(values, gone=()):
+    """A table of an ablation: values by arm and seed, then by number of evaluations; `gone` was not measured."""
+    rows = []
+    for (arm, seed), distances in values.items():
+        about = {"ablation": "q", "arm": arm, "seed": seed, "run": f"q-{arm}-s{seed}"}
+        for nfe, value in {"real": 15.0, **distances}.items():
+            n = 48 if nfe == "real" else 40
+            ends = {"low": value + 1, "high": value + 5}  # redraws lie above the value
+            rows.append(
+                {**about, "nfe": str(nfe), "metric": "frechet", "features": "pca4", "n": n, "value": value, **ends}
+            )
+            rows.append(
+                {**about, "nfe": str(nfe), "metric": "pair_ms_ssim", "features": "", "n": 16, "value": value / 40}
+            )
+    rows += [{"ablation": "q", "arm": arm, "seed": seed, "run": "gone", "nfe": "", "metric": "", "features": ""}
+             for arm, seed in gone]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def line_of(ax, start):
+    """Points of the one line whose label starts so."""
+    (line,) = (line for line in ax.lines if str(line.get_label()).startswith(start))
+    return line.get_xydata()
+
+
+def texts(fig):
+    """Everything that a figure and its parts say outside of axes."""
+    parts = [fig, *fig.subfigs, *(inner for part in fig.subfigs for inner in part.subfigs)]
+    return " ".join(text.get_text() for part in parts for text in [*part.texts, part._supxlabel] if text)
+
+
+# --- figure 4 ----------------------------------------------------------------------------------------
+
+
+def test_one_seed_is_drawn_with_the_redraws_where_they_are():
+    fig = fig_4(rows_of(ONE), *DISTANCE)
+    (ax,) = fig.axes
+    assert line_of(ax, "MeanFlow (40 volumes; 1 seed, redraws)").tolist() == [[1, 20], [10, 24]]
+    assert line_of(ax, "Rectified Flow").tolist() == [[1, 180], [10, 60]]
+    assert [path.vertices.tolist() for path in ax.collections[0].get_paths()] == [
+        [[1, 21], [1, 25]],
+        [[10, 25], [10, 29]],
+    ]
+    assert line_of(ax, "real people, held out (48 volumes)")[:, 1].tolist() == [15, 15]
+    assert "missing" not in texts(fig)
+
+
+def test_seeds_are_drawn_as_their_mean_and_standard_deviation():
+    (ax,) = fig_4(rows_of(THREE), *DISTANCE).axes
+    assert line_of(ax, "$x$-prediction (40 volumes; 3 seeds").tolist() == [[1, 21], [10, 26]]
+    (bars,) = (bar for container in ax.containers for bar in container.lines[2])
+    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    assert ends == [pytest.approx([20, 22]), pytest.approx([24, 28])]  # s.d. 1 and 2
+
+
+def test_missing_arms_and_seeds_are_named_in_figure_4():
+    table = rows_of(THREE, gone=[("x", 3), ("rectified", 0), ("rectified", 1)])
+    assert "missing: $x$-prediction, seed 3; Rectified Flow" in texts(fig_4(table, *DISTANCE))
+    empty = rows_of({}, gone=[("meanflow", 0)]).reindex(columns=table.columns)
+    assert "missing: MeanFlow" in texts(fig_4(empty, *DISTANCE))
+
+
+def test_numbers_of_others_are_open_marks_called_quoted():
+    quoted = pd.DataFrame([{"model": "Other", "nfe": 33, "value": 50.0, "source": "Doe 2024"}])
+    (ax,) = fig_4(rows_of(ONE), *DISTANCE, quoted=quoted).axes
+    assert line_of(ax, "Other (quoted: Doe 2024)").tolist() == [[33, 50]]
+    (line,) = (line for line in ax.lines if "quoted" in line.get_label())
+    assert line.get_markerfacecolor() == "none"
+
+
+def test_a_distance_that_can_be_negative_has_an_ordinary_axis():
+    table = rows_of(ONE)
+    assert fig_4(table, *DISTANCE).axes[0].get_yscale() == "log"
+    table.loc[table["nfe"] == "1", "value"] = -0.1
+    assert fig_4(table, *DISTANCE).axes[0].get_yscale() == "linear"
+
+
+# --- figure 5 ----------------------------------------------------------------------------------------
+
+SWEEP = {(p, seed): {1: value + seed} for p, value in (("1.0", 28.0), ("2.0", 22.0), ("3.0", 30.0)) for seed in (0, 1)}
+FRONT = pd.DataFrame(
+    {"a": ["1.0", "2.0", "3.0"], "mean_a": [28.5, 22.5, 30.5], "mean_b": [0.71, 0.56, 0.76],
+     "verdict": ["on the front", "on the front", "beaten"]}
+)  # fmt: skip
+
+
+def sweep(table=None, **settings):
+    settings = {"distance": DISTANCE, "similarity": LIKENESS, "base": "2.0", **settings}
+    return fig_5(rows_of(SWEEP) if table is None else table, FRONT, **settings)
+
+
+def test_a_sweep_shows_every_seed_the_means_and_the_base():
+    left, middle, _ = sweep().axes
+    assert line_of(left, "mean").tolist() == [[1, 28.5], [2, 22.5], [3, 30.5]]
+    seeds = [[1, 28], [1, 29], [2, 22], [2, 23], [3, 30], [3, 31]]
+    assert sorted(line_of(left, "one seed").tolist()) == seeds
+    assert line_of(left, "config of the study").tolist() == [[2, 22.5]]
+    assert line_of(middle, "mean")[:, 1].tolist() == pytest.approx([28.5 / 40, 22.5 / 40, 30.5 / 40])
+    assert line_of(middle, "real people")[:, 1].tolist() == pytest.approx([15 / 40] * 2)
+
+
+def test_the_front_is_joined_and_the_rest_is_open():
+    right = sweep().axes[2]
+    assert line_of(right, "Pareto front").tolist() == [[22.5, 0.56], [28.5, 0.71]]
+    assert line_of(right, "beaten").tolist() == [[30.5, 0.76]]
+    assert {text.get_text() for text in right.texts} >= {"1", "2", "3"}
+
+
+def test_missing_exponents_are_named_and_names_that_are_none_refused():
+    assert "missing: 1.5; 3.0, seed 2" in texts(sweep(rows_of(SWEEP, gone=[("1.5", 0), ("3.0", 2)])))
+    with pytest.raises(ValueError, match="arms of the sweep must be named by their exponent, such as 1.5; got wide"):
+        sweep(rows_of({**SWEEP, ("wide", 0): {1: 3.0}}))
+
+
+# --- figure 6 ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def brain():
+    x = np.zeros((5, 16, 20, 12), np.float32)
+    x[:, 3:13, 4:16, 2:10] = 0.5
+    return x
+
+
+def test_figure_6_shows_every_seed_and_the_samples_of_both_in_one_window(brain):
+    table = rows_of({**THREE, ("u", 0): {1: 60.0, 10: 40.0}})
+    fig = fig_6(table, {"x": brain, "u": brain}, distance=DISTANCE, spacing_mm=4.0, columns=3)
+    ax = fig.subfigs[0].axes[0]
+    assert line_of(ax, "$x$-prediction (3 seeds")[:, 1].tolist() == [21, 26]
+    assert line_of(ax, "$u$-prediction (1 seed)")[:, 1].tolist() == [60, 40]
+    assert sorted(value for line in ax.lines if len(line.get_xdata()) == 6 for value in line.get_ydata()) == [
+        20, 21, 22, 24, 26, 28
+    ]  # fmt: skip
+    images = [image for block in fig.subfigs[1].subfigs for axes in block.axes for image in axes.images]
+    assert len(images) == 2 * 2 * 3 and {image.get_clim() for image in images} == {(0.0, 1.0)}
+
+
+def test_figure_6_names_an_arm_without_numbers_and_without_samples(brain):
+    fig = fig_6(rows_of(THREE, gone=[("u", 0)]), {"x": brain, "u": None}, distance=DISTANCE, spacing_mm=4.0)
+    assert "missing: $u$-prediction" in texts(fig)
+    empty = fig.subfigs[1].subfigs[1]
+    assert "missing" in [text.get_text() for text in empty.texts] and not any(ax.images for ax in empty.axes)
+
+
+# --- scripts -----------------------------------------------------------------------------------------
+
+
+def test_scripts_draw_from_files_alone_and_say_what_made_them(brain, tmp_path):
+    for name, table in (("a", rows_of(ONE)), ("lp", rows_of(SWEEP)), ("p", rows_of(THREE, gone=[("u", 0)]))):
+        write_rows(table, tmp_path / f"{name}.csv")
+    write_rows(FRONT.assign(question="front", ablation="q"), tmp_path / "questions.csv")
+    folder = tmp_path / "x" / "nfe-1"
+    folder.mkdir(parents=True)
+    files = [str(folder / f"{k}.nii.gz") for k in range(4)]
+    for file, volume in zip(files, brain, strict=False):
+        write_volume(file, volume, 4.0 * np.eye(4))
+    write_table(pd.DataFrame({"file": files}), folder / "samples.tsv")
+    config = {"distance": {"metric": "frechet", "features": "pca4"}, "similarity": {"metric": "pair_ms_ssim"}}
+    config |= {"base": "2.0", "spacing_mm": 4.0, "shown": ["x", "u"], "quoted": None, "study": "test"}
+    shared = ["--config", json.dumps(config), "--out"]
+    script_4.main(["--table", f"{tmp_path}/a.csv", *shared, f"{tmp_path}/fig_4"])
+    lp = ["--table", f"{tmp_path}/lp.csv", "--questions", f"{tmp_path}/questions.csv"]
+    script_5.main([*lp, *shared, f"{tmp_path}/fig_5"])
+    samples = ["--samples", str(folder), f"{tmp_path}/u/nfe-1"]
+    script_6.main(["--table", f"{tmp_path}/p.csv", *samples, *shared, f"{tmp_path}/fig_6"])
+    for n in (4, 5, 6):
+        assert (tmp_path / f"fig_{n}.pdf").stat().st_size and b"test" in (tmp_path / f"fig_{n}.png").read_bytes()
+        assert json.loads((tmp_path / f"fig_{n}.json").read_text()) == config
+
+
+def test_figures_of_ablations_import_no_torch():
+    names = ", ".join(f"neuromf.figures.{n}" for n in ("evaluations", "loss_exponent", "prediction"))
+    code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,269 @@
+"""Sets of volumes beside the people they should resemble: every row is there, and near is nearer than far."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
+
+from neuromf.metrics import controls, evaluation, privacy, table
+from neuromf.metrics.distances import frechet
+from neuromf.metrics.features.registry import FeatureSet, calibrate
+from neuromf.metrics.images import spectral
+from neuromf.vae import maisi
+
+SIDE, SPACING_MM = 32, 4.0
+N_TRAIN, N_TEST = 20, 8
+
+
+def blocks(volume):
+    """Block means of a volume (I, J, K), of its square and of its slopes along two axes, in one row."""
+    x = volume[None, None]
+    images = torch.cat([x, x**2, x - x.roll(1, 2), (x - x.roll(1, 3)).abs()], 1)
+    return {"": F.avg_pool3d(images, 8).flatten()[None]}
+
+
+def planes(volume):
+    """Two slices of two planes."""
+    return {"xy": volume[:, :, [12, 20]].mean(0).T, "yz": volume[[12, 20]].mean(2)}
+
+
+SETS = [FeatureSet("blocks", blocks), FeatureSet("slices", planes)]
+
+
+def brains(n, seed):
+    """Smooth volumes (n, I, J, K) in [0, 1] inside a ball, each another one."""
+    noise = np.random.default_rng(seed).standard_normal((n, SIDE, SIDE, SIDE))
+    smooth = gaussian_filter(noise, (0, 3, 3, 3))
+    radius = np.linalg.norm(np.indices((SIDE,) * 3) - (SIDE - 1) / 2, axis=0)
+    return np.clip((0.5 + 2 * smooth) * (radius < 13), 0, 1).astype(np.float32)
+
+
+def noise(n):
+    return np.random.default_rng(9).random((n, SIDE, SIDE, SIDE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def heads():
+    return brains(N_TRAIN, 0), brains(N_TEST, 1)
+
+
+@pytest.fixture(scope="module")
+def people(heads):
+    features = [evaluation.extract(SETS, volumes) for volumes in heads]
+    images = [privacy.mirrored(volumes, evaluation.POOL) for volumes in heads]
+    shared = {"channel_std": np.array([1.0, 2.0, 0.5, 1.0]), "scale": np.ones((2, 1, 3, 64))}
+    return evaluation.People(*features, *images, **shared)
+
+
+@pytest.fixture(scope="module")
+def new(people):
+    """Makes an evaluation against the people, small enough for a test."""
+    small = {"n_pairs": 2, "n_anatomy": 2, "n_boot": 20}
+    return lambda **changes: evaluation.Evaluation(people, SETS, spacing_mm=SPACING_MM, **{**small, **changes})
+
+
+@pytest.fixture(scope="module")
+def judge(new, heads):
+    """Held-out people and noise, both measured."""
+    judge = new()
+    for name, volumes in (("real", heads[1]), ("1", noise(6))):
+        judge.add(name, volumes)
+        judge.diversity(name, volumes)
+        judge.look(name, volumes)
+    return judge
+
+
+def value(judge, nfe, metric, features="blocks"):
+    wanted = (nfe, metric)
+    (found,) = [r["value"] for r in judge.rows if (r["nfe"], r["metric"]) == wanted and r["features"] in (features, "")]
+    return found
+
+
+# --- rows --------------------------------------------------------------------------------------------
+
+
+def test_every_row_has_the_columns_of_the_table_and_none_comes_twice(judge):
+    found = pd.DataFrame(judge.rows)
+    assert set(found.columns) == set(table.COLUMNS)
+    assert not found.duplicated(["nfe", "metric", "features"]).any()
+    assert set(found["features"]) == {"", "blocks", "slices-xy", "slices-yz"}
+    assert {"frechet", "kid", "pair_ms_ssim", "components", "tunnels", "symmetry", "ventricle_ml"} <= set(
+        found["metric"]
+    )
+
+
+def test_rows_say_how_many_volumes_they_rest_on(judge):
+    n = pd.DataFrame(judge.rows).drop_duplicates(["nfe", "metric"]).set_index(["nfe", "metric"])["n"]
+    assert [n[nfe, "frechet"] for nfe in ("real", "1")] == [N_TEST, 6]
+    assert [n["real", metric] for metric in ("symmetry", "brain_ml", "pair_ms_ssim")] == [N_TEST, 2, 2]
+
+
+def test_what_is_known_of_people_is_the_same_from_its_file(people, tmp_path):
+    evaluation.save_people(people, tmp_path / "people.npz")
+    again = evaluation.load_people(tmp_path / "people.npz")
+    assert list(again.train) == list(people.train) and again.primary == "blocks"
+    for name in people.train:
+        np.testing.assert_allclose(again.test[name], people.test[name], rtol=1e-6)
+    np.testing.assert_allclose(again.train_images, people.train_images, rtol=1e-6)
+    np.testing.assert_allclose(again.channel_std, people.channel_std)
+    np.testing.assert_array_equal(again.scale, people.scale)
+
+
+def test_the_scale_of_features_is_found_where_the_encoder_is_asked_for_and_from_the_first_people():
+    net = maisi.MAISIVAEWrapper(maisi.COMPACT)
+    volumes = noise(evaluation.CALIBRATION + 2)[:, :16, :16, :16]
+    assert evaluation.scale_of([{"name": "r3d18"}], vae=net, people=volumes).size == 0
+    got = evaluation.scale_of([{"name": "r3d18"}, {"name": "encoder"}], vae=net, people=volumes)
+    np.testing.assert_array_equal(got, calibrate(net, volumes[: evaluation.CALIBRATION]))
+
+
+def test_spectra_have_a_row_for_each_frequency_of_each_set_looked_at(judge, heads):
+    spectra = pd.DataFrame(judge.spectra)
+    frequency, power = spectral.radial_spectrum(heads[1], SPACING_MM)
+    assert spectra.groupby("nfe", sort=False).size().to_dict() == {"real": len(frequency), "1": len(frequency)}
+    np.testing.assert_allclose(spectra.loc[spectra["nfe"] == "real", "power"], power.mean(0))
+
+
+# --- values ------------------------------------------------------------------------------------------
+
+
+def test_unseen_people_are_nearer_than_noise(judge):
+    for features in ("blocks", "slices-xy"):
+        assert 2 * value(judge, "real", "frechet", features) < value(judge, "1", "frechet", features)
+    assert value(judge, "1", "high_frequency_ratio") > 5 * value(judge, "real", "high_frequency_ratio")
+    assert value(judge, "real", "components") == 1
+
+
+def test_known_features_are_not_extracted_again(new, people):
+    judge = new()
+    judge.add("real", noise(8), features=people.test)
+    assert value(judge, "real", "frechet") == pytest.approx(
+        frechet.frechet_distance(people.train["blocks"][:, 0], people.test["blocks"][:, 0])
+    )
+
+
+def test_half_of_the_training_people_is_nearer_to_the_other_than_noise(new, judge):
+    halves = new()
+    halves.halves()
+    assert value(halves, "halves", "frechet") < value(judge, "1", "frechet")
+
+
+def test_copies_of_training_heads_raise_the_alarm_and_mirrored_ones_too(new, heads):
+    for volumes in (heads[0][:6], heads[0][:6, ::-1]):
+        judge = new()
+        judge.add("1", volumes)
+        nearest = judge.audit("1", volumes)
+        images = f"image-pool{evaluation.POOL}"
+        assert value(judge, "1", "nearest_alarm", images) == 1 and value(judge, "1", "nearest_ratio", images) < 1e-6
+        assert nearest[nearest["set"] == "generated"]["train"].tolist() == list(range(6))
+
+
+def test_unseen_people_raise_no_alarm(new):
+    judge, volumes = new(), brains(8, seed=7)
+    judge.add("1", volumes)
+    judge.audit("1", volumes)
+    assert value(judge, "1", "nearest_alarm", f"image-pool{evaluation.POOL}") == 0
+
+
+def test_likeness_is_that_of_each_volume_to_the_head_given(new, heads):
+    judge = new()
+    judge.likeness("1", heads[0][:4], heads[0][:4])
+    assert value(judge, "1", "nearest_ms_ssim") == pytest.approx(1)
+    judge.likeness("2", heads[1][:4], heads[0][:4])
+    assert value(judge, "2", "nearest_ms_ssim") < 0.95
+
+
+def test_regions_of_the_same_brains_are_at_no_distance(new):
+    rng = np.random.default_rng(0)
+    names = ["left_ventricle", "right_ventricle", "brain", "intracranial"]
+    real = pd.DataFrame(rng.uniform(10, 20, (8, 4)), columns=names)
+    judge = new()
+    judge.regions("same", real, real)
+    judge.regions("far", real, 2 * real)
+    assert (
+        value(judge, "same", "wasserstein_brain_sd", "atlas")
+        == 0
+        < value(judge, "far", "wasserstein_brain_sd", "atlas")
+    )
+    assert value(judge, "same", "segmented", "atlas") == 1
+
+
+def test_channel_deviation_is_that_of_the_training_people_less_one(new, people):
+    judge = new()
+    draw = np.random.default_rng(3).standard_normal((50, 4, 6, 6, 6))
+    judge.deviation(
+        "1", 7 + draw * people.channel_std[:, None, None, None] * np.array([1, 0.5, 1.25, 2])[:, None, None, None]
+    )
+    got = [value(judge, "1", f"latent_std_error_{c}") for c in range(4)]
+    np.testing.assert_allclose(got, [0.0, -0.5, 0.25, 1.0], atol=0.03)
+    assert value(judge, "1", "latent_std_error") == pytest.approx(max(map(abs, got)))
+
+
+def test_equal_seeds_measure_equal_rows(new, heads):
+    first, again, other = (new(seed=seed) for seed in (0, 0, 1))
+    for judge in (first, again, other):
+        judge.add("real", heads[1])
+    assert repr(first.rows) == repr(again.rows) and repr(first.rows) != repr(other.rows)
+
+
+def test_a_comparison_pairs_the_volumes_of_both_sets(new):
+    """A set beside itself differs by nothing, whatever is drawn; beside a worse one it is below 1 throughout."""
+    judge = new()
+    for name, volumes in (("1", brains(12, seed=5)), ("same", brains(12, seed=5)), ("worse", noise(12))):
+        judge.add(name, volumes)
+    for other in ("same", "worse"):
+        judge.compare("1", other)
+    same, worse = judge.rows[-2:]
+    assert (same["value"], same["low"], same["high"]) == (1, 1, 1) and same["n"] == 12
+    assert worse["metric"] == "frechet_over_worse" and worse["high"] < 1
+    assert worse["value"] == pytest.approx(value(judge, "1", "frechet") / value(judge, "worse", "frechet"))
+
+
+# --- what is shown -----------------------------------------------------------------------------------
+
+
+def controlled(**distance):
+    names = dict.fromkeys(name for chain in controls.CHAINS for name in chain)
+    rows = [{"nfe": name, **table.row("frechet", distance.get(name, 5.0 + k), 8, features="blocks")}
+            for k, name in enumerate(names)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_distance_that_orders_the_controls_is_shown():
+    found = controlled(real=1.0)
+    (asked,) = evaluation.ordered(found)
+    assert (asked["nfe"], asked["metric"], asked["value"]) == ("controls", "ordered_frechet", 1)
+    assert len(table.shown(pd.concat([found, pd.DataFrame([asked])]))) == len(found) + 1
+
+
+def test_a_distance_that_cannot_order_them_is_not_shown_and_the_log_says_so(caplog):
+    found = controlled(real=1.0, shuffled=0.5)
+    rows = pd.concat([found, pd.DataFrame(evaluation.ordered(found)), found.assign(features="slices-xy")])
+    with caplog.at_level(logging.WARNING):
+        kept = table.shown(rows)
+    assert set(kept["features"]) == {"blocks", "slices-xy"} and set(kept[kept["features"] == "blocks"]["metric"]) == {
+        "ordered_frechet"
+    }
+    assert "frechet of blocks" in caplog.text
+
+
+def test_a_precision_is_better_when_it_is_larger():
+    found = controlled(real=1.0)
+    asked = evaluation.ordered(found.assign(metric="precision"))
+    assert asked[0]["value"] == 0
+
+
+def test_tables_keep_their_text(tmp_path):
+    found = controlled(real=1.0).assign(run="")
+    found.to_csv(tmp_path / "a.csv", index=False)
+    again = table.read([tmp_path / "a.csv", tmp_path / "a.csv"])
+    assert (
+        len(again) == 2 * len(found)
+        and again["nfe"][0] == "real"
+        and again["run"][0] == ""
+        and again["low"].isna().all()
+    )

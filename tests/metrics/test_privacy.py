@@ -1,0 +1,293 @@
+"""Privacy: copies are found, however few and mirrored; honest and blurred samples raise no alarm."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import cdist
+from sklearn.metrics import roc_auc_score
+
+from neuromf.data.nifti import write_volume
+from neuromf.data.preprocessing import prepare
+from neuromf.figures.privacy import privacy as figure
+from neuromf.metrics import privacy
+from workflow_scripts import privacy as privacy_script
+
+REAL_HEADS = Path(os.environ.get("NEUROMF_REAL_DATA", Path(__file__).parents[2] / "../shared/data")) / "ixi_t1_2mm"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def message(error):
+    return str(error.value)
+
+
+def heads(n, seed, side=16):
+    """Smooth heads (n, I, J, K) in [0, 1] inside a ball, each another one."""
+    noise = np.random.default_rng(seed).standard_normal((n, side, side, side))
+    smooth = gaussian_filter(noise, (0, 1.5, 1.5, 1.5))
+    inside = np.linalg.norm(np.indices((side,) * 3) - (side - 1) / 2, axis=0) < 0.45 * side
+    return np.clip((0.5 + 2 * smooth) * inside, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def people():
+    """Training heads, held-out heads and new heads, all of one population."""
+    return heads(60, 0), heads(30, 1), heads(30, 2)
+
+
+@pytest.fixture(scope="module")
+def views(people):
+    """Training and held-out heads with their mirror images."""
+    return privacy.mirrored(people[0], 4), privacy.mirrored(people[1], 4)
+
+
+def audited(fake, views):
+    return privacy.audit(privacy.pooled(fake, 4), *views, n_permutations=200)
+
+
+# --- distances ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 7, 256])
+def test_nearest_agrees_with_all_distances(rng, block):
+    query, reference = 3 + rng.standard_normal((20, 6)), 3 + rng.standard_normal((15, 6))
+    distance, index = privacy.nearest(query, reference, block)
+    everything = cdist(query, reference)
+    np.testing.assert_array_equal(index, everything.argmin(axis=1))
+    np.testing.assert_allclose(distance, everything.min(axis=1), rtol=1e-12)
+
+
+def test_neighbours_are_of_different_heads_each_by_its_nearest_view(rng):
+    query, reference = rng.standard_normal((9, 5)), rng.standard_normal((7, 3, 5))
+    found = privacy.neighbours(query, reference, k=2)
+    everything = np.linalg.norm(query[:, None, None] - reference, axis=-1)
+    order = everything.min(axis=2).argsort(axis=1)[:, :2]
+    np.testing.assert_array_equal(found["index"], order)
+    np.testing.assert_allclose(found["distance"], np.take_along_axis(everything.min(axis=2), order, 1))
+    np.testing.assert_array_equal(found["view"], np.take_along_axis(everything.argmin(axis=2), order, 1))
+    np.testing.assert_allclose(privacy.to_any_view(reference, query), everything.min(axis=(0, 2)))
+
+
+def test_a_copy_far_from_the_origin_is_at_distance_zero(rng):
+    reference = 1e6 + rng.standard_normal((9, 4))
+    distance, index = privacy.nearest(reference[[4, 2]], reference)
+    np.testing.assert_array_equal(distance, 0)
+    np.testing.assert_array_equal(index, [4, 2])
+
+
+def test_pooled_features_are_block_means_in_order_and_mirrored_ones_of_the_mirror():
+    volumes = np.arange(2 * 4 * 2 * 6, dtype=np.float32).reshape(2, 4, 2, 6)
+    got = privacy.pooled(volumes, 2)
+    assert got.shape == (2, 2 * 1 * 3)
+    assert got[1, 4] == volumes[1, 2:4, 0:2, 2:4].mean()
+    both = privacy.mirrored(volumes, 2)
+    np.testing.assert_array_equal(both[:, 0], got)
+    np.testing.assert_array_equal(both[:, 1], got.reshape(2, 2, 3)[:, ::-1].reshape(2, 6))
+
+
+def test_planted_copies_are_found_and_honest_draws_are_not(rng):
+    train, heldout, fresh = np.split(rng.standard_normal((300, 5)), 3)
+    copied = privacy.memorisation(train + 1e-3, train, heldout)
+    honest = privacy.memorisation(fresh, train, heldout)
+    assert copied["ratio"] < 0.01 and copied["share_closer_to_train"] == 1
+    assert 0.8 < honest["ratio"] < 1.2 and 0.35 < honest["share_closer_to_train"] < 0.65
+    assert honest["fake_to_train"] == np.median(cdist(fresh, train).min(axis=1))
+    assert honest["heldout_to_train"] == np.median(cdist(heldout, train).min(axis=1))
+    assert privacy.memorisation(fresh, train, heldout[:50])["share_by_chance"] == pytest.approx(2 / 3)
+
+
+# --- statistics --------------------------------------------------------------------------------------
+
+
+def test_the_auc_is_that_of_scikit_learn_and_its_interval_that_of_redrawn_heads(rng):
+    train, heldout = rng.gamma(3, 1, 80), rng.gamma(4, 1, 50)
+    got = privacy.membership(train, heldout)
+    labels = np.repeat([1, 0], [80, 50])
+    assert got["auc"] == pytest.approx(roc_auc_score(labels, -np.concatenate([train, heldout])))
+    again = [
+        privacy.membership(rng.choice(train, 80), rng.choice(heldout, 50))["auc"] for _ in range(600)
+    ]  # fmt: skip
+    np.testing.assert_allclose([got["low"], got["high"]], np.percentile(again, [2.5, 97.5]), atol=0.015)
+    assert got["p"] < 0.01 and privacy.membership(heldout, train)["p"] > 0.9
+
+
+def test_heads_at_equal_distances_cannot_be_told():
+    got = privacy.membership(np.ones(5), np.ones(4))
+    assert got == {"auc": 0.5, "low": 0.5, "high": 0.5, "p": 1.0}
+    assert privacy.membership(np.zeros(5), np.ones(4))["auc"] == 1
+
+
+def test_standing_out_by_chance_has_uniform_p_values():
+    """Ratios of points without order in d dimensions are uniform to the power 1 / d; five heads are unsure of d."""
+    rng = np.random.default_rng(3)
+    p = [privacy.standing_out(rng.uniform(size=1) ** (1 / 6), rng.uniform(size=5) ** (1 / 6))[0] for _ in range(800)]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    square = rng.uniform(size=(4000, 2))
+    first, second = np.sort(cdist(square[:400], square[400:]), axis=1)[:, :2].T
+    p = privacy.standing_out((first / second)[:200], (first / second)[200:])
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_special_cases_of_standing_out():
+    usual = np.array([0.9, 0.8, 0.95])
+    np.testing.assert_array_equal(privacy.standing_out(np.array([0.0, 1.0]), usual), [0, 1])
+    np.testing.assert_array_equal(privacy.standing_out(np.array([0.5, 1.0]), np.ones(3)), [0, 1])
+
+
+def test_the_share_below_all_is_counted_against_the_smallest():
+    assert privacy.below_all(np.array([1, 2, 3, 9]), np.array([2.5, 4])) == (0.5, 1 / 3)
+
+
+def test_ratio_p_is_small_for_nearer_sets_and_uniform_otherwise():
+    rng = np.random.default_rng(0)
+    assert privacy.ratio_p(rng.gamma(9, 1, 40), rng.gamma(9, 2, 40), 200, 0) == 1 / 201
+    p = [privacy.ratio_p(*rng.gamma(9, 1, (2, 21)), 60, 0) for _ in range(100)]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+# --- the audit ---------------------------------------------------------------------------------------
+
+
+def test_a_fifth_of_copies_is_found_and_pointed_at(people, views):
+    train, _, fresh = people
+    noise = 0.05 * np.random.default_rng(5).standard_normal(train[:6].shape)
+    fake = np.concatenate([fresh[:24], np.clip(train[10:16] + noise, 0, 1)])
+    row, table = audited(fake, views)
+    assert row["copies"] == pytest.approx(0.2) and row["copies_p"] < 1e-4 and row["alarm"] == 1
+    pairs = privacy.closest_pairs(table, 6)
+    assert dict(zip(pairs["index"], pairs["train"], strict=True)) == dict(
+        zip(range(24, 30), range(10, 16), strict=True)
+    )
+    assert (pairs["view"] == 0).all() and (pairs["relative"] < 0.5).all()
+
+
+def test_a_mirrored_copy_is_a_copy(people, views):
+    train, _, fresh = people
+    fake = np.concatenate([fresh[:29], train[[7], ::-1]])
+    row, table = audited(fake, views)
+    assert row["copies"] == pytest.approx(1 / 30) and row["alarm"] == 1
+    assert privacy.closest_pairs(table, 1)[["index", "train", "view", "distance"]].to_numpy().tolist() == [
+        [29, 7, 1, 0]
+    ]
+    blind, _ = privacy.audit(privacy.pooled(fake, 4), views[0][:, 0], views[1][:, 0], n_permutations=2)
+    assert blind["copies"] == 0
+
+
+def test_new_heads_washed_out_heads_and_noise_are_no_copies(people, views):
+    fresh = people[2]
+    washed_out = 0.5 * fresh + 0.5 * fresh.mean(0)
+    for fake in (fresh, washed_out, np.random.default_rng(0).random(fresh.shape)):
+        row, _ = audited(fake, views)
+        assert row["copies"] == 0 and row["alarm"] == 0
+    row, _ = audited(washed_out, views)
+    assert row["ratio"] < 0.9 and row["ratio_p"] < 0.01  # nearer to every head, and nothing to be alarmed at
+
+
+def test_a_generator_that_leans_on_training_heads_betrays_members(people, views):
+    train, _, fresh = people
+    fake = 0.5 * train[:30] + 0.5 * train[30:]  # mixtures of pairs: no copy, but every member has a relative
+    row, _ = audited(fake, views)
+    assert row["auc"] > 0.8 and row["auc_low"] > 0.5 and row["alarm"] == 1
+    assert audited(fresh, views)[0]["auc_low"] < 0.5 < audited(fresh, views)[0]["auc_high"]
+
+
+def test_false_alarms_are_as_rare_as_promised():
+    alarms = 0
+    for seed in range(150):
+        x = np.random.default_rng(seed).standard_normal((80, 8))
+        alarms += privacy.audit(x[:20], x[20:60], x[60:], n_permutations=1)[0]["alarm"]
+    assert alarms <= 6  # 1.5 are expected at a level of 0.01; more than 6 come once in 500 times
+
+
+def test_rows_are_those_of_the_metrics_table(people, views):
+    row, _ = audited(people[2], views)
+    table = pd.DataFrame(privacy.rows(row, 30, "pooled-4")).set_index("metric")
+    assert table.loc["nearest_auc", ["value", "low", "high"]].tolist() == [
+        row[k] for k in ("auc", "auc_low", "auc_high")
+    ]
+    assert {"nearest_ratio", "nearest_share_closer_to_train", "nearest_copies", "nearest_alarm"} <= set(table.index)
+    assert (table["n"] == 30).all() and "nearest_auc_low" not in table.index
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL_HEADS.is_dir(), reason=f"real heads are not there: {REAL_HEADS}")
+def test_among_real_heads_copies_are_found_and_new_people_are_not():
+    volumes = []
+    for scan in sorted((REAL_HEADS / "T1").glob("*.nii.gz"))[:60]:
+        mask = REAL_HEADS / "dlmuse" / scan.name.replace("-T1.", "-DLMUSE.")
+        volumes.append(prepare(scan, spacing_mm=4.0, shape=(40, 48, 40), mask=mask)[0])
+    train, heldout, fresh = np.stack(volumes[:30]), np.stack(volumes[30:45]), np.stack(volumes[45:])
+    views, rng = (privacy.mirrored(train, 2), privacy.mirrored(heldout, 2)), np.random.default_rng(0)
+    copied = np.clip(train[:3, ::-1] + 0.03 * rng.standard_normal(train[:3].shape), 0, 1)
+    honest, planted = (privacy.pooled(fake, 2) for fake in (fresh, np.concatenate([fresh[:12], copied])))
+    assert privacy.audit(honest, *views)[0]["alarm"] == 0
+    row, _ = privacy.audit(planted, *views)
+    assert row["copies"] == pytest.approx(0.2) and row["alarm"] == 1
+
+
+# --- the figure --------------------------------------------------------------------------------------
+
+
+def test_the_figure_shows_each_pair_its_difference_and_both_sets(people, views):
+    row, table = audited(people[2], views)
+    pairs = [(people[2][k], people[0][k]) for k in range(2)]
+    fig = figure(pairs, ["a", "b"], table, row, 4.0)
+    axes = [ax for part in fig.subfigs for ax in part.axes]
+    images = [ax.images[0] for ax in axes if ax.images]
+    assert len(images) == 6
+    for k in range(2):
+        ours, theirs, difference = (image.get_array() for image in images[3 * k : 3 * k + 3])
+        np.testing.assert_allclose(difference, ours - theirs)
+    assert {image.get_clim() for image in images} == {(0.0, 1.0), (-0.5, 0.5)}
+    texts = " ".join(text.get_text() for ax in axes for text in ax.texts)
+    assert f"membership AUC {row['auc']:.2f}" in texts
+    legend = next(ax.get_legend() for ax in axes if ax.get_legend())
+    assert [text.get_text() for text in legend.get_texts()] == ["held out (30)", "generated (30)"]
+
+
+def test_the_script_draws_the_copy_it_finds_mirrored_as_the_copy_is(people, tmp_path):
+    train, heldout, fresh = people[0][:12], people[1][:10], people[2][:8].copy()
+    fresh[5] = train[3, ::-1]
+    files = {}
+    for name, volumes in {"train": train, "test": heldout, "fake": fresh}.items():
+        files[name] = [tmp_path / f"{name}-{n}.nii.gz" for n in range(len(volumes))]
+        for path, volume in zip(files[name], volumes, strict=True):
+            write_volume(path, volume, np.eye(4))
+    rows = [
+        {"scan": p.name, "split": s, "status": "accepted", "volume": p} for s in ("train", "test") for p in files[s]
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "qc.tsv", sep="\t", index=False)
+    pd.DataFrame({"file": files["fake"]}).to_csv(tmp_path / "samples.tsv", sep="\t", index=False)
+    config = json.dumps({"factor": 4, "seed": 0, "pairs": 2, "spacing_mm": 4.0})
+    arguments = ["--qc", tmp_path / "qc.tsv", "--samples", tmp_path, "--config", config, "--out", tmp_path / "privacy"]
+    privacy_script.main([str(a) for a in arguments])
+    facts = json.loads((tmp_path / "privacy.json").read_text())
+    assert facts["audit"]["alarm"] == 1 and facts["factor"] == 4
+    assert (facts["closest"]["index"][0], facts["closest"]["train"][0], facts["closest"]["view"][0]) == (5, 3, 1)
+    assert (tmp_path / "privacy.pdf").stat().st_size > 5000 and (tmp_path / "privacy.png").is_file()
+
+
+def test_errors_say_what_came_and_what_to_do():
+    with pytest.raises(ValueError) as error:
+        privacy.pooled(np.zeros((1, 4, 6, 4)), 4)
+    assert message(error) == "factor must divide the shape (4, 6, 4); got 4: crop or pad the volumes"
+    with pytest.raises(ValueError) as error:
+        privacy.nearest(np.zeros((1, 4)), np.zeros((1, 3)))
+    assert message(error) == "query and reference must have the same number of features; got 4 and 3"
+    with pytest.raises(ValueError) as error:
+        privacy.audit(np.zeros((3, 4)), np.zeros((1, 4)), np.zeros((3, 4)))
+    assert message(error) == (
+        "train must have at least 2 heads, with the views and features of heldout; got shapes (1, 1, 4) and (3, 1, 4)"
+    )
+    with pytest.raises(ValueError) as error:
+        privacy.as_views(np.zeros(4), "train")
+    assert message(error) == "train must have shape (N, F) or (N, views, F), at least one head; got (4,)"

@@ -1,0 +1,267 @@
+"""The round trip's numbers against NumPy, scikit-image and planted answers."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
+
+from neuromf.core import seeds
+from neuromf.data import nifti
+from neuromf.metrics.images import reconstruction, similarity, spectral
+from neuromf.vae import maisi
+from neuromf.vae.weights import initial, save_weights
+from workflow_scripts import validate as validate_script
+
+SHAPE = (32, 36, 28)
+HEAD = np.zeros(SHAPE, bool)
+HEAD[8:24, 10:28, 6:22] = True
+
+
+def uniform(*shape, key="roundtrip"):
+    return torch.rand(shape, generator=seeds.generator("test", key))
+
+
+def brains(n, key="brains"):
+    """Smooth bright heads in an empty background."""
+    noise = uniform(n, 1, *SHAPE, key=key).numpy()
+    smooth = gaussian_filter(noise, (0, 0, 1.5, 1.5, 1.5))
+    return torch.from_numpy(np.where(HEAD, 0.2 + smooth, 0)).float()
+
+
+def message(error):
+    return str(error.value)
+
+
+class Codec:
+    """An autoencoder whose latents are block averages in four channels, and whose decoder blurs as told."""
+
+    def __init__(self, blur=0.0, offset=0.0):
+        self.blur, self.offset = blur, offset
+
+    def encode(self, volume):
+        self.seen = volume
+        mean = torch.nn.functional.avg_pool3d(volume, 4).repeat(1, 4, 1, 1, 1) * torch.arange(1, 5).view(-1, 1, 1, 1)
+        return mean, 0.1 * mean.abs() + 0.01
+
+    def decode(self, _):
+        blurred = gaussian_filter(self.seen.numpy(), (0, 0, *[self.blur] * 3)) if self.blur else self.seen.numpy()
+        return torch.from_numpy(blurred) + self.offset
+
+
+def judged(codec, n=2, **settings):
+    return reconstruction.validate(codec.encode, codec.decode, brains(n), np.stack([HEAD] * n), **settings)
+
+
+# --- fidelity -----------------------------------------------------------------------------------------
+
+
+def test_the_map_of_similarity_is_that_of_scikit_image_and_its_mean_ssim():
+    a, b = brains(1)[0, 0].numpy(), gaussian_filter(brains(1)[0, 0].numpy(), 0.7)
+    windows = reconstruction.ssim_map(a, b)
+    assert windows.shape == tuple(n - 10 for n in SHAPE)
+    assert windows.mean() == pytest.approx(similarity.ssim(a[None], b[None])[0], rel=1e-6)
+    kind = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    _, full = structural_similarity(a.astype(float), b.astype(float), win_size=11, full=True, **kind)
+    np.testing.assert_allclose(windows, full[5:-5, 5:-5, 5:-5], atol=2e-3)
+
+
+def test_inside_and_outside_are_numpys():
+    a = brains(1)[0, 0].numpy()
+    b = a + np.where(HEAD, 0.1, 0.02).astype(np.float32)
+    row = reconstruction.fidelity(a, b, HEAD)
+    assert row["mae_inside"] == pytest.approx(0.1, rel=1e-5) and row["mae_outside"] == pytest.approx(0.02, rel=1e-5)
+    assert row["psnr_inside"] == pytest.approx(20, rel=1e-5)
+    assert row["psnr_outside"] == pytest.approx(-20 * np.log10(0.02), rel=1e-5)
+    assert row["psnr"] == pytest.approx(similarity.psnr(a[None], b[None])[0], rel=1e-6)
+    assert row["ms_ssim"] == pytest.approx(similarity.ms_ssim(a[None], b[None])[0])
+    windows = reconstruction.ssim_map(a, b)
+    assert row["ssim_inside"] == pytest.approx(windows[HEAD[5:-5, 5:-5, 5:-5]].mean())
+    assert row["ssim_outside"] == pytest.approx(windows[~HEAD[5:-5, 5:-5, 5:-5]].mean())
+
+
+def test_a_blur_takes_high_frequencies_and_none_is_one():
+    assert judged(Codec())["high_frequency"] == pytest.approx(1)
+    blurred = judged(Codec(blur=1.0))
+    a, b = brains(2)[:, 0].numpy(), gaussian_filter(brains(2)[:, 0].numpy(), (0, 1, 1, 1))
+    expected = spectral.high_frequency_ratio(b, 2.0) / spectral.high_frequency_ratio(a, 2.0)
+    assert blurred["high_frequency"] == pytest.approx(expected.mean(), rel=1e-3) and blurred["high_frequency"] < 0.5
+
+
+def test_a_round_trip_without_error_is_perfect_and_has_no_psnr():
+    report = judged(Codec())
+    assert report["ssim"] == report["ssim_inside"] == pytest.approx(1) and report["mae"] == 0
+    assert report["psnr"] is None and report["psnr_each"] == [None, None]
+    json.dumps(report, allow_nan=False)
+
+
+def test_outside_tells_of_what_a_head_hides():
+    """Debris outside the head that the whole volume's PSNR hardly shows."""
+    volume = brains(1)[0, 0].numpy()
+    debris = volume.copy()
+    debris[2:4, 2:4, 2:4] = 0.5
+    row = reconstruction.fidelity(volume, debris, HEAD)
+    assert row["mae_inside"] == 0 and row["psnr_inside"] is None and row["ssim_inside"] > 0.99
+    assert row["mae_outside"] > 0 and row["ssim_outside"] < row["ssim_inside"]
+
+
+def test_volumes_too_small_for_three_scales_have_no_ms_ssim():
+    small = brains(1)[0, 0].numpy()[:20, :20, :20]
+    row = reconstruction.fidelity(small, gaussian_filter(small, 1), HEAD[:20, :20, :20])
+    assert row["ms_ssim"] is None and row["ssim"] is not None
+
+
+def test_where_all_is_head_nothing_is_outside():
+    codec = Codec(offset=0.1)
+    report = reconstruction.validate(codec.encode, codec.decode, brains(1), np.ones((1, *SHAPE), bool))
+    assert report["mae_outside"] is report["ssim_outside"] is report["psnr_outside"] is None
+    assert report["sigma_outside"] == [None] * 4 and None not in report["sigma_inside"]
+
+
+# --- the posterior ------------------------------------------------------------------------------------
+
+
+def test_sigma_is_weighted_by_the_share_of_head_and_relative_to_the_channel():
+    codec, n = Codec(), 2
+    report = judged(codec, n)
+    moments = [codec.encode(volume[None]) for volume in brains(n)]
+    mean, std = (torch.cat(m).double().numpy() for m in zip(*moments, strict=True))
+    share = HEAD.reshape(8, 4, 9, 4, 7, 4).mean((1, 3, 5))
+    assert 0 < np.mean((share > 0) & (share < 1))  # some positions are half in
+    for c in range(4):
+        for name, w in (("inside", share), ("outside", 1 - share)):
+            each = [np.average(std[k, c], weights=w) for k in range(n)]
+            assert report[f"sigma_{name}"][c] == pytest.approx(np.mean(each) / mean[:, c].std(), rel=1e-5)
+    np.testing.assert_allclose(report["latent_std"], mean.transpose(1, 0, 2, 3, 4).reshape(4, -1).std(1), rtol=1e-5)
+
+
+# --- the flip -----------------------------------------------------------------------------------------
+
+
+def test_an_equivariant_autoencoder_has_no_flip_error():
+    got = reconstruction.flip_error(
+        lambda volume: (volume.repeat(1, 4, 1, 1, 1), volume), lambda z: z[:, :1] + 0.1, 0.5 * brains(2), [1.0] * 4
+    )
+    assert got["flip_error"] == 0
+    for name in ("psnr_of_flipped_volumes", "psnr_of_flipped_latents"):
+        assert got[name] == pytest.approx(-20 * np.log10(0.1), rel=1e-4)
+
+
+def test_a_lopsided_autoencoder_has_the_error_that_was_planted():
+    step = 0.3 * torch.tensor([1.0, 2.0, 4.0, 8.0]).view(1, 4, 1, 1, 1)
+
+    def encode(volume):
+        mean = torch.nn.functional.avg_pool3d(volume, 4).repeat(1, 4, 1, 1, 1)
+        ramp = torch.where(torch.arange(8) < 4, 1.0, 0.0).view(1, 1, 8, 1, 1)  # a bias of the left half
+        return mean + step * ramp, mean
+
+    def decode(z):
+        return torch.nn.functional.interpolate(z[:, :1], scale_factor=4)
+
+    got = reconstruction.flip_error(encode, decode, brains(2), [1.0, 2.0, 4.0, 8.0])
+    assert got["flip_error"] == pytest.approx(0.3, rel=1e-5)
+    assert got["psnr_of_flipped_latents"] != got["psnr_of_flipped_volumes"]
+
+
+# --- LPIPS --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file laid out as the published one, with small random weights."""
+    shapes = {"slice1.0": (64, 3, 11, 11), "slice2.3": (192, 64, 5, 5), "slice3.6": (384, 192, 3, 3),
+              "slice4.8": (256, 384, 3, 3), "slice5.10": (256, 256, 3, 3)}  # fmt: skip
+    state = {"scaling_layer.shift": torch.tensor([-0.03, -0.088, -0.188]).view(1, 3, 1, 1)}
+    state["scaling_layer.scale"] = torch.tensor([0.458, 0.448, 0.45]).view(1, 3, 1, 1)
+    for k, (name, shape) in enumerate(shapes.items()):
+        state[f"net.{name}.weight"] = (uniform(*shape, key=name) - 0.5) / np.sqrt(np.prod(shape[1:]))
+        state[f"net.{name}.bias"] = 0.1 * uniform(shape[0], key=f"{name} bias")
+        state[f"lin{k}.model.1.weight"] = uniform(1, shape[0], 1, 1, key=f"lin {k}")
+    torch.save(state, tmp_path / "lpips.pt")
+    return tmp_path / "lpips.pt"
+
+
+def test_lpips_is_its_definition_layer_by_layer(weights):
+    state = torch.load(weights)
+    a, b = uniform(1, 3, 40, 36, key="a"), uniform(1, 3, 40, 36, key="b")
+    layers = [torch.nn.Conv2d(3, 64, 11, 4, 2), torch.nn.Conv2d(64, 192, 5, padding=2)]
+    layers += [torch.nn.Conv2d(192, 384, 3, padding=1), torch.nn.Conv2d(384, 256, 3, padding=1)]
+    layers += [torch.nn.Conv2d(256, 256, 3, padding=1)]
+    features = [[], []]
+    for k, image in enumerate((a, b)):
+        x = ((2 * image - 1) - state["scaling_layer.shift"]) / state["scaling_layer.scale"]
+        for n, (layer, name) in enumerate(zip(layers, (row[0] for row in reconstruction.LPIPS_LAYERS), strict=True)):
+            layer.load_state_dict({part: state[f"net.{name}.{part}"] for part in ("weight", "bias")})
+            x = torch.relu(layer(torch.nn.MaxPool2d(3, 2)(x) if n in (1, 2) else x))
+            features[k].append(x.detach()[0].numpy())
+    expected = 0
+    for n, (x, y) in enumerate(zip(*features, strict=True)):
+        x, y = (f / np.linalg.norm(f, axis=0) for f in (x, y))
+        expected += np.einsum("c,chw->hw", state[f"lin{n}.model.1.weight"].flatten().numpy(), (x - y) ** 2).mean()
+    got = reconstruction.lpips_images(reconstruction.read_lpips(weights), a, b)
+    assert got.shape == (1,) and float(got) == pytest.approx(expected, rel=1e-4)
+
+
+def test_lpips_of_volumes_is_the_mean_over_slices_with_head(weights):
+    read, head = reconstruction.read_lpips(weights), np.zeros((32, 34, 33), bool)
+    head[5:7, 8:9, 3:6] = True
+    a, b = uniform(1, 1, 32, 34, 33, key="a"), uniform(1, 1, 32, 34, 33, key="b")
+    x, y = a[0, 0], b[0, 0]
+    pairs = [(x[i], y[i]) for i in (5, 6)] + [(x[:, 8], y[:, 8])] + [(x[:, :, k], y[:, :, k]) for k in (3, 4, 5)]
+    each = [reconstruction.lpips_images(read, *(s.expand(1, 3, -1, -1) for s in pair)) for pair in pairs]
+    assert reconstruction.lpips_distance(read, a, b, head) == pytest.approx(float(torch.cat(each).mean()), rel=1e-5)
+    assert reconstruction.lpips_distance(read, a, a, head) == 0
+
+
+def test_without_weights_the_reason_stands_in_the_report(weights):
+    report = judged(Codec(offset=0.1))
+    assert report["lpips"] is None and report["lpips_skipped"] == "vae.lpips names no weights"
+    report = judged(Codec(offset=0.1), lpips=weights)
+    assert report["lpips_skipped"] == "sides of at least 31 voxels are needed; volumes have (32, 36, 28)"
+
+
+def test_weights_that_are_missing_or_others_are_refused(weights, tmp_path):
+    recipe = 'make it where torchvision is, with torch.save(lpips.LPIPS(net="alex").state_dict(), path)'
+    with pytest.raises(FileNotFoundError) as error:
+        reconstruction.read_lpips(tmp_path / "none.pt")
+    assert message(error) == (
+        f"no weights of LPIPS at {tmp_path / 'none.pt'} (config key vae.lpips); {recipe}, or set it to null"
+    )
+    state = torch.load(weights)
+    del state["lin3.model.1.weight"]
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(ValueError) as error:
+        reconstruction.read_lpips(tmp_path / "other.pt")
+    assert message(error) == (
+        f"{tmp_path / 'other.pt'} is not LPIPS with AlexNet: 1 tensors missing, as lin3.model.1.weight; {recipe}"
+    )
+
+
+# --- the script ---------------------------------------------------------------------------------------
+
+
+def test_the_script_reports_held_out_volumes_only(tmp_path):
+    rows = []
+    for k, split in enumerate(("train", "test", "test", "test")):
+        file = tmp_path / f"{k}.nii.gz"
+        nifti.write_volume(file, brains(1, key=f"brain {k}")[0, 0].clamp(0, 1).numpy(), np.eye(4))
+        rows.append({"scan": f"s{k}", "split": split, "status": "accepted", "volume": str(file)})
+    pd.DataFrame(rows).to_csv(tmp_path / "qc.tsv", sep="\t", index=False)
+    net = initial(maisi.COMPACT, None, seed=0)
+    save_weights(net, tmp_path / "vae.safetensors")
+    where = ["--qc", str(tmp_path / "qc.tsv"), "--weights", str(tmp_path / "vae.safetensors")]
+    config = json.dumps({"n": 2, "lpips": None})
+    validate_script.main([*where, "--config", config, "--out", str(tmp_path / "validation.json")])
+    report = json.loads((tmp_path / "validation.json").read_text())
+    assert (report["n"], report["parameters"], report["entries"]) == (2, 697_000, 58)
+    held_out = nifti.read_volumes([row["volume"] for row in rows[1:3]]).float()
+    decoded = torch.cat([net.reconstruct(volume[None]) for volume in held_out]).clamp(0, 1)
+    pair = held_out[:, 0].numpy(), decoded[:, 0].numpy()
+    np.testing.assert_allclose(report["ssim_each"], similarity.ssim(*pair), rtol=1e-5)
+    np.testing.assert_allclose(report["psnr_each"], similarity.psnr(*pair), rtol=1e-5)
+    assert report["ssim"] == pytest.approx(np.mean(report["ssim_each"]))
+    assert report["psnr"] == pytest.approx(np.mean(report["psnr_each"]))
+    assert len(report["sigma_inside"]) == 4

@@ -1,0 +1,104 @@
+"""A small made-up study on disk, as the rules would leave it, for the tests of its page."""
+
+import json
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from neuromf.report.page import build, pictures, preview
+from neuromf.report.results import Results
+from neuromf.report.tables import style
+
+RUN, SECRET = "meanflow", "PERSON0007"
+SETTINGS = {
+    "study": "small & <b>bold</b>",
+    "run": RUN,
+    "source": "folder",
+    "figures": {"fig_1": "", "fig_2": "", "fig_5": "the ablation lp is not active", f"dashboard-{RUN}": ""},
+    "tables": {"table_1": "", "table_4": "this study has no lesions"},
+    "phases": {str(phase): "" if phase < 6 else "not in this study" for phase in range(9)},
+    "runs": {RUN: ["rectified: meanflow, seed 0"], "rectified-rectified-s0": ["rectified: rectified, seed 0"]},
+    "config": {"seed": 0, "note": "</script><script>alert(1)</script>"},
+    "digests": {"train": "0123456789abcdef"},
+}
+
+
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def put_gates(root):
+    row = {"id": "P4-T6", "what": "EMA over online", "measured": 1.01, "bound": "<= 1", "kind": "critical"}
+    good = {"id": "P4-T1", "what": "steps", "measured": 550.0, "bound": ">= 100", "kind": "critical", "passed": True}
+    put(root / "gates/phase_0.json", {"phase": 0, "status": "OPEN", "blocked_by": [], "rows": [good]})
+    rows = [good, {**row, "passed": False, "next": "train longer"}]
+    put(root / "gates/phase_4.json", {"phase": 4, "status": "BLOCKED", "blocked_by": ["P4-T6"], "rows": rows})
+
+
+def put_numbers(root):
+    lines = [
+        ("1", "frechet", "encoder-512", 40, 757.123456, 700.5, 801.25),
+        ("50", "frechet", "encoder-512", 40, 603.5, 580.0, 650.0),
+        ("base", "frechet", "encoder-512", 40, 694.0, 650.0, 720.0),
+    ]
+    columns = ["nfe", "metric", "features", "n", "value", "low", "high"]
+    table = pd.DataFrame(lines, columns=columns).assign(run=RUN)
+    people = pd.DataFrame([("real", "frechet", "encoder-512", 48, 195.0, 180.0, 210.0)], columns=columns).assign(run="")
+    put(root / "metrics/metrics.csv", pd.concat([table, people]).to_csv(index=False))
+    trained = {"train": {"seed": 3, "steps": 550}}
+    card = {"config": trained, "device": "cpu, 2 threads", "seconds": 389.0, "parameters": 4500000, "peak_mb": 900.0}
+    put(root / f"runs/{RUN}/card.json", {**card, "versions": {"torch": "2.13.0"}, "data": {"n_latents": 544}})
+    put(root / "vae/validation.json", {"ssim": 0.96312, "psnr": 29.71, "n": 8})
+
+
+def put_cohort(root):
+    scans = [("train", "accepted", "")] * 7 + [("test", "accepted", "")] * 2 + [("", "set aside", f"blank: {SECRET}")]
+    qc = pd.DataFrame(scans, columns=["split", "status", "reason"])
+    qc["scan"] = [SECRET.replace("7", str(k)) for k in range(10)]
+    put(root / "cohort/qc.tsv", qc.to_csv(index=False, sep="\t"))
+    for name, seconds in (("train/meanflow", 389.5), ("train/other", 10.5), ("qc", 1.0)):
+        put(root / f"benchmarks/{name}.tsv", f"s\th:m:s\tmax_rss\n{seconds}\t0:00:01\t{seconds + 1}\n")
+
+
+def put_artefacts(root):
+    facts = {"study": SETTINGS["study"], "run": RUN, "seed": 5, "spacing_mm": 2.5, "values": {}, "file": SECRET}
+    for name in ("fig_1", f"dashboard-{RUN}"):
+        put(root / f"figures/{name}.json", facts)
+        Image.new("RGB", (40, 30), "white").save(root / f"figures/{name}.png")
+    columns = [style.Column("name", "", kind="text"), style.Column("d", "distance", "of features", factor=1000)]
+    rows = [("ours", "b", 0.757123, 0.7, 0.8), ("ours", "a", 0.0123, np.nan, np.nan), ("real", "c", np.nan, 0, 0)]
+    table = pd.DataFrame(rows, columns=["group", "name", "d", "d_low", "d_high"])
+    style.save(table, columns, root / "tables/table_1", {"study": "small", "seed": 5}, ["A note."])
+
+
+def put_look(folder, seed=0):
+    rng, crop = np.random.default_rng(seed), (slice(1, 15), slice(0, 16), slice(2, 14))
+    lines = []
+    sets = [("generated", 1), ("generated", 50), ("real", None), ("vae", None)]
+    for kind, nfe in sets:
+        volume = np.zeros((16, 16, 16))
+        volume[3:12, 3:12, 3:12] = rng.uniform(0.4, 1, (9, 9, 9))
+        name = f"{kind}-0" + (f"-{nfe}" if nfe else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.nii.gz").write_bytes(preview.packed(volume, crop, 2.5))
+        (folder / f"{name}.webp").write_bytes(pictures.grey(preview.planes(volume, crop, 2.5)))
+        lines.append({"set": kind, "case": 0, "name": name, **({"evaluations": nfe} if nfe else {})})
+    put(
+        folder / "look.json",
+        {"run": RUN, "spacing_mm": 2.5, "volumes": lines, "scans": {"of": 9, "shown": 0, "odd": 0}},
+    )
+
+
+def put_study(root):
+    for fill in (put_gates, put_numbers, put_cohort, put_artefacts):
+        fill(root)
+    put_look(root / "report/look")
+    return root
+
+
+def made(root, **changed):
+    folder = root / "report"
+    settings = SETTINGS | changed
+    return build.page(Results(root, RUN), folder / "look", folder / "viewer.js", folder / "licences.txt", **settings)

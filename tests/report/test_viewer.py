@@ -1,0 +1,40 @@
+"""The bundle of the viewer: pinned, licensed, and an empty one with the reason where npm is missing."""
+
+import json
+
+import pytest
+from report.report_study import RUN, SETTINGS, put, put_study
+
+from neuromf.report.page import build, viewer
+from neuromf.report.results import Results
+
+
+def test_without_npm_the_bundle_is_empty_and_the_page_says_why(tmp_path, monkeypatch):
+    root = put_study(tmp_path / "results")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    reason = viewer.build(tmp_path / "viewer.js", tmp_path / "licences.txt")
+    assert reason.startswith("npm is not installed")
+    assert (tmp_path / "viewer.js").read_text() == f"// No viewer: {reason}\n"
+    folder = root / "report"
+    html = build.page(Results(root, RUN), folder / "look", tmp_path / "viewer.js", tmp_path / "x", **SETTINGS)
+    assert "since the viewer was not built: npm is not installed" in html
+
+
+def test_the_lock_file_pins_by_digest_and_names_no_registry():
+    lock = json.loads((viewer.SOURCE / "package-lock.json").read_text())
+    packages = {name: about for name, about in lock["packages"].items() if name}
+    assert {"node_modules/@niivue/niivue", "node_modules/esbuild"} <= packages.keys()
+    assert all("integrity" in about and "resolved" not in about for about in packages.values())
+    wanted = json.loads((viewer.SOURCE / "package.json").read_text())
+    for name, version in (wanted["dependencies"] | wanted["devDependencies"]).items():
+        assert packages[f"node_modules/{name}"]["version"] == version
+
+
+def test_what_brings_no_licence_is_not_bundled(tmp_path):
+    package = tmp_path / "node_modules/@some/thing"
+    put(package / "package.json", {"version": "1.0.0", "license": "MIT"})
+    used = ["node_modules/@some/thing/a.js", "viewer.js"]
+    with pytest.raises(viewer.NotBuilt, match="@some/thing 1.0.0 brings no licence along"):
+        viewer.licences_of(tmp_path, used)
+    put(package / "LICENSE.md", "Do as you like.")
+    assert viewer.licences_of(tmp_path, used) == "@some/thing 1.0.0 (MIT)\n\nDo as you like.\n"

@@ -1,0 +1,384 @@
+"""Staleness: what an edit makes again, and what it must not."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neuromf.config.study import Cohort
+from neuromf.workflow import digests, listing
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_digest_covers_what_a_script_really_imports():
+    code = (
+        "import sys, workflow_scripts.train, json;"
+        "print(json.dumps([m.__file__ for n, m in sys.modules.items()"
+        " if n.split('.')[0] in ('neuromf', 'workflow_scripts') and m.__file__]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    imported = {Path(file).resolve() for file in json.loads(done.stdout)}
+    assert imported <= set(digests.code_files("workflow_scripts.train"))
+
+
+def test_training_does_not_depend_on_figures_or_the_judging_of_samples():
+    names = {str(path.relative_to(ROOT)) for path in digests.code_files("workflow_scripts.train")}
+    assert "neuromf/meanflow/flow.py" in names and "neuromf/meanflow/module.py" in names
+    assert not {
+        name for name in names if "figures" in name or "frechet" in name or "simulation" in name or "torus" in name
+    }
+
+
+@pytest.fixture
+def edited(tmp_path, monkeypatch):
+    """A copy of the library whose files a test may edit, with the digest functions pointed at it."""
+    for package in digests.PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "weights"))
+    monkeypatch.setattr(digests, "ROOT", tmp_path)
+
+    def edit(file, old, new):
+        path = tmp_path / file
+        text = path.read_text()
+        assert text.count(old) >= 1, f"{old!r} is not in {file}"
+        path.write_text(text.replace(old, new, 1))
+        digests._tree.cache_clear()
+        digests._imports.cache_clear()
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stale"),
+    [
+        ("neuromf/meanflow/flow.py", "# --- times", "# --- moments", set()),
+        ("neuromf/meanflow/flow.py", "    v = eps - x\n", "\n\n    v = (eps -  x)\n", set()),
+        (
+            "neuromf/meanflow/flow.py",
+            '"""Mean squared error per element',
+            '"""Average squared error per element',
+            set(),
+        ),
+        ("neuromf/meanflow/flow.py", "    v = eps - x\n", "    v = x - eps\n", {"train", "sample", "torus", "measure"}),
+        ("neuromf/training/module.py", "betas=(0.9, 0.95)", "betas=(0.9, 0.99)", {"train", "vae"}),
+        ("neuromf/simulation/brains.py", "WHITE = 0.7", "WHITE = 0.8", {"phantom"}),
+        ("neuromf/figures/samples.py", "BAR_MM = 50", "BAR_MM = 60", {"fig_3"}),
+    ],
+)
+def test_an_edit_changes_the_digest_of_those_who_use_it_and_no_other(edited, file, old, new, stale):
+    scripts = ("phantom", "cohort", "prepare", "vae", "encode", "stats", "train", "sample", "measure", "torus", "fig_3")
+    before = {name: digests.code_digest(f"workflow_scripts.{name}") for name in scripts}
+    edited(file, old, new)
+    after = {name: digests.code_digest(f"workflow_scripts.{name}") for name in scripts}
+    assert {name for name in scripts if before[name] != after[name]} == stale
+
+
+def test_values_are_one_string_whatever_their_order():
+    assert digests.as_json(lr=1, wd=2) == digests.as_json(wd=2, lr=1) != digests.as_json(lr=2, wd=1)
+
+
+def test_a_missing_module_and_a_relative_import_are_refused(edited, tmp_path):
+    with pytest.raises(ValueError, match="no module neuromf.nothing under"):
+        digests.code_files("neuromf.nothing")
+    edited("neuromf/meanflow/flow.py", "import torch\n", "import torch\nfrom . import nets\n")
+    with pytest.raises(ValueError, match="imports relatively; write the module's full name"):
+        digests.code_files("neuromf.meanflow.flow")
+
+
+# --- scans -------------------------------------------------------------------------------------------
+
+
+def section(**values):
+    return Cohort.model_validate({"source": next(iter(values)), **values})
+
+
+@pytest.fixture
+def heads(tmp_path):
+    """A folder of three scans with their people."""
+    for name in "abc":
+        (tmp_path / f"{name}.nii.gz").write_bytes(b"scan")
+    people = "participant_id\tage\tborn\na\t20\t1990\nb\t30\t1980\nc\t40\t1970\nd\t50\t1960\n"
+    (tmp_path / "participants.tsv").write_text(people)
+    return tmp_path
+
+
+def test_scans_that_can_be_used_are_counted_and_shared_out(heads):
+    folder = {"root": str(heads), "participants": "participants.tsv"}
+    assert listing.list_scans(section(folder=folder)).n == 3
+    (heads / "d.nii.gz").symlink_to("nowhere")
+    assert listing.list_scans(section(folder=folder)).n == 3
+    assert [listing.n_shards(n, 2) for n in (0, 1, 2, 3, 60_000)] == [1, 1, 1, 2, 30_000]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stale"),
+    [
+        ("participants.tsv", "a\t20", "a\t21", True),
+        ("participants.tsv", "1990", "1991", False),
+        ("d.nii.gz", "", "scan", True),
+        ("notes.txt", "", "scan", False),
+    ],
+)
+def test_the_digest_of_a_folder_changes_with_what_is_read_of_it(heads, file, old, new, stale):
+    cohort = section(folder={"root": str(heads), "participants": "participants.tsv"})
+    before = listing.list_scans(cohort)
+    text = (heads / file).read_text() if (heads / file).exists() else ""
+    (heads / file).write_text(text.replace(old, new, 1))
+    assert (listing.list_scans(cohort).digest != before.digest) is stale
+
+
+def test_the_digest_of_a_table_changes_with_its_rows_and_asks_nothing_of_its_files(heads, monkeypatch):
+    columns = {"file": "{participant_id}.nii.gz", "person": "participant_id", "age": "age"}
+    cohort = section(table={"root": str(heads), "scans": "participants.tsv", "columns": columns})
+    looked_for = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda path: looked_for.append(path) or True)
+        before = listing.list_scans(cohort)
+    assert looked_for == []
+    assert before.n == 4  # d has no file, which the making of the cohort will find
+    table = heads / "participants.tsv"
+    table.write_text(table.read_text().replace("1990", "1991"))
+    assert listing.list_scans(cohort) == before
+    table.write_text(table.read_text().replace("a\t20", "a\t21"))
+    assert listing.list_scans(cohort).digest != before.digest
+
+
+def test_scans_of_ixi_are_planned_before_they_are_fetched(tmp_path):
+    cohort = section(ixi={"folder": str(tmp_path / "ixi"), "expected": 5})
+    before = listing.list_scans(cohort)
+    assert before.n == 5
+    names = ["IXI012-HH-1211-T1", "IXI013-Guys-1-T1", "IXI014-IOP-2-T1", "IXI015-XX-3-T1"]
+    (tmp_path / "ixi" / "T1").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "ixi" / "T1" / f"{name}.nii.gz").write_bytes(b"scan")
+    (tmp_path / "ixi" / "participants.tsv").write_text("participant_id\tsex\tage\nIXI012\tF\t30\nIXI013\tM\t40\n")
+    assert listing.list_scans(cohort) == before  # fetching must not make the cohort stale again
+    values = listing.source_values(cohort)
+    assert values.pop("source") == "folder"
+    rows = digests.read_folder(**values)
+    assert [row["scan"] for row in rows] == ["IXI012-HH-1211", "IXI013-Guys-1", "IXI014-IOP-2", "IXI015-XX-3-T1"]
+    assert [(row["person"], row["site"], row["sex"]) for row in rows][:2] == [
+        ("IXI012", "HH", "F"),
+        ("IXI013", "Guys", "M"),
+    ]
+    assert [row["problem"].split(":")[0] for row in rows] == ["", "", "", "name does not match"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"folder": {"root": "/no/such"}}, "cohort.folder.root is /no/such, which is no folder; set it to where your"),
+        ({"bids": {"root": "."}}, "cohort.bids: no scan in "),
+        (
+            {"table": {"root": ".", "scans": "no.tsv", "columns": {"file": "f", "person": "p"}}},
+            "cohort.table: table of scans .*no.tsv does not exist",
+        ),
+    ],
+)
+def test_a_source_that_cannot_be_listed_ends_the_planning_with_the_reason(values, message):
+    with pytest.raises(SystemExit, match=message):
+        listing.list_scans(section(**values))
+
+
+# --- Snakemake itself --------------------------------------------------------------------------------
+
+
+def snakemake(*arguments, cwd, check=True, study=None):
+    tiny = ["--configfile", str(ROOT / "tests/config/tiny.yaml"), *([str(study)] if study else [])]
+    command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", *tiny]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # rules call python by name
+    env = {**os.environ, "PATH": path}
+    return subprocess.run(command, capture_output=True, text=True, check=check, cwd=cwd, timeout=300, env=env)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the repository whose torus branch was run to its figure, which is quick and trains a net."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in ("neuromf", "workflow_scripts", "rules", "profiles", "envs", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, copy / name)
+    snakemake("results/figures/fig_2.pdf", cwd=copy)
+    return copy
+
+
+def stale(checkout):
+    """Rules that would run again for figure 2, from the summary of Snakemake."""
+    table = snakemake("results/figures/fig_2.pdf", "--summary", cwd=checkout).stdout
+    rows = csv.DictReader(io.StringIO(table), delimiter="\t")
+    return {row["output_file"].split("/")[1] for row in rows if row["plan"] == "update pending"}
+
+
+def test_nothing_to_do_after_a_run_nor_after_a_comment_but_after_a_formula(checkout):
+    assert stale(checkout) == set()
+    flow = checkout / "neuromf" / "meanflow" / "flow.py"
+    text = flow.read_text()
+    flow.write_text(text.replace("# --- times", "# --- moments"))
+    assert stale(checkout) == set()
+    flow.write_text(text.replace("v = eps - x", "v = x - eps"))
+    assert stale(checkout) == {"toy", "figures"}
+    flow.write_text(text)
+    for path in checkout.rglob("*.py"):
+        path.touch()  # as a fresh checkout does
+    assert stale(checkout) == set()
+
+
+def test_a_changed_value_reruns_and_swapped_values_are_noticed(checkout):
+    config = checkout / "config.yaml"
+    text = config.read_text()
+    config.write_text(
+        text.replace("share_r_equals_t: 0.25", "share_r_equals_t: 0.1").replace(
+            "share_corner: 0.1", "share_corner: 0.25", 1
+        )
+    )
+    assert stale(checkout) == {"toy", "figures"}
+    config.write_text(text.replace("study: embedded ", "study: embedded  # a comment"))
+    assert stale(checkout) == set()
+
+
+def test_a_wrong_key_is_refused_before_any_job(tmp_path):
+    done = snakemake(
+        "-n", "--config", "train={'step': 3}", "--snakefile", str(ROOT / "Snakefile"), cwd=tmp_path, check=False
+    )
+    assert done.returncode != 0
+    assert "train.step: unknown key; allowed here: accumulate, batch, checkpoint_every" in done.stderr + done.stdout
+
+
+def test_the_same_values_in_another_order_and_with_comments_make_no_difference():
+    assert digests.as_json(**json.loads('{"a": [1, 2], "b": {"d": 1, "c": 2}}')) == digests.as_json(
+        b={"c": 2, "d": 1}, a=[1, 2]
+    )
+
+
+def test_a_study_of_a_table_is_planned_without_one_of_its_files(tmp_path):
+    rows = [f"D{k % 2}\tsub_{k}\tses_1\tt1.nii.gz" for k in range(21)]
+    (tmp_path / "mapping.tsv").write_text("\n".join(["dataset\tparticipant_id\tsession_id\tfilename", *rows]))
+    people = [f"D{k % 2}\tsub_{k}\tses_1\tF\t30\t{'Control' if k else 'Patient'}" for k in range(21)]
+    (tmp_path / "participants.tsv").write_text(
+        "\n".join(["dataset\tparticipant_id\tsession_id\tsex\tage\tgroup", *people])
+    )
+    table = yaml.safe_load((ROOT / "studies/fomo.yaml").read_text())["cohort"]["table"]
+    table |= {"root": str(tmp_path), "where": {"filename": "t1.nii.gz", "group": "Control"}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"cohort": {"source": "table", "table": table}}))
+    (tmp_path / "cwd").mkdir()
+    plan = ["-n", "--quiet", "rules", "--snakefile", str(ROOT / "Snakefile"), "all"]
+    done = snakemake(*plan, cwd=tmp_path / "cwd", study=tmp_path / "study.yaml")
+    jobs = dict(line.split() for line in done.stdout.splitlines() if re.fullmatch(r"\w+ +\d+", line))
+    assert jobs["prepare"] == jobs["encode"] == "3" and jobs["cohort"] == "1"  # 20 scans, 8 in a shard
+    assert "phantom" not in jobs
+
+
+# --- a fan-out of arms -------------------------------------------------------------------------------
+
+TWO = {"rectified": {"arms": {"rectified": {"train": {"steps": 60}}}}, "lp": {"arms": {"1.25": {"flow": {"p": 1.25}}}}}
+AGAIN = {"sample": 2, "measure": 1, "ablation": 1, "questions": 1, "fig_5": 1, "table_arms": 1}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which every file of two ablations stands as if it had been made."""
+    folder = tmp_path_factory.mktemp("finished")
+    asked(folder, TWO)
+    table = planned("ablations", "--summary", folder=folder)
+    for row in csv.DictReader(io.StringIO(table[table.index("output_file") :]), delimiter="\t"):
+        made = folder / row["output_file"]
+        (made.parent if made.suffix else made).mkdir(parents=True, exist_ok=True)
+        if made.suffix:
+            made.touch()
+    planned("ablations", "--touch", folder=folder)
+    return folder
+
+
+def asked(folder, ablations, **more):
+    """Write the overlay of a study that asks for these ablations."""
+    text = yaml.safe_dump({"ablations": ablations, "active": ["rectified", "lp"], **more})
+    (folder / "study.yaml").write_text(text)
+
+
+def planned(*arguments, folder):
+    return snakemake(*arguments, "--snakefile", str(ROOT / "Snakefile"), cwd=folder, study=folder / "study.yaml").stdout
+
+
+def jobs(folder, ablations, **more):
+    """How often each rule would run for these ablations, but for the target itself."""
+    asked(folder, ablations, **more)
+    text = planned("ablations", "-n", folder=folder)
+    if "Nothing to be done" in text:
+        return {}
+    lines = text[text.index("Job stats") :].split("\n\n")[0].splitlines()[3:]
+    return {rule: int(n) for rule, n in map(str.split, lines) if rule not in ("ablations", "total")}
+
+
+def arm(p, name="1.25"):
+    return TWO | {"lp": {"arms": {name: {"flow": {"p": p}}}}}
+
+
+def test_a_new_arm_and_an_edited_one_are_trained_and_nothing_else(finished):
+    assert jobs(finished, TWO) == {}
+    both = {"1.25": {"flow": {"p": 1.25}}, "1.75": {"flow": {"p": 1.75}}}
+    assert jobs(finished, TWO | {"lp": {"arms": both}}) == {"train": 1, **AGAIN}
+    assert jobs(finished, arm(1.3)) == {"train": 1, **AGAIN}
+    swapped = {"1.25": {"flow": {"p": 1.5}}, "1.5": {"flow": {"p": 1.25}}}
+    assert jobs(finished, TWO | {"lp": {"arms": swapped}})["train"] == 2
+    same = {"lp": {"arms": {"1.25": {"flow": {"p": 1.25}}, "again": {"flow": {"p": 1.25}}}}}
+    assert "train" not in jobs(finished, TWO | same)
+
+
+def test_a_fan_out_that_was_killed_goes_on_with_what_is_missing(finished):
+    results = finished / "results"
+    for path in [*(results / "runs" / "lp-1.25-s0").iterdir(), results / "ablations" / "lp.csv"]:
+        path.unlink()  # as of a job that did not end, and of one that never began
+    assert jobs(finished, TWO) == {"train": 1, **AGAIN}
+
+
+def test_a_gate_is_a_permission_and_not_data(finished):
+    """A study of another name, such as one of pairs on top of a trained one, judges again and makes nothing again."""
+    assert jobs(finished, TWO, study="another").keys() == {"gate"}
+    stricter = {"bounds": {"P0-T5": 20.0}}
+    assert jobs(finished, TWO, gates=stricter).keys() == {"gate"}
+
+
+BEHIND_A_GATE = """
+import sys
+from neuromf.workflow import left_behind
+rule gate:
+    output: "gate.txt"
+    params: bound=config["bound"]
+    shell: "echo {params.bound} > {output}"
+rule train:
+    default_target: True
+    input: ancient("gate.txt")
+    output: "model.txt"
+    params: lr=config["lr"]
+    shell: "echo {params.lr} > {output}"
+onsuccess:
+    print("left behind:", left_behind(log, sys.argv[1:]))
+"""
+
+
+def test_what_snakemake_leaves_behind_a_gate_is_noticed(tmp_path):
+    """Should Snakemake come to see it in the first run, gates need no such word any more."""
+    (tmp_path / "Snakefile").write_text(BEHIND_A_GATE)
+
+    def run(*more, **values):
+        settings = [f"{name}={value}" for name, value in values.items()]
+        command = [sys.executable, "-m", "snakemake", "--cores", "1", *more, "--config", *settings]
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+        said = re.findall(r"left behind: (\d+)", done.stdout + done.stderr)
+        return (tmp_path / "model.txt").read_text().strip(), said
+
+    assert run(bound=1, lr=1) == ("1", ["0"])
+    assert run(bound=2, lr=2) == ("1", ["1"])
+    assert run(bound=2, lr=2) == ("2", ["0"])
+    assert run(bound=3, lr=2) == ("2", ["0"])
+    assert run("--forceall", bound=4, lr=4) == ("4", ["0"])
