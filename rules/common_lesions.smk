@@ -10,7 +10,7 @@ STRATEGIES = ("vae", "distance", "downsample", "level")  # of masks
 def lesions_values():
     """How many people with dysplasia, its signs, and the scanner of the embedded cohort."""
     simulated = cfg.fcd.simulated.model_dump()
-    scanner = cfg.cohort.embedded.model_dump(exclude={"n_people", "seed"})
+    scanner = cfg.cohort.embedded.model_dump(exclude={"n_participants", "seed"})
     return as_json(**simulated, **scanner)
 
 

@@ -69,9 +69,9 @@ FILES = {
     f"{RUN},network,1,1,9,0.0512,0.05,0.06,a CPU,float32\n{RUN},decoder,,1,9,0.0833,0.08,0.09,a CPU,float32\n",
 }
 TRAINED = {
-    "flow": {"prediction": "x", "p": 2.0, "tangent": "predicted", "target": "predicted", "base_axes": 4, "fm_steps": 40,
+    "flow": {"prediction": "x", "p": 2.0, "tangent": "predicted", "target": "predicted", "prior_axes": 4, "flow_matching_steps": 40,
              "adaptive_c": 0.01, "adaptive_power": 1.0,
-             "times": {"t_law": [-0.6, 1.6], "r_law": [-4.0, 1.6], "share_r_equals_t": 0.5, "share_corner": 0.1}},
+             "times": {"t_logit_normal": [-0.6, 1.6], "r_logit_normal": [-4.0, 1.6], "fraction_r_equals_t": 0.5, "fraction_corner": 0.1}},
     "net": {"widths": [16, 32], "patch": 2, "conditioning": "t-h"},
     "train": {"steps": 120, "batch": 4, "accumulate": 1, "seed": 7, "lr": 0.002, "warmup": 50, "clip": 1.0,
               "ema_images": [1600]},

@@ -11,8 +11,6 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from neuromf.workflow.digests import code_files
-
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("neuromf/**/*.py"), *ROOT.glob("workflow_scripts/*.py")])
 WORKFLOW = [ROOT / "Snakefile", *sorted(ROOT.glob("rules/*.smk"))]

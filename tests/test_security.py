@@ -61,7 +61,7 @@ class Bomb:
 def test_a_checkpoint_that_would_run_code_is_left_out(tmp_path, caplog, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"made_by": "this", "bomb": Bomb()}, tmp_path / "last.ckpt")
-    assert checkpoints.usable(tmp_path / "last.ckpt", "this") is None
+    assert checkpoints.find_checkpoint(tmp_path / "last.ckpt", "this") is None
     assert not (tmp_path / "pwned").exists() and "is not gone on from" in caplog.text
 
 

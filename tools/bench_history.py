@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 from neuromf.report.page.costs import jobs
 
 COLUMNS = ["date", "commit", "study", "machine", "cores", "rule", "job", "seconds", "max_rss_mb"]
@@ -58,7 +58,7 @@ def add(new: pd.DataFrame, path: Path) -> int:
     text = path.read_text() if path.exists() else ",".join(COLUMNS) + "\n"
     known = set(_ran(pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)))
     fresh = new[[ran not in known for ran in _ran(new)]]
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text + fresh.to_csv(index=False, header=False))
     return len(fresh)
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from neuromf.data.participants import merge_tables, split_by_person, tidy, write_table
+from neuromf.data.participants import merge_tables, split_by_participant, tidy, write_table
 from neuromf.data.sources.bids import read_bids
 from neuromf.data.sources.folder import read_folder
 from neuromf.data.sources.table import read_listed
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = dict(args.config)
     source, shares, seed = (settings.pop(name) for name in ("source", "shares", "seed"))
     table = merge_tables(settings["tables"]) if source == "embedded" else tidy(SOURCES[source](**settings))
-    table.insert(table.columns.get_loc("problem"), "split", split_by_person(table, shares, seed))
+    table.insert(table.columns.get_loc("problem"), "split", split_by_participant(table, shares, seed))
     write_table(table, args.out)
     fine = table[table["problem"] == ""]
     counts = ", ".join(f"{n} {split}" for split, n in fine["split"].value_counts().items())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 from neuromf.meanflow.run import load_run
 from neuromf.report.release import model_card, package
 from neuromf.report.results import Results
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write(text: str, path: Path) -> None:
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

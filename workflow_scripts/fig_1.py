@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "qc", "latents:paths", "stats", "samples", "config:json", "out")
     table, stats = read_table(args.qc), statistics.read_stats(args.stats)
     real = of_split(table, "test")[0]
-    shards = vae_shards.of_split(vae_shards.load_shards(args.latents), table.set_index("scan")["split"], "test")
+    shards = vae_shards.select_split(vae_shards.load_shards(args.latents), table.set_index("scan")["split"], "test")
     latent = statistics.normalise(shards["mean"][:1], stats)[0]
     drawn = statistics.normalise(torch.load(args.samples / "latents.pt", weights_only=True)[:1], stats)[0]
     eps = seeds.noise(args.config["seed"], [0], tuple(stats["shape"]))[0]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from neuromf.data.participants import read_table
 from neuromf.lesions import sample
-from neuromf.lesions.run import load_joint
+from neuromf.lesions.run import load_pair_run
 from neuromf.meanflow.run import load_run
 from neuromf.vae import weights
 from workflow_scripts._cli import arguments
@@ -12,7 +12,7 @@ from workflow_scripts._cli import arguments
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "model", "adapter", "gaussian", "weights", "pairs", "config:json", "out")
-    run = load_joint(load_run(args.model), args.adapter, args.gaussian)
+    run = load_pair_run(load_run(args.model), args.adapter, args.gaussian)
     volumes = args.config.pop("threshold") == "volume"
     table = read_table(args.pairs)
     mean_ml = float(table.loc[table["split"] == "train", "lesion_ml"].astype(float).mean()) if volumes else None

@@ -9,7 +9,7 @@ from workflow_scripts._cli import arguments
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "config:json", "out")
     settings = dict(args.config)
-    write_people(list(range(settings.pop("n_people"))), args.out, **settings)
+    write_people(list(range(settings.pop("n_participants"))), args.out, **settings)
 
 
 if __name__ == "__main__":

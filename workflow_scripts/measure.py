@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             nearest = nearest_heads(judge, volumes, listed["file"].tolist(), train)
             regional = regions(judge, volumes, pd.read_csv(args.regions))
     same = {"n": len(drawn), "seed": int(listed["seed"].iloc[0]), "sampler": sampler}
-    for name, other in baselines.others(args.model, **same).items() if deep else ():
+    for name, other in baselines.baseline_latents(args.model, **same).items() if deep else ():
         judge.add(name, latents.decode(net, other).numpy())
     if deep:
         judge.compare("1", "online")

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 from neuromf.report.paper import latex
 from neuromf.report.paper.document import document
 from neuromf.report.paper.numbers import Numbers
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write(text: str, path: Path) -> None:
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ from workflow_scripts._cli import arguments
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "shard:int", "config:json", "out")
     settings = dict(args.config)
-    numbers = list(range(settings.pop("n_people")))[args.shard :: settings.pop("n_shards")]
+    numbers = list(range(settings.pop("n_participants")))[args.shard :: settings.pop("n_shards")]
     write_table(write_people(numbers, args.out, **settings), args.out / "participants.tsv")
 
 

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "latents:paths", "qc", "weights", "config:json", *outputs)
     net, table, shards = weights.load(args.weights), read_table(args.qc), vae_shards.load_shards(args.latents)
     splits = table.set_index("scan")["split"]
-    known = {split: vae_shards.of_split(shards, splits, split) for split in ("train", "test")}
+    known = {split: vae_shards.select_split(shards, splits, split) for split in ("train", "test")}
     train, real = (read_volumes(of_split(table, split))[:, 0].numpy() for split in ("train", "test"))
     specs = args.config.pop("features")
     scale = evaluation.scale_of(specs, vae=net, people=train)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 from neuromf.report.page.build import page
 from neuromf.report.results import Results
 from workflow_scripts._cli import arguments
@@ -12,7 +12,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "results", "look", "viewer", "licences", "config:json", "out")
     results = Results(args.results, args.config["run"], args.config.pop("partial"))
     html = page(results, args.look, args.viewer, args.licences, **args.config)
-    with whole(args.out) as part:
+    with atomic_write(args.out) as part:
         part.write_text(html, encoding="utf-8")
 
 

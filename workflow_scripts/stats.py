@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     volumes = read_volumes(table.loc[test["scans"][:n], "volume"]).float()
     report = {
         **stats,
-        **shards.census(args.latents),
+        **shards.check_shards(args.latents),
         "roundtrip_ssim": ssim(volumes[:, 0].numpy(), decoded.numpy()).tolist(),
         **reconstruction.flip_error(net.encode, net.decode, volumes, stats["std"]),
     }

@@ -8,11 +8,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuromf.data.participants import read_table, some_trained
+from neuromf.data.participants import read_table, subsample_training_participants
 from neuromf.meanflow import run
-from neuromf.meanflow.diagnostics import Diagnostics, Trouble
-from neuromf.meanflow.gaussian_prior import GaussianFlow
-from neuromf.meanflow.module import FlowStudy
+from neuromf.meanflow.diagnostics import Diagnostics, TrainingAlarm
+from neuromf.meanflow.gaussian_prior import GaussianPrior
+from neuromf.meanflow.module import MeanFlowModule
 from neuromf.meanflow.pretrained import load_rectified
 from neuromf.training import checkpoints, run_record, trainer
 from neuromf.vae import statistics, training_set
@@ -27,23 +27,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     net, settings = args.config["net"], {**args.config["flow"], **args.config["train"]}
     made_by = json.dumps([args.config, args.code, *map(digest, (args.stats, args.qc))], sort_keys=True)
     stats = statistics.read_stats(args.stats)
-    splits = some_trained(read_table(args.qc), settings.pop("people"))
+    splits = subsample_training_participants(read_table(args.qc), settings.pop("people"))
     copies, resident_mb = settings.pop("copies"), args.memory_mb / devices / 2  # the other half is for all else
-    data = training_set.training_set(args.latents, splits, stats, copies=copies, resident_mb=resident_mb)
+    data = training_set.load_training_set(args.latents, splits, stats, copies=copies, resident_mb=resident_mb)
     running = {name: settings.pop(name) for name in ("checkpoint_every", "precision", "clip", "accumulate")}
-    prediction, n_axes, start = (settings.pop(name) for name in ("prediction", "base_axes", "start"))
+    prediction, n_axes, start = (settings.pop(name) for name in ("prediction", "prior_axes", "start"))
     quiet = quiet_steps(settings)
     diagnostics = Diagnostics(after=quiet, **settings.pop("diagnostics"))
-    base = GaussianFlow.fitted(data, n_axes) if prediction == "x" else None
-    u = run.build(net, prediction, base=base, head=settings["tangent"] == "head", seed=settings["seed"])
+    base = GaussianPrior.fit(data, n_axes) if prediction == "x" else None
+    u = run.build_network(net, prediction, prior=base, head=settings["tangent"] == "head", seed=settings["seed"])
     if start:
         load_rectified(u.net, start.pop("weights"), **start)  # type: ignore[arg-type]  # the UNet of build
-    study = FlowStudy(u, data, diagnostics=diagnostics, **settings)
+    study = MeanFlowModule(u, data, diagnostics=diagnostics, **settings)
     checkpoint = args.model.parent / "ckpt" / "last.ckpt"
     try:
         where = {"devices": devices, "num_nodes": args.nodes}
         trainer.fit(study, checkpoint=checkpoint, made_by=made_by, keep=True, **where, **running)
-    except Trouble as trouble:  # outputs of a failed job are removed; what led to it stays beside the checkpoint
+    except TrainingAlarm as trouble:  # outputs of a failed job are removed; what led to it stays beside the checkpoint
         run_record.write_rows(diagnostics.rows, checkpoint.with_name("diagnostics.csv"))
         raise SystemExit(f"{trouble}\nWhat led to it: {checkpoint.with_name('diagnostics.csv')}") from trouble
     if study.global_rank:
@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.save_run(args.model, study.nets(), early=study.early, net=net, stats=stats)
     run_record.write_rows(study.history, args.history)
     run_record.write_rows(diagnostics.rows, args.diagnostics)
-    card = run_record.card(study, args.config, {"stats": str(args.stats), "n_latents": len(data)})
+    card = run_record.run_record(study, args.config, {"stats": str(args.stats), "n_latents": len(data)})
     args.card.write_text(json.dumps(card, indent=1))
-    checkpoints.forget(checkpoint)
+    checkpoints.delete_checkpoints(checkpoint)
 
 
 def digest(path: Path) -> str:
@@ -62,9 +62,14 @@ def digest(path: Path) -> str:
 
 def quiet_steps(settings: dict) -> int:
     """Steps before alarms may sound: a whole stretch of open intervals is wanted; none may where r = t always."""
-    if settings["times"]["share_r_equals_t"] == 1:
+    if settings["times"]["fraction_r_equals_t"] == 1:
         return settings["steps"]
-    return settings["fm_steps"] + settings["gap_steps"] + settings["warmup"] + settings["diagnostics"]["every"]
+    return (
+        settings["flow_matching_steps"]
+        + settings["interval_warmup_steps"]
+        + settings["warmup"]
+        + settings["diagnostics"]["every"]
+    )
 
 
 if __name__ == "__main__":

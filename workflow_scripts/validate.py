@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     net, volumes = weights.load(args.weights), read_volumes(files)
     inside = np.stack([head(volume.numpy()) for volume in volumes[:, 0].float()])
     report = reconstruction.validate(net.encode, net.decode, volumes, inside, lpips=args.config["lpips"])
-    args.out.write_text(json.dumps({**report, **weights.size(net)}, indent=1))
+    args.out.write_text(json.dumps({**report, **weights.count_parameters(net)}, indent=1))
 
 
 if __name__ == "__main__":

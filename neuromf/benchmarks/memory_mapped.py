@@ -8,13 +8,13 @@ from torch import Tensor
 
 from neuromf.benchmarks.training_step import new_step, noise_latents, seconds
 from neuromf.core.files import save_tensors
-from neuromf.vae.training_set import OnDisk
+from neuromf.vae.training_set import MemoryMappedLatents
 
 WAY = ("joint", "predicted", 0.5)  # the training step of the default study
 PER_SHARD = 256
 
 
-def write_store(folder: Path, n: int, shape: tuple) -> OnDisk:
+def write_store(folder: Path, n: int, shape: tuple) -> MemoryMappedLatents:
     """n latents of noise in shards of a folder, memory-mapped again; those of a shard are alike, to be written fast."""
     folder.mkdir(parents=True, exist_ok=True)
     part, parts = noise_latents(PER_SHARD, shape), []
@@ -22,14 +22,14 @@ def write_store(folder: Path, n: int, shape: tuple) -> OnDisk:
         path = folder / f"{shard}.pt"
         save_tensors({"mean": part}, path)
         parts.append((torch.load(path, weights_only=True, mmap=True)["mean"], torch.arange(PER_SHARD)))
-    return OnDisk(parts, {"mean": [0.0] * shape[0], "std": [1.0] * shape[0]})
+    return MemoryMappedLatents(parts, {"mean": [0.0] * shape[0], "std": [1.0] * shape[0]})
 
 
 def study(folder: Path, *, gigabytes: float, rounds: int = 30, **settings: Any) -> list[dict]:
     """Rows of both: where latents lie, how many GB there are, seconds of a step, its rate over that from memory."""
     shape = tuple(settings["shape"])
     n = int(gigabytes * 1e9 / (4 * torch.Size(shape).numel()))
-    places: dict[str, Tensor | OnDisk] = {
+    places: dict[str, Tensor | MemoryMappedLatents] = {
         "memory": noise_latents(PER_SHARD, shape),
         "disk": write_store(folder, n, shape),
     }

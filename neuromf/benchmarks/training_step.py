@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from neuromf.meanflow import flow, run
-from neuromf.meanflow.gaussian_prior import GaussianFlow
-from neuromf.meanflow.module import FlowStudy
+from neuromf.meanflow.gaussian_prior import GaussianPrior
+from neuromf.meanflow.module import MeanFlowModule
 from neuromf.nn import forward_mode
-from neuromf.vae.training_set import OnDisk
+from neuromf.vae.training_set import MemoryMappedLatents
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def new_step(
     batch: int,
     device: str,
     precision: str,
-    latents: Tensor | OnDisk | None = None,
+    latents: Tensor | MemoryMappedLatents | None = None,
 ) -> Callable[[], None]:
     """A function that makes one whole training step this way: pairs, loss, gradient, optimiser, average.
 
@@ -71,11 +71,11 @@ def new_step(
     form, tangent, share = way
     if latents is None:
         latents = noise_latents(64, shape).to(device)
-    base = GaussianFlow.fitted(latents, flow_["base_axes"]) if flow_["prediction"] == "x" else None
-    u = run.build(net, flow_["prediction"], base=base)
-    times = {"share_r_equals_t": 1 - share, "share_uniform": share}
-    derivative = form if form in flow.FORMS else "joint"
-    study = FlowStudy(u, latents, times=times, tangent=tangent, derivative=derivative, batch=batch, steps=1, lr=1e-4,
+    base = GaussianPrior.fit(latents, flow_["prior_axes"]) if flow_["prediction"] == "x" else None
+    u = run.build_network(net, flow_["prediction"], prior=base)
+    times = {"fraction_r_equals_t": 1 - share, "fraction_uniform": share}
+    derivative = form if form in flow.DERIVATIVES else "joint"
+    study = MeanFlowModule(u, latents, times=times, tangent=tangent, derivative=derivative, batch=batch, steps=1, lr=1e-4,
                       seed=0).to(device)  # fmt: skip
     if form == "published":
         study.derivative = published

@@ -14,7 +14,7 @@ Variation = Literal[
 
 
 class Embedded(Section):
-    n_people: int = Field(320, ge=8)
+    n_participants: int = Field(320, ge=8)
     seed: Seed = 0
     shape: tuple[Count, Count, Count] = (128, 128, 75)
     spacing_mm: tuple[Positive, Positive, Positive] = (1.875, 1.875, 2.4)
@@ -101,8 +101,8 @@ class Volumes(Section):
     percentiles: tuple[Annotated[float, Field(ge=0, lt=100)], Annotated[float, Field(gt=0, le=100)]] = (0.0, 99.5)
     bias_field: Literal["none", "n4"] = "none"
     strip: Literal["none", "synthstrip", "hd-bet"] = "none"
-    strip_device: Literal["cpu", "cuda"] = "cpu"
-    strip_timeout_s: Positive = 1800
+    skull_strip_device: Literal["cpu", "cuda"] = "cpu"
+    skull_strip_timeout_s: Positive = 1800
 
     @model_validator(mode="after")
     def windowed(self) -> "Volumes":

@@ -13,7 +13,7 @@ MAIN = "joint"  # the arm of the section as it stands
 
 
 class Simulated(Section):
-    n_people: int = Field(48, ge=8)
+    n_participants: int = Field(48, ge=8)
     seed: Seed = 1000  # other people than those of the cohort
     thickening_mm: float = Field(2.0, ge=0)
     blurring_mm: float = Field(3.0, ge=0)
@@ -46,7 +46,7 @@ class Finetune(Section):
     refit: Literal["none", "pair", "lesion"] = "lesion"
     axes: Count = 16
     loose: Share = 0.5  # of lesion: share of its variance that is Gaussian
-    mask_rest: NotNegative = 0.1  # of lesion: variance off the axes, of mask channels
+    mask_residual_variance: NotNegative = 0.1  # of lesion: variance off the axes, of mask channels
     epochs: Count = 500
     batch: Count = 8
     lr: Positive = 5e-5

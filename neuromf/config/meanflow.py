@@ -21,8 +21,8 @@ class Torus(Section):
     width: Count
     depth: Count
     lr: Positive
-    share_r_equals_t: Share
-    share_corner: Share
+    fraction_r_equals_t: Share
+    fraction_corner: Share
     halflife_steps: Positive
     n_samples: Count
     seed: Seed = 0
@@ -53,22 +53,22 @@ class Net(Section):
 
 
 class Times(Section):
-    t_law: Law = (-0.6, 1.6)
-    r_law: Law | None = (-4.0, 1.6)
-    share_r_equals_t: Share = 0.5
-    share_corner: Share = 0.0
-    share_uniform: Share = 0.0
+    t_logit_normal: Law = (-0.6, 1.6)
+    r_logit_normal: Law | None = (-4.0, 1.6)
+    fraction_r_equals_t: Share = 0.5
+    fraction_corner: Share = 0.0
+    fraction_uniform: Share = 0.0
 
     @model_validator(mode="after")
     def shared(self) -> "Times":
-        if self.share_r_equals_t + self.share_corner + self.share_uniform > 1:
-            raise ValueError("share_r_equals_t, share_corner and share_uniform must sum to at most 1")
+        if self.fraction_r_equals_t + self.fraction_corner + self.fraction_uniform > 1:
+            raise ValueError("fraction_r_equals_t, fraction_corner and fraction_uniform must sum to at most 1")
         return self
 
 
 class Flow(Section):
     prediction: Literal["u", "x"] = "x"
-    base_axes: int = Field(0, ge=0)
+    prior_axes: int = Field(0, ge=0)
     tangent: Literal["conditional", "predicted", "head"] = "conditional"
     target: Literal["conditional", "predicted"] = "conditional"
     derivative: Literal["joint", "lean", "differences"] = "joint"
@@ -77,8 +77,8 @@ class Flow(Section):
     adaptive_power: float = Field(1.0, ge=0)
     adaptive_c: Positive = 0.01
     adaptive_over: Literal["sum", "mean"] = "sum"
-    fm_steps: int = Field(0, ge=0)
-    gap_steps: int = Field(0, ge=0)
+    flow_matching_steps: int = Field(0, ge=0)
+    interval_warmup_steps: int = Field(0, ge=0)
     times: Times = Times()
 
 

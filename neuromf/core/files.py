@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to: it becomes `path` when the block ends well, and is removed when it does not."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -26,7 +26,7 @@ def save_tensors(thing: object, path: Path) -> None:
     """
     import torch  # others write without it
 
-    with whole(path) as part, open(part, "wb") as file:
+    with atomic_write(path) as part, open(part, "wb") as file:
         watched = _Watched(file)
         try:
             torch.save(thing, watched)  # type: ignore[arg-type]  # which asks for write and flush alone

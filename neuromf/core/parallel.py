@@ -15,7 +15,7 @@ CORES = torch.get_num_threads()  # those of OMP_NUM_THREADS where it is set, as 
 Result = TypeVar("Result")
 
 
-def each(function: Callable[..., Result], *items: Iterable) -> list[Result]:
+def map_in_threads(function: Callable[..., Result], *items: Iterable) -> list[Result]:
     """function(a, b, ...) of each a, b, ... of items, in their order, as many at once as there are CORES.
 
     On a CPU and without gradients. What the function raises is raised here.

@@ -185,7 +185,7 @@ def brain_mask(stripper: Stripper, scan: nib.Nifti1Image) -> nib.Nifti1Image:
             code, said = _run(_command(stripper), timeout_s=stripper.timeout_s, folder=folder)
         except subprocess.TimeoutExpired:
             raise BadScan(
-                f"stripping failed: {stripper} took over {stripper.timeout_s:g} s, which is volumes.strip_timeout_s"
+                f"stripping failed: {stripper} took over {stripper.timeout_s:g} s, which is volumes.skull_strip_timeout_s"
             ) from None
         if os.strerror(errno.ENOSPC) in said:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, said {stripper}", folder)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 
 LEVELS = 32767  # steps of int16 between 0 and 1
 
@@ -77,5 +77,5 @@ def write_mask(path: str | Path, mask: NDArray, affine: NDArray) -> None:
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(gzip.compress(image.to_bytes(), compresslevel=3, mtime=0))

@@ -89,7 +89,7 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode()).hexdigest()
 
 
-def split_by_person(table: "pd.DataFrame", shares: Mapping[str, float], seed: int) -> "pd.Series":
+def split_by_participant(table: "pd.DataFrame", shares: Mapping[str, float], seed: int) -> "pd.Series":
     """The split of each scan: all scans of a person in the same one, each site shared out alike.
 
     People stand in a line, site by site, within a site in the order of a hash of seed and person; each in turn
@@ -125,7 +125,7 @@ def _share_out(line: Iterable[str], wanted: Mapping[str, float]) -> dict[str, st
     return split
 
 
-def some_trained(table: "pd.DataFrame", share: float) -> "pd.Series":
+def subsample_training_participants(table: "pd.DataFrame", share: float) -> "pd.Series":
     """Splits of the scans (scan -> split) when only a share of the training people is trained on, at least one.
 
     The people of a smaller share are among those of a larger one; the others have the split "".

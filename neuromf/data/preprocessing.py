@@ -186,16 +186,16 @@ def prepare_shard(
     percentiles: tuple[float, float] = (0.0, 99.5),
     bias_field: str = "none",
     strip: str = "none",
-    strip_device: str = "cpu",
-    strip_timeout_s: float = 1800,
+    skull_strip_device: str = "cpu",
+    skull_strip_timeout_s: float = 1800,
 ) -> pd.DataFrame:
     """What became of each scan of a participants table; those that can be used are written as folder/scan.nii.gz.
 
     Arguments:
         bias_field: "n4" or "none".
         strip: "synthstrip" or "hd-bet", for scans without a mask, or "none".
-        strip_device: "cpu" or "cuda".
-        strip_timeout_s: Seconds that stripping one scan may take.
+        skull_strip_device: "cpu" or "cuda".
+        skull_strip_timeout_s: Seconds that stripping one scan may take.
     Returns:
         One row per scan, with status "accepted" or "quarantined", the reason, the facts of `prepare`, and the path
         of the volume ("" if none).
@@ -208,7 +208,9 @@ def prepare_shard(
     if bias_field == "n4":
         external_tools.n4_version()
     if strip != "none":
-        settings["stripper"] = external_tools.find_stripper(strip, device=strip_device, timeout_s=strip_timeout_s)
+        settings["stripper"] = external_tools.find_stripper(
+            strip, device=skull_strip_device, timeout_s=skull_strip_timeout_s
+        )
     Path(folder).mkdir(parents=True, exist_ok=True)
     rows, start = [], time.monotonic()
     for done, row in enumerate(table.to_dict("records"), start=1):

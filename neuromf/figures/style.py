@@ -14,7 +14,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 
 matplotlib.use("Agg")
 
@@ -83,8 +83,8 @@ def save(fig: Figure, stem: str | Path, provenance: dict) -> None:
     pdf = {"metadata": {"Subject": facts, "CreationDate": None}}
     png = {"metadata": {"Description": facts, "Software": None}, "dpi": 300}
     for form, how in (("pdf", pdf), ("png", png)):
-        with whole(stem.with_name(f"{stem.name}.{form}")) as part:
+        with atomic_write(stem.with_name(f"{stem.name}.{form}")) as part:
             fig.savefig(part, format=form, **how)
-    with whole(stem.with_name(f"{stem.name}.json")) as part:
+    with atomic_write(stem.with_name(f"{stem.name}.json")) as part:
         part.write_text(json.dumps(provenance, sort_keys=True, indent=2) + "\n")
     plt.close(fig)

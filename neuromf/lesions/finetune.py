@@ -20,7 +20,7 @@ from torch import Tensor
 
 from neuromf.core.seeds import generator
 from neuromf.meanflow import flow
-from neuromf.meanflow.module import FlowStudy
+from neuromf.meanflow.module import MeanFlowModule
 from neuromf.meanflow.velocity_net import MeanVelocityNet
 from neuromf.nn import lora
 from neuromf.vae import statistics
@@ -64,11 +64,11 @@ def read_pairs(path: Path) -> PairLatents:
 # --- training ----------------------------------------------------------------------------------------
 
 
-class JointStudy(FlowStudy):
+class PairModule(MeanFlowModule):
     """Train what was added to a network on pairs; held-out ones say which weights are kept, and when it ends.
 
     Arguments:
-        u: Of `prepared`.
+        u: Of `add_adapters`.
         x: Normalised training pairs (N, C, I, J, K), copies and all.
         held: Normalised held-out pairs; of none, the last weights are kept.
         look_every: Steps between two looks at them; a line of history each.
@@ -103,16 +103,16 @@ class JointStudy(FlowStudy):
         """Raw losses (B, 2) of a network on a batch: of image channels and of mask channels."""
         z, v = flow.training_path(x, eps, t, u.prediction)
         along = flow.predicted_tangent(u, z, t, r) if self.tangent == "predicted" else v
-        V = flow.instantaneous(*self.derivative(u, z, t, r, along), t, r)
+        V = flow.implied_velocity(*self.derivative(u, z, t, r, along), t, r)
         parts = (slice(LATENT_CHANNELS), slice(LATENT_CHANNELS, None))
         return torch.stack([flow.raw_loss(V[:, part], v[:, part]) for part in parts], 1)
 
     def on_train_batch_end(self, *args: object) -> None:
         if len(self.held) and self.global_step % self.log_every == 0:
-            self.look()
+            self.evaluate()
         super().on_train_batch_end(*args)
 
-    def look(self) -> None:
+    def evaluate(self) -> None:
         """Judge the averaged weights; keep them where they are the best so far, end where none were for long."""
         found = {name: value.mean() for name, value in self.held_out(self.ema.net).items()}
         self.sums.update({name: [float(value)] for name, value in found.items()})

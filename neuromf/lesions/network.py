@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from neuromf.lesions import network, prior
-from neuromf.lesions.prior import NO_GAUSSIAN, widen_base
-from neuromf.meanflow.gaussian_prior import GaussianFlow
+from neuromf.lesions.prior import NO_PRIOR, ReplacedPrior, widen_prior
+from neuromf.meanflow.gaussian_prior import GaussianPrior
 from neuromf.meanflow.velocity_net import MeanVelocityNet
 from neuromf.nn import lora
 from neuromf.nn.embeddings import N_POSITIONS
@@ -36,8 +35,8 @@ def widen(u: MeanVelocityNet, channels: int) -> MeanVelocityNet:
     n_in, first, last = blocks * channels * cells + N_POSITIONS, net.conv_in.conv, net.out[2].conv
     net.conv_in.conv = Widened(first, torch.tensor(columns), n_in, first.out_channels)
     net.out[2].conv = Widened(last, torch.arange(last.in_channels), last.in_channels, channels * cells)
-    if u.base is not None:
-        u.base = widen_base(u.base, channels)
+    if u.prior is not None:
+        u.prior = widen_prior(u.prior, channels)
     return u
 
 
@@ -51,14 +50,14 @@ TARGETS = {
 # --- the network -------------------------------------------------------------------------------------
 
 
-def prepared(
+def add_adapters(
     u: MeanVelocityNet,
     channels: int,
     *,
     rank: int,
     alpha: float,
     targets: str,
-    base: GaussianFlow | None = None,
+    prior: GaussianPrior | None = None,
     seed: int = 0,
 ) -> MeanVelocityNet:
     """A copy of a trained network that is widened, has adapters, and trains nothing else.
@@ -67,7 +66,7 @@ def prepared(
         channels: Of the pairs.
         rank, alpha: Of the adapters.
         targets: The layers that get one, of `TARGETS`.
-        base: The Gaussian it starts from in place of its own; its own where None.
+        prior: The Gaussian it starts from in place of its own; its own where None.
         seed: Of the first weights of adapters.
 
     Raises:
@@ -77,9 +76,9 @@ def prepared(
         raise ValueError(f"adapter.targets must be one of {', '.join(TARGETS)}; got {targets!r}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        u = lora.inject_lora(network.widen(copy.deepcopy(u), channels), rank, alpha, TARGETS[targets])
-    if base is not None:
-        if u.base is None:
-            raise ValueError(NO_GAUSSIAN)
-        u.base = prior.Refitted(u.base, base)  # type: ignore[assignment]  # called as either of them is
+        u = lora.inject_lora(widen(copy.deepcopy(u), channels), rank, alpha, TARGETS[targets])
+    if prior is not None:
+        if u.prior is None:
+            raise ValueError(NO_PRIOR)
+        u.prior = ReplacedPrior(u.prior, prior)  # type: ignore[assignment]  # called as either of them is
     return lora.freeze_base_unfreeze_lora(u).train()

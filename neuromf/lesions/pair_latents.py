@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 from neuromf.data.augmentation import MIRROR, NOTHING, Change, apply, draw
 from neuromf.lesions import mask_encoding
 from neuromf.lesions.pairs import read_pair
@@ -128,7 +128,7 @@ def _write(path: Path, versions: Versions, strategy: str, threshold: float) -> N
     copy = np.array([copy for _, copy, _ in versions])
     stats = channel_statistics(x[(told["split"] == "train") & (copy == 0)])
     stats |= {"strategy": strategy, "threshold": threshold, "channels": x.shape[1]}
-    with whole(path) as part, open(part, "wb") as file:
+    with atomic_write(path) as part, open(part, "wb") as file:
         about = {**told, "copy": copy, "stats": np.array(json.dumps(stats))}
         np.savez(file, x=x, **about)  # type: ignore[arg-type]  # none is called allow_pickle
 

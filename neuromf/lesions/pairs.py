@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from neuromf.data import external_tools
 from neuromf.data.foreground import head
 from neuromf.data.nifti import read_volume, write_mask, write_volume
-from neuromf.data.participants import read_table, split_by_person, tidy, write_table
+from neuromf.data.participants import read_table, split_by_participant, tidy, write_table
 from neuromf.data.preprocessing import prepare
 from neuromf.data.scans import BadScan, by, read_image, reraise_trouble_of_the_machine
 from neuromf.data.sources.pairs import read_pairs
@@ -136,8 +136,8 @@ def prepare_pairs(
     shares: Mapping[str, float] = SHARES,
     seed: int = 0,
     strip: str = "none",
-    strip_device: str = "cpu",
-    strip_timeout_s: float = 1800,
+    skull_strip_device: str = "cpu",
+    skull_strip_timeout_s: float = 1800,
     **grid: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write folder/{scan}_FLAIR.nii.gz and folder/{scan}_mask.nii.gz of each pair that can be used.
@@ -150,14 +150,16 @@ def prepare_pairs(
         The pairs, and the qc table with a row for every scan: accepted, or quarantined and why.
     """
     if strip != "none":
-        grid["stripper"] = external_tools.find_stripper(strip, device=strip_device, timeout_s=strip_timeout_s)
+        grid["stripper"] = external_tools.find_stripper(
+            strip, device=skull_strip_device, timeout_s=skull_strip_timeout_s
+        )
     rows = []
     for done, row in enumerate(table.to_dict("records"), start=1):
         rows.append(_prepare_row(row, Path(folder), grid))
         if done % EVERY == 0 or done == len(table):
             logger.info("%d of %d pairs, %d set aside", done, len(table), sum(r["reason"] != "" for r in rows))
     qc = pd.DataFrame(rows, columns=QC_COLUMNS)
-    split = split_by_person(table.assign(problem=qc["reason"].to_numpy()), shares, seed)
+    split = split_by_participant(table.assign(problem=qc["reason"].to_numpy()), shares, seed)
     qc["split"] = split.to_numpy()
     return qc.loc[qc["status"] == "accepted", PAIR_COLUMNS].reset_index(drop=True), qc
 

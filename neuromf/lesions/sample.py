@@ -57,7 +57,7 @@ def write_pairs(
     """
     if out.exists() and any(out.iterdir()) and not (out / "samples.tsv").exists():
         raise FileExistsError(f"{out} holds other files than samples, which this would remove; name another folder")
-    latent = sample.draw_latents(run, n=n, batch=batch, steps=1, seed=seed)
+    latent = sample.sample_latents(run, n=n, batch=batch, steps=1, seed=seed)
     strategy, threshold = run.stats["strategy"], float(run.stats["threshold"])
     pairs = [mask_encoding.decode(vae, one[None], strategy, threshold) for one in latent]
     soft = torch.stack([pair[2][0, 0] for pair in pairs])

@@ -26,7 +26,7 @@ from neuromf.core.seeds import generator, noise
 from neuromf.meanflow import flow
 from neuromf.meanflow.velocity_net import MeanVelocityNet
 from neuromf.metrics.images.spectral import radial_spectrum
-from neuromf.vae.training_set import OnDisk
+from neuromf.vae.training_set import MemoryMappedLatents
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ BINS = ("0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1")
 COLUMNS = ("step", "quantity", "t", "h", "part", "value")
 
 
-class Trouble(RuntimeError):
+class TrainingAlarm(RuntimeError):
     """A training that an alarm has stopped."""
 
 
@@ -66,7 +66,7 @@ class Diagnostics:
         self.pairs: list[tuple] = []  # (kind, t bin, h bin, raw loss, |h du/dt| / |v|) of the current stretch
         self.rows: list[dict] = []
 
-    def add(self, raw: Tensor, du_dt: Tensor, v: Tensor, t: Tensor, r: Tensor) -> None:
+    def record_batch(self, raw: Tensor, du_dt: Tensor, v: Tensor, t: Tensor, r: Tensor) -> None:
         """Take in the pairs of a step: raw losses (B,), du/dt and v (B, ...), times (B,)."""
         part = (t - r) * rms(du_dt.detach()) / rms(v)
         kinds = ["raw_mf" if moving else "raw_fm" for moving in (r < t).tolist()]
@@ -85,30 +85,30 @@ class Diagnostics:
     def restore(self, state: dict) -> None:
         self.pairs, self.rows = state["pairs"], state["rows"]
 
-    def begin(self, u: MeanVelocityNet, latents: Tensor | OnDisk, seed: int) -> None:
+    def record_start(self, u: MeanVelocityNet, latents: Tensor | MemoryMappedLatents, seed: int) -> None:
         """What the network is before its first step, on the pairs that every look comes back to."""
-        self.keep(0, fixed_pairs(u, *probed(u, latents, self.n, seed)))
+        self.record_rows(0, fixed_pairs(u, *probed(u, latents, self.n, seed)))
 
-    def look(self, step: int, u: MeanVelocityNet, latents: Tensor | OnDisk, seed: int) -> None:
+    def evaluate(self, step: int, u: MeanVelocityNet, latents: Tensor | MemoryMappedLatents, seed: int) -> None:
         """Close the stretch at this step: rows of its pairs, of the probe, and of what alarms they raise."""
-        rows = [*stretch(self.pairs), *probe(u, latents, n=self.n, evaluations=self.evaluations, seed=seed)]
+        rows = [*summarise_window(self.pairs), *probe(u, latents, n=self.n, evaluations=self.evaluations, seed=seed)]
         self.pairs = []
-        self.keep(step, rows)
+        self.record_rows(step, rows)
         if step > self.after:
-            self.sound(step)
+            self.check_alarms(step)
 
-    def keep(self, step: int, rows: Sequence["Row"]) -> None:
+    def record_rows(self, step: int, rows: Sequence["Row"]) -> None:
         """Take in rows of a step."""
         self.rows += [dict(zip(COLUMNS, (step, *row), strict=True)) for row in rows]
 
-    def sound(self, step: int) -> None:
+    def check_alarms(self, step: int) -> None:
         """Raise or log every alarm that the rows up to this step call for."""
         for alarm in ALARMS:
             if problem := alarm.test(self.rows):
                 text = f"step {step}: {problem}. Likely cause: {alarm.cause}. Cure: {alarm.cure}."
                 self.rows.append(dict(zip(COLUMNS, (step, "alarm", "", "", alarm.name, 1.0), strict=True)))
                 if self.on_alarm == "stop":
-                    raise Trouble(text)
+                    raise TrainingAlarm(text)
                 logger.warning(text)
 
 
@@ -117,7 +117,7 @@ class Diagnostics:
 Row = tuple[str, str, str, str, float]  # quantity, t, h, part, value
 
 
-def stretch(pairs: Sequence[tuple]) -> list[Row]:
+def summarise_window(pairs: Sequence[tuple]) -> list[Row]:
     """Rows of the pairs of a stretch: raw losses and derivative by bin, and the ratio at equal t."""
     rows, by_t = [], {}
     for kind in ("raw_fm", "raw_mf"):
@@ -135,7 +135,9 @@ def stretch(pairs: Sequence[tuple]) -> list[Row]:
 
 
 @torch.no_grad()
-def probe(u: MeanVelocityNet, latents: Tensor | OnDisk, *, n: int, evaluations: int, seed: int) -> list[Row]:
+def probe(
+    u: MeanVelocityNet, latents: Tensor | MemoryMappedLatents, *, n: int, evaluations: int, seed: int
+) -> list[Row]:
     """Rows of one-step samples from fixed noise, against many steps and against the data, and of the derivative."""
     x, eps = probed(u, latents, n, seed)
     with torch.autocast(x.device.type, enabled=False):
@@ -154,7 +156,7 @@ def probe(u: MeanVelocityNet, latents: Tensor | OnDisk, *, n: int, evaluations: 
     ]
 
 
-def probed(u: MeanVelocityNet, latents: Tensor | OnDisk, n: int, seed: int) -> tuple[Tensor, Tensor]:
+def probed(u: MeanVelocityNet, latents: Tensor | MemoryMappedLatents, n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Data and noise that every probe of a run takes, (n, C, I, J, K) each, where the network is."""
     x = latents[torch.randperm(len(latents), generator=generator("probe", seed))[:n]]
     x = x.to(next(u.parameters()).device)
@@ -252,7 +254,7 @@ ALARMS = (
           "between data and noise and the derivative drowns in its phase", "feed t and h raw, in [0, 1]"),
     Alarm("ratio", ratio_high, "the derivative is noisy (finite differences or bf16), its tangent is that of single "
           "pairs, or training went on to long intervals too early",
-          "derivative: joint in float32, tangent: predicted, more fm_steps, a lower lr"),
+          "derivative: joint in float32, tangent: predicted, more flow_matching_steps, a lower lr"),
     Alarm("explosion", raw_explodes, "the adaptive weight shrinks the gradient of samples that have run away, and its "
           "loss looks calm meanwhile", "go back to the last checkpoint with a lower lr or a smaller adaptive_power"),
 )  # fmt: skip

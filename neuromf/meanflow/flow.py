@@ -25,7 +25,7 @@ MeanVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # u(z, t, r), shaped 
 T_MIN = 0.05  # below this t, data and velocity are converted as if t were this (pMF, section 3)
 
 
-def like(t: Tensor, z: Tensor) -> Tensor:
+def expand_as(t: Tensor, z: Tensor) -> Tensor:
     """Shape (B,) times as (B, 1, ...), so that they broadcast against z."""
     if t.shape != z.shape[:1]:
         wanted = tuple(z.shape[:1])
@@ -38,7 +38,7 @@ def like(t: Tensor, z: Tensor) -> Tensor:
 
 def interpolate(x: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Point z and velocity v at time t on the straight line from data x to noise eps."""
-    z = (1 - like(t, x)) * x + like(t, x) * eps
+    z = (1 - expand_as(t, x)) * x + expand_as(t, x) * eps
     v = eps - x
     return z, v
 
@@ -49,12 +49,12 @@ def velocity_from_data(x: Tensor, z: Tensor, t: Tensor, t_min: float = T_MIN) ->
     In training the same clip turns a network's data prediction and the true x into velocities, so below
     t_min prediction and target shrink by one factor and their loss stays consistent (pMF, section 3).
     """
-    return (z - x) / like(t, z).clamp(min=t_min)
+    return (z - x) / expand_as(t, z).clamp(min=t_min)
 
 
 def data_from_velocity(v: Tensor, z: Tensor, t: Tensor) -> Tensor:
     """Inverse of `velocity_from_data`: x = z - max(t, T_MIN) v."""
-    return z - like(t, z).clamp(min=T_MIN) * v
+    return z - expand_as(t, z).clamp(min=T_MIN) * v
 
 
 def training_path(x: Tensor, eps: Tensor, t: Tensor, prediction: str) -> tuple[Tensor, Tensor]:
@@ -75,44 +75,51 @@ def draw_times(
     n: int,
     generator: torch.Generator,
     *,
-    t_law: tuple[float, float] = (-0.6, 1.6),
-    r_law: tuple[float, float] | None = (-4.0, 1.6),
-    share_r_equals_t: float = 0.5,
-    share_corner: float = 0.0,
-    share_uniform: float = 0.0,
-    largest_gap: float = 1.0,
+    t_logit_normal: tuple[float, float] = (-0.6, 1.6),
+    r_logit_normal: tuple[float, float] | None = (-4.0, 1.6),
+    fraction_r_equals_t: float = 0.5,
+    fraction_corner: float = 0.0,
+    fraction_uniform: float = 0.0,
+    max_interval: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Training times t and r <= t, each with shape (n,), float64.
 
     The two-law sampler of the authors' CIFAR recipe: t and r are logit-normal, and r becomes min(t, r).
-    With r_law None both follow t_law and are swapped into order (MF, table 1d). The first
-    round(n * share_r_equals_t) pairs get r = t (with two laws some others tie as well, where r was drawn above t),
-    the last round(n * share_corner) are uniform in the corner t > 0.9, r < 0.1 of one-step sampling, and
-    round(n * share_uniform) before them are uniform in r <= t.
+    With r_logit_normal None both follow t_logit_normal and are swapped into order (MF, table 1d). The first
+    round(n * fraction_r_equals_t) pairs get r = t (with two laws some others tie as well, where r was drawn above t),
+    the last round(n * fraction_corner) are uniform in the corner t > 0.9, r < 0.1 of one-step sampling, and
+    round(n * fraction_uniform) before them are uniform in r <= t.
 
     Arguments:
         n: How many pairs.
         generator: Source of chance.
-        t_law: Mean and standard deviation of logit(t).
-        r_law: Likewise for r.
-        share_r_equals_t: Share of plain flow-matching pairs, in [0, 1].
-        share_corner: Share of corner pairs, in [0, 1 - share_r_equals_t].
-        share_uniform: Share of uniform pairs, likewise.
-        largest_gap: r is raised to t - largest_gap where it lies below: intervals that grow as training goes on.
+        t_logit_normal: Mean and standard deviation of logit(t).
+        r_logit_normal: Likewise for r.
+        fraction_r_equals_t: Share of plain flow-matching pairs, in [0, 1].
+        fraction_corner: Share of corner pairs, in [0, 1 - fraction_r_equals_t].
+        fraction_uniform: Share of uniform pairs, likewise.
+        max_interval: r is raised to t - max_interval where it lies below: intervals that grow as training goes on.
     """
-    shares = {"share_r_equals_t": share_r_equals_t, "share_corner": share_corner, "share_uniform": share_uniform}
+    shares = {
+        "fraction_r_equals_t": fraction_r_equals_t,
+        "fraction_corner": fraction_corner,
+        "fraction_uniform": fraction_uniform,
+    }
     if min(shares.values()) < 0 or sum(shares.values()) > 1:
         named = ", ".join(f"{name}={share}" for name, share in shares.items())
         raise ValueError(f"shares of time pairs must be in [0, 1] and sum to at most 1; got {named}")
-    t, other = logit_normal(n, *t_law, generator), logit_normal(n, *(r_law or t_law), generator)
-    t, r = (t, torch.minimum(t, other)) if r_law else (torch.maximum(t, other), torch.minimum(t, other))
+    t, other = (
+        logit_normal(n, *t_logit_normal, generator),
+        logit_normal(n, *(r_logit_normal or t_logit_normal), generator),
+    )
+    t, r = (t, torch.minimum(t, other)) if r_logit_normal else (torch.maximum(t, other), torch.minimum(t, other))
     corner, uniform = torch.rand(2, 2, n, generator=generator, dtype=torch.float64)
-    place, n_equal = torch.arange(n), round(n * share_r_equals_t)
-    in_corner = place >= (first := n - round(n * share_corner))
-    in_uniform = (place >= first - round(n * share_uniform)) & ~in_corner
+    place, n_equal = torch.arange(n), round(n * fraction_r_equals_t)
+    in_corner = place >= (first := n - round(n * fraction_corner))
+    in_uniform = (place >= first - round(n * fraction_uniform)) & ~in_corner
     t = torch.where(in_corner, 1 - corner[0] / 10, torch.where(in_uniform, uniform.amax(0), t))
     r = torch.where(in_corner, corner[1] / 10, torch.where(in_uniform, uniform.amin(0), r))
-    return t, torch.where(place < n_equal, t, torch.maximum(r, t - largest_gap))
+    return t, torch.where(place < n_equal, t, torch.maximum(r, t - max_interval))
 
 
 # --- the MeanFlow identity ---------------------------------------------------------------------------
@@ -141,7 +148,7 @@ def central_difference(
         return u(z, t, r), (ahead - behind) / (2 * step)
 
 
-def joint(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def single_pass(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """u with gradient and du/dt without, in one forward-mode pass where r < t and one plain pass elsewhere.
 
     The fastest form: nothing is evaluated twice. The pass keeps the activations of u and of its derivative.
@@ -158,7 +165,7 @@ def joint(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[
     return torch.cat([u_still.to(u_on), u_on])[back], du_dt[back]
 
 
-def lean(
+def two_pass(
     u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor, derivative: Callable = total_derivative
 ) -> tuple[Tensor, Tensor]:
     """The same from a plain pass for u and one without gradient for du/dt: little more memory than flow matching."""
@@ -170,10 +177,10 @@ def lean(
     return out, du_dt
 
 
-FORMS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "joint": joint,
-    "lean": lean,
-    "differences": partial(lean, derivative=central_difference),
+DERIVATIVES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "joint": single_pass,
+    "lean": two_pass,
+    "differences": partial(two_pass, derivative=central_difference),
 }  # how u (with gradient) and du/dt (without, and zero where r = t: h = 0 cancels it there) are computed
 
 
@@ -190,7 +197,7 @@ def predicted_tangent(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor) -> Tenso
     return along
 
 
-def regressed(v: Tensor, said: Tensor, t: Tensor, r: Tensor) -> Tensor:
+def regression_target(v: Tensor, said: Tensor, t: Tensor, r: Tensor) -> Tensor:
     r"""What V is regressed on where the network's own velocity stands in for v = eps - x at r < t, with shape (B, ...).
 
     With :math:`\hat v(z, t) = E[v \mid z]` both give the same gradient on average, since V depends on z alone:
@@ -204,17 +211,17 @@ def regressed(v: Tensor, said: Tensor, t: Tensor, r: Tensor) -> Tensor:
         v: Velocity of the path, eps - x.
         said: What the network says of it where r < t, of `predicted_tangent`.
     """
-    return torch.where(like(r < t, v), said, v)
+    return torch.where(expand_as(r < t, v), said, v)
 
 
-def instantaneous(u: Tensor, du_dt: Tensor, t: Tensor, r: Tensor) -> Tensor:
+def implied_velocity(u: Tensor, du_dt: Tensor, t: Tensor, r: Tensor) -> Tensor:
     r"""The velocity V at z that an average velocity implies, regressed on v (iMF, section 3).
 
     .. math:: V = u(z, t, r) + (t - r) \, \mathrm{sg}\!\left[\frac{d}{dt} u(z_t, t, r)\right]
 
     V - v equals u - sg[v - (t - r) du/dt], the residual of MF eq. 10: one loss, two ways to write it.
     """
-    return u + like(t - r, u) * du_dt.detach()
+    return u + expand_as(t - r, u) * du_dt.detach()
 
 
 # --- losses ------------------------------------------------------------------------------------------
@@ -246,7 +253,7 @@ def channel_lp(
     return torch.stack(parts, 1).sum(1)
 
 
-def adaptive(loss: Tensor, seen: Tensor | None = None, *, power: float = 1.0, c: float = 0.01) -> Tensor:
+def adaptively_weighted(loss: Tensor, seen: Tensor | None = None, *, power: float = 1.0, c: float = 0.01) -> Tensor:
     """Per-sample losses (B,), summed over elements, each divided by its own sg[(loss + c)^power] (MF, eq. 22).
 
     The weight hides growth: a run is judged by the raw loss, never by this one.
@@ -283,7 +290,7 @@ def intervals(z: Tensor, times: Sequence[float]) -> Iterator[tuple[Tensor, Tenso
 def sample(u: MeanVelocity, z: Tensor, times: Sequence[float] = (1.0, 0.0)) -> Tensor:
     """Follow u from noise z at times[0] down to times[-1], one evaluation per interval (MF, eq. 12)."""
     for t, r in intervals(z, times):
-        z = z - like(t - r, z) * u(z, t, r)
+        z = z - expand_as(t - r, z) * u(z, t, r)
     return z
 
 
@@ -298,8 +305,8 @@ def heun(u: MeanVelocity, z: Tensor, times: Sequence[float]) -> Tensor:
     """Second-order steps along u(z, t, t): the mean of the slopes at both ends, two evaluations per interval."""
     for t, r in intervals(z, times):
         slope = u(z, t, t)
-        ahead = z - like(t - r, z) * slope
-        z = z - like(t - r, z) * (slope + u(ahead, r, r)) / 2
+        ahead = z - expand_as(t - r, z) * slope
+        z = z - expand_as(t - r, z) * (slope + u(ahead, r, r)) / 2
     return z
 
 

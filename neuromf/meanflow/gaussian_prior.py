@@ -14,10 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from neuromf.meanflow.flow import like
+from neuromf.meanflow.flow import expand_as
 
-SMALLEST = 1e-12  # variance: where data has none, all is noise, and at t = 0 there is nothing to tell apart
-FITTED = 4096  # at most so many people say which axes there are: the Gram matrix is people x people
+MIN_VARIANCE = 1e-12  # variance: where data has none, all is noise, and at t = 0 there is nothing to tell apart
+MAX_ROWS = 4096  # at most so many people say which axes there are: the Gram matrix is people x people
 
 
 def principal_axes(x: Tensor, n_axes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,39 +34,39 @@ def principal_axes(x: Tensor, n_axes: int) -> tuple[Tensor, Tensor, Tensor]:
     return mean, axes.to(x), (values / len(x)).to(x)
 
 
-def at_each_position(off: Tensor, least: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
+def channel_eigenbasis(off: Tensor, variance_floor: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
     """Variances (C, I, J, K) along the axes of the covariance of channels at each position, and these, (C, C, I, J, K).
 
     Arguments:
         off: What lies off the axes of heads, with shape (N, C, I, J, K).
-        least: Variance of each channel that is added.
+        variance_floor: Variance of each channel that is added.
     """
     covariance = torch.einsum("ncijk,ndijk->ijkcd", off, off).double() / len(off)
-    covariance.diagonal(dim1=3, dim2=4).add_(least)
+    covariance.diagonal(dim1=3, dim2=4).add_(variance_floor)
     values, vectors = torch.linalg.eigh(covariance)
     return values.clamp(min=0).movedim(3, 0).to(off), vectors.movedim((3, 4), (0, 1)).to(off)
 
 
-def slope(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
+def velocity_coefficient(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
     r"""Average velocity of y along an axis, per y, with shape (B, K) for variances (K,) and times (B,).
 
     .. math:: g = \frac{1 - s_r / s_t}{t - r} = \frac{(1 + \lambda)(t + r) - 2 \lambda}{s_t (s_t + s_r)}
 
     The second form has no 0 / 0 at r = t.
     """
-    s_t, s_r = scale(variance, t), scale(variance, r)
-    t, r, variance = t[:, None], r[:, None], variance.clamp(min=SMALLEST)
+    s_t, s_r = path_std(variance, t), path_std(variance, r)
+    t, r, variance = t[:, None], r[:, None], variance.clamp(min=MIN_VARIANCE)
     return ((1 + variance) * (t + r) - 2 * variance) / (s_t * (s_t + s_r))
 
 
-def scale(variance: Tensor, t: Tensor) -> Tensor:
+def path_std(variance: Tensor, t: Tensor) -> Tensor:
     """Deviation s_t on the path at times (B,) of data with variances (K,), with shape (B, K)."""
-    return ((1 - t[:, None]) ** 2 * variance.clamp(min=SMALLEST) + t[:, None] ** 2).sqrt()
+    return ((1 - t[:, None]) ** 2 * variance.clamp(min=MIN_VARIANCE) + t[:, None] ** 2).sqrt()
 
 
-def kept(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
+def shrinkage(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
     """Share of what is seen at time t that data of these variances (K,) has of it, with shape (B, K)."""
-    return 1 - t[:, None] * slope(variance, t, r)
+    return 1 - t[:, None] * velocity_coefficient(variance, t, r)
 
 
 class Rows(Protocol):
@@ -77,7 +77,7 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice) -> Tensor: ...
 
 
-class GaussianFlow(nn.Module):
+class GaussianPrior(nn.Module):
     """Data prediction x(z, t, r) = z - t u(z, t, r) of the Gaussian with this mean, axes, variances and rest.
 
     Off the axes the channels of a position have a covariance of their own: large in cortex, none outside the head, and
@@ -92,68 +92,81 @@ class GaussianFlow(nn.Module):
         axes: Orthonormal, with shape (A, C * I * J * K), or none.
         variances: Of the data along the axes, with shape (A,).
         rest: Variances off the axes, with shape (C, I, J, K) or any that broadcasts to it: of the channels, or of what
-            `turn` makes of them.
-        turn: Orthonormal at each position, channels to the axes of their covariance there, with shape (C, C, I, J, K);
+            `eigenvectors` makes of them.
+        eigenvectors: Orthonormal at each position, channels to the axes of their covariance there, with shape (C, C, I, J, K);
             none leave them as they are.
     """
 
     mean: Tensor
     axes: Tensor
     variances: Tensor
-    rest: Tensor
-    turn: Tensor
+    residual_variance: Tensor
+    eigenvectors: Tensor
 
-    def __init__(self, mean: Tensor, axes: Tensor, variances: Tensor, rest: Tensor, turn: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        mean: Tensor,
+        axes: Tensor,
+        variances: Tensor,
+        residual_variance: Tensor,
+        eigenvectors: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        if turn is None:
-            turn = torch.eye(len(mean)).to(mean).view(len(mean), len(mean), 1, 1, 1)
+        if eigenvectors is None:
+            eigenvectors = torch.eye(len(mean)).to(mean).view(len(mean), len(mean), 1, 1, 1)
         self.register_buffer("mean", mean)
         self.register_buffer("axes", axes)
         self.register_buffer("variances", variances)
-        self.register_buffer("rest", rest.expand_as(mean).clone())
-        self.register_buffer("turn", turn.expand(len(mean), *mean.shape).clone())
+        self.register_buffer("residual_variance", residual_variance.expand_as(mean).clone())
+        self.register_buffer("eigenvectors", eigenvectors.expand(len(mean), *mean.shape).clone())
 
     @classmethod
-    def fitted(cls, data: Rows, n_axes: int) -> "GaussianFlow":
+    def fit(cls, data: Rows, n_axes: int) -> "GaussianPrior":
         """The Gaussian of data (N, ...), or of latents that stay on disk, along its first principal axes.
 
         The rest is the covariance of channels that they leave at each position.
-        Of more than `FITTED` rows, every so-manyth is taken.
+        Of more than `MAX_ROWS` rows, every so-manyth is taken.
         """
-        x = data[:: -(-len(data) // FITTED)]
+        x = data[:: -(-len(data) // MAX_ROWS)]
         mean, axes, variances = principal_axes(x, n_axes)
         off = (x - mean).flatten(1)
-        return cls(mean, axes, variances, *at_each_position((off - (off @ axes.T) @ axes).view_as(x)))
+        return cls(mean, axes, variances, *channel_eigenbasis((off - (off @ axes.T) @ axes).view_as(x)))
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """x (B, C, I, J, K) at z of that shape and times (B,): at r = t the posterior mean, at r = 0 the endpoint."""
-        return self.shown(z, t, r)[1]
+        return self.whiten(z, t, r)[1]
 
-    def shown(self, z: Tensor, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    def whiten(self, z: Tensor, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         """What lies off the axes at z, of unit covariance at any time, and x: both (B, C, I, J, K)."""
-        centred = z - (1 - like(t, z)) * self.mean
+        centred = z - (1 - expand_as(t, z)) * self.mean
         along = centred.flatten(1) @ self.axes.T
-        off = self.turned(centred - (along @ self.axes).view_as(z))
-        along = self.moved(along, t, r)
-        x = self.mean + (along @ self.axes).view_as(z) + self.back(off * kept(self.rest.flatten(), t, r).view_as(z))
-        return self.back(off / scale(self.rest.flatten(), t).view_as(z)), x
+        off = self.to_eigenbasis(centred - (along @ self.axes).view_as(z))
+        along = self.predict_along_axes(along, t, r)
+        x = (
+            self.mean
+            + (along @ self.axes).view_as(z)
+            + self.from_eigenbasis(off * shrinkage(self.residual_variance.flatten(), t, r).view_as(z))
+        )
+        return self.from_eigenbasis(off / path_std(self.residual_variance.flatten(), t).view_as(z)), x
 
-    def moved(self, along: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    def predict_along_axes(self, along: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Data prediction (B, A) of what is seen along the axes at time t, from the mean."""
-        return along * kept(self.variances, t, r)
+        return along * shrinkage(self.variances, t, r)
 
-    def uncertain(self, a: Tensor, t: Tensor) -> Tensor:
+    def posterior_noise(self, a: Tensor, t: Tensor) -> Tensor:
         """A field of unit covariance (B, C, I, J, K) as one of that which the data has off the axes, given z at time t.
 
         That is t^2 R / s_t^2 for a rest R: all of it at t = 1, nothing at t = 0, where z is the data.
         """
-        left = t[:, None] * self.rest.flatten().sqrt() / scale(self.rest.flatten(), t)
-        return self.back(self.turned(a) * left.view_as(a))
+        left = t[:, None] * self.residual_variance.flatten().sqrt() / path_std(self.residual_variance.flatten(), t)
+        return self.from_eigenbasis(self.to_eigenbasis(a) * left.view_as(a))
 
-    def turned(self, a: Tensor) -> Tensor:
+    def to_eigenbasis(self, a: Tensor) -> Tensor:
         """Channels of each position along the axes of their covariance there; added in order, whatever their number."""
-        return sum((a[:, c, None] * self.turn[c] for c in range(len(self.turn))), torch.zeros_like(a))
+        return sum((a[:, c, None] * self.eigenvectors[c] for c in range(len(self.eigenvectors))), torch.zeros_like(a))
 
-    def back(self, a: Tensor) -> Tensor:
+    def from_eigenbasis(self, a: Tensor) -> Tensor:
         """Inverse of `turned`."""
-        return sum((a[:, c, None] * self.turn[:, c] for c in range(len(self.turn))), torch.zeros_like(a))
+        return sum(
+            (a[:, c, None] * self.eigenvectors[:, c] for c in range(len(self.eigenvectors))), torch.zeros_like(a)
+        )

@@ -14,17 +14,17 @@ and the average velocity is a mean of it along the path, which is followed in th
 import torch
 from torch import Tensor
 
-from neuromf.meanflow.gaussian_prior import SMALLEST, GaussianFlow, at_each_position, principal_axes
+from neuromf.meanflow.gaussian_prior import MIN_VARIANCE, GaussianPrior, channel_eigenbasis, principal_axes
 
 STEPS = 16  # of the midpoint rule from t to r
 
 
-class MixtureFlow(GaussianFlow):
+class MixturePrior(GaussianPrior):
     """Data prediction x(z, t, r) of data that lie as a Gaussian about one of several centres, off the axes as there.
 
     Arguments:
         centres: Along the axes, from the mean, with shape (K, A).
-        other: Those of `GaussianFlow`; variances are those about a centre.
+        other: Those of `GaussianPrior`; variances are those about a centre.
     """
 
     centres: Tensor
@@ -33,7 +33,7 @@ class MixtureFlow(GaussianFlow):
         super().__init__(*gaussian, **other)
         self.register_buffer("centres", centres)
 
-    def moved(self, along: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    def predict_along_axes(self, along: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Data prediction (B, A) of what is seen along the axes at time t."""
         step, y, u = (t - r)[:, None] / STEPS, along, torch.zeros_like(along)
         for k in range(STEPS):
@@ -45,22 +45,22 @@ class MixtureFlow(GaussianFlow):
 
     def velocity(self, y: Tensor, t: Tensor) -> Tensor:
         """Instantaneous velocity (B, A) at y of that shape and times (B, 1)."""
-        variance = self.variances.clamp(min=SMALLEST)
+        variance = self.variances.clamp(min=MIN_VARIANCE)
         square = (1 - t) ** 2 * variance + t**2
         fit = (1 - t) * (y / square) @ self.centres.T - (1 - t) ** 2 / 2 * (1 / square) @ (self.centres**2).T
         centre = fit.softmax(1) @ self.centres
         return (t - (1 - t) * variance) / square * (y - (1 - t) * centre) - centre
 
 
-def mixture_of_parts(
-    mean: Tensor, heads: Tensor, lesions: Tensor, *, n_axes: int, loose: float, least: Tensor
-) -> MixtureFlow:
+def fit_mixture_prior(
+    mean: Tensor, heads: Tensor, lesions: Tensor, *, n_axes: int, gaussian_fraction: float, variance_floor: Tensor
+) -> MixturePrior:
     """The mixture of data mean + heads + lesions, (N, C, I, J, K) each, whose parts vary apart from one another.
 
     Arguments:
         n_axes: At most so many principal axes of the heads are kept.
-        loose: Share of the lesions' variance that is Gaussian, in [0, 1]; the rest is one of those given.
-        least: Variance off the axes, of each channel, beside that which heads have there.
+        gaussian_fraction: Share of the lesions' variance that is Gaussian, in [0, 1]; the rest is one of those given.
+        variance_floor: Variance off the axes, of each channel, beside that which heads have there.
     """
     n, shape = len(heads), heads.shape
     whole, lesions = ((part - part.mean(0)).flatten(1).double() for part in (heads, lesions))
@@ -70,11 +70,11 @@ def mixture_of_parts(
     values, vectors = torch.linalg.eigh(both @ both.T)
     spanned = values > 1e-6 * values[-1]
     basis = (vectors[:, spanned] / values[spanned].sqrt()).T @ both
-    spread = torch.cat([heads, loose**0.5 * lesions]) @ basis.T
-    variances, turn = torch.linalg.eigh(spread.T @ spread)
-    axes = turn.T @ basis
-    centres = (n * (1 - loose)) ** 0.5 * lesions @ axes.T
+    spread = torch.cat([heads, gaussian_fraction**0.5 * lesions]) @ basis.T
+    variances, eigenvectors = torch.linalg.eigh(spread.T @ spread)
+    axes = eigenvectors.T @ basis
+    centres = (n * (1 - gaussian_fraction)) ** 0.5 * lesions @ axes.T
     off = (whole - (whole @ axes.T) @ axes).view(shape)
-    parts = (axes, variances.clamp(min=0), *at_each_position(off, least), centres)
-    axes, variances, rest, turn, centres = (part.to(mean) for part in parts)
-    return MixtureFlow(mean, axes, variances, rest, turn, centres=centres)
+    parts = (axes, variances.clamp(min=0), *channel_eigenbasis(off, variance_floor), centres)
+    axes, variances, rest, eigenvectors, centres = (part.to(mean) for part in parts)
+    return MixturePrior(mean, axes, variances, rest, eigenvectors, centres=centres)

@@ -10,25 +10,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from neuromf.core.files import save_tensors
-from neuromf.meanflow.gaussian_prior import GaussianFlow
+from neuromf.meanflow.gaussian_prior import GaussianPrior
 from neuromf.meanflow.velocity_net import MeanVelocityNet
 from neuromf.nn.unet import UNet
 from neuromf.vae.maisi import LATENT_CHANNELS
 
 
-def build(
-    net: dict, prediction: str, *, base: GaussianFlow | None = None, head: bool = False, seed: int = 0
+def build_network(
+    net: dict, prediction: str, *, prior: GaussianPrior | None = None, head: bool = False, seed: int = 0
 ) -> MeanVelocityNet:
     """The network of a study with fresh weights; `net` holds the keyword arguments of `nets.UNet`.
 
-    With a base the network is shown twice the channels (`MeanVelocityNet`); a head makes it give a second velocity.
+    With a prior the network is shown twice the channels (`MeanVelocityNet`); a head makes it give a second velocity.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         settings = {**net, "widths": tuple(net["widths"]), "attention": tuple(net["attention"])}
-        channels = LATENT_CHANNELS * (1 if base is None else 2)
+        channels = LATENT_CHANNELS * (1 if prior is None else 2)
         unet = UNet(channels, out_channels=LATENT_CHANNELS * (1 + head), **settings)
-        return MeanVelocityNet(unet, prediction, base, head=head)
+        return MeanVelocityNet(unet, prediction, prior, head=head)
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Run:
 def save_run(path: Path, nets: dict[str, MeanVelocityNet], *, early: Tensor | None, net: dict, stats: dict) -> None:
     """Write the networks of a run by kind ("ema", "online", ...), early samples, and all that `load_run` needs.
 
-    They differ in the weights of `net` alone; the base is written once.
+    They differ in the weights of `net` alone; the prior is written once.
     """
     u = nets["ema"]
     weights = {kind: each.net.state_dict() for kind, each in nets.items()}
-    base = u.base and u.base.state_dict()
-    about = {"net": net, "prediction": u.prediction, "head": u.head, "base": base, "stats": json.dumps(stats)}
+    prior = u.prior and u.prior.state_dict()
+    about = {"net": net, "prediction": u.prediction, "head": u.head, "prior": prior, "stats": json.dumps(stats)}
     save_tensors({"weights": weights, "early": early, **about}, path)
 
 
@@ -60,8 +60,8 @@ def load_run(path: str | Path, weights: str = "ema") -> Run:
     """
     packed = Path(path).is_dir()
     stored = _packed(Path(path), weights) if packed else torch.load(path, map_location="cpu", weights_only=True)
-    base = stored["base"] and GaussianFlow(**stored["base"])
-    u = build(stored["net"], stored["prediction"], base=base, head=stored["head"])
+    prior = stored["prior"] and GaussianPrior(**stored["prior"])
+    u = build_network(stored["net"], stored["prediction"], prior=prior, head=stored["head"])
     u.net.load_state_dict(stored["weights"][weights])
     stats = json.loads(stored["stats"])
     return Run(u.requires_grad_(False).eval(), stats, tuple(stats["shape"]))
@@ -81,13 +81,13 @@ def _packed(folder: Path, weights: str) -> dict:
         wanted = about["weights_sha256"]
         raise ValueError(f"{file} has SHA-256 {found}, config.json beside it says {wanted}: copy the folder again")
     tensors, parts = load_file(file), {}
-    for part in ("net", "base"):
+    for part in ("net", "prior"):
         parts[part] = {k.removeprefix(f"{part}."): w for k, w in tensors.items() if k.startswith(f"{part}.")}
     kept = {name: about[name] for name in ("net", "prediction", "head")}
     stats = json.dumps(about["stats"])
-    return {**kept, "weights": {"ema": parts["net"]}, "base": parts["base"] or None, "stats": stats}
+    return {**kept, "weights": {"ema": parts["net"]}, "prior": parts["prior"] or None, "stats": stats}
 
 
-def on(run: Run, device: str) -> Run:
+def to_device(run: Run, device: str) -> Run:
     """The run with its network on a device."""
     return replace(run, u=run.u.to(device), device=device)

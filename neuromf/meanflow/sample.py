@@ -52,7 +52,7 @@ def solver(sampler: str, steps: int) -> Callable[[flow.MeanVelocity, Tensor], Te
     return lambda u, eps: solve(u, eps, times)
 
 
-def draw(run: Run, numbers: Sequence[int], *, steps: int, seed: int, sampler: str = "mean") -> Tensor:
+def sample_batch(run: Run, numbers: Sequence[int], *, steps: int, seed: int, sampler: str = "mean") -> Tensor:
     """Denormalised latents (N, C, I, J, K) of the samples with these numbers, drawn in one batch, on the CPU.
 
     Arguments:
@@ -78,9 +78,9 @@ def batches(n: int, batch: int) -> list[range]:
     return [range(first, min(first + batch, n)) for first in range(0, n, batch)]
 
 
-def draw_latents(run: Run, *, n: int, batch: int = 16, **drawing: Any) -> Tensor:
-    """n denormalised latents (n, C, I, J, K), as `draw` gives them, batch by batch."""
-    return torch.cat([draw(run, numbers, **drawing) for numbers in batches(n, batch)])
+def sample_latents(run: Run, *, n: int, batch: int = 16, **drawing: Any) -> Tensor:
+    """n denormalised latents (n, C, I, J, K), as `sample_batch` gives them, batch by batch."""
+    return torch.cat([sample_batch(run, numbers, **drawing) for numbers in batches(n, batch)])
 
 
 # --- volumes on disk ---------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def write_samples(
         missing = [k for k in numbers if not files[k].exists()]
         if not missing:
             continue
-        drawn = draw(run, numbers, **drawing)
+        drawn = sample_batch(run, numbers, **drawing)
         _store(part / "latents.raw", numbers[0], drawn)
         for k in missing:
             write_sample(vae, drawn[k - numbers[0]], files[k], **writing)
@@ -221,6 +221,6 @@ def _gather(raw: Path, shape: tuple[int, ...]) -> None:
 
 
 def _row(number: int, file: Path, *, seed: int, steps: int, sampler: str) -> dict:
-    """Row of samples.tsv: what `draw` needs to make the sample again, and where its volume is."""
+    """Row of samples.tsv: what `sample_batch` needs to make the sample again, and where its volume is."""
     about = {"number": number, "participant_id": f"sample-{number:05d}", "seed": seed}
     return {**about, "evaluations": steps, "sampler": sampler, "file": str(file)}

@@ -122,8 +122,8 @@ def train(
     width: int = 128,
     depth: int = 2,
     halflife_steps: int = 100,
-    share_r_equals_t: float = 0.25,
-    share_corner: float = 0.1,
+    fraction_r_equals_t: float = 0.25,
+    fraction_corner: float = 0.1,
     n_epochs: int = 100,
     seed: int = 0,
 ) -> tuple[nn.Module, pd.DataFrame]:
@@ -138,8 +138,8 @@ def train(
         prediction: What the network gives, "u" or "x".
         tangent: "predicted" for u(z, t, t) in the derivative, "conditional" for v = eps - x.
         halflife_steps: Half-life of the weight average, in optimiser steps.
-        share_r_equals_t: Share of plain flow-matching pairs in each batch, as in `flow.draw_times`.
-        share_corner: Share of pairs in the corner where one-step sampling happens, likewise.
+        fraction_r_equals_t: Share of plain flow-matching pairs in each batch, as in `flow.draw_times`.
+        fraction_corner: Share of pairs in the corner where one-step sampling happens, likewise.
         n_epochs: Rows of the history; the data are endless, so an epoch is just n_steps / n_epochs steps.
 
     Returns:
@@ -153,14 +153,14 @@ def train(
     ema = EMA(net, halflife_images=halflife_steps * batch)
     optimiser = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.9, 0.95), fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps)
-    shares = {"share_r_equals_t": share_r_equals_t, "share_corner": share_corner}
+    shares = {"fraction_r_equals_t": fraction_r_equals_t, "fraction_corner": fraction_corner}
     rows = []
     for step in range(n_steps):
         x, eps, t, r = draw_batch(batch, dim, seed, step, **shares)
         z, v = flow.training_path(x, eps, t, prediction)
         along = v if tangent == "conditional" else flow.predicted_tangent(net, z, t, r)
-        V = flow.instantaneous(*flow.joint(net, z, t, r, along), t, r)
-        loss = flow.adaptive(flow.channel_lp(V[:, None], v[:, None])).mean()
+        V = flow.implied_velocity(*flow.single_pass(net, z, t, r, along), t, r)
+        loss = flow.adaptively_weighted(flow.channel_lp(V[:, None], v[:, None])).mean()
         if not loss.isfinite():
             raise FloatingPointError(
                 f"loss is {loss.item()} at step {step} of the arm {prediction}-prediction, D={dim}"

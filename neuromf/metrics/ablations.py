@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 from neuromf.metrics import statistics
 
 ALPHA = 0.05  # of every test, after correction
@@ -96,7 +96,7 @@ def read_rows(path: Path) -> pd.DataFrame:
 def write_rows(table: pd.DataFrame, path: Path) -> None:
     """Write a csv whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
+    with atomic_write(path) as part:
         table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
 
 

@@ -45,7 +45,7 @@ def controls(real: ArrayLike, *, seed: int = 0, block: int = BLOCK) -> dict[str,
         block: Side of the permuted blocks in voxels.
     """
     real = np.asarray(as_volumes(real, "real"), np.float32)
-    every = parallel.each(lambda k: _worse(real[k], [seed, k], block), range(len(real)))
+    every = parallel.map_in_threads(lambda k: _worse(real[k], [seed, k], block), range(len(real)))
     made = {name: np.stack([one[name] for one in every]) for name in every[0]}
     return {"real": real, **made, "mean-head": np.repeat(real.mean(axis=0, keepdims=True), len(real), axis=0)}
 

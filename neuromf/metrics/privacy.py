@@ -45,7 +45,7 @@ def pooled(volumes: ArrayLike, factor: int) -> NDArray:
     if factor < 1 or any(side % factor for side in shape):
         raise ValueError(f"factor must divide the shape {tuple(shape)}; got {factor}: crop or pad the volumes")
     i, j, k = (side // factor for side in shape)
-    means = parallel.each(
+    means = parallel.map_in_threads(
         lambda x: x.reshape(i, factor, j, factor, k, factor).mean(axis=(1, 3, 5), dtype=np.float64).ravel(), volumes
     )
     return np.stack(means)

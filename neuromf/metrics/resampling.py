@@ -47,7 +47,7 @@ def rows(features: ArrayLike) -> NDArray:
     return x.reshape(-1, x.shape[-1]) if x.ndim == 3 else x
 
 
-def draws(n_real: int, n_fake: int, n_boot: int, seed: int) -> list[tuple[NDArray, NDArray]]:
+def bootstrap_indices(n_real: int, n_fake: int, n_boot: int, seed: int) -> list[tuple[NDArray, NDArray]]:
     """Volumes of both sets drawn again, with replacement: n_boot pairs of indices, for every interval the same."""
     if n_boot < 2:
         raise ValueError(f"n_boot must be at least 2, better 200; got {n_boot}")
@@ -55,13 +55,13 @@ def draws(n_real: int, n_fake: int, n_boot: int, seed: int) -> list[tuple[NDArra
     return [(rng.integers(n_real, size=n_real), rng.integers(n_fake, size=n_fake)) for _ in range(n_boot)]
 
 
-def interval(values: NDArray | Sequence[float]) -> tuple[float, float]:
+def percentile_interval(values: NDArray | Sequence[float]) -> tuple[float, float]:
     """The 2.5 and 97.5 percentiles."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
-def around(value: float, again: NDArray | Sequence[float]) -> tuple[float, float]:
+def recentred_interval(value: float, again: NDArray | Sequence[float]) -> tuple[float, float]:
     """Ends of the 95 % interval of a distance: how far redraws spread about their median, laid around its value.
 
     Redraws hold volumes twice and so look like fewer of them, and their distances lie above that of the sets
@@ -78,7 +78,7 @@ def bootstrap(
     n_boot: int = 200,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Ends of the 95 % interval of fn, as `around` lays them, when the volumes of both sets are drawn again.
+    """Ends of the 95 % interval of fn, as `recentred_interval` lays them, when the volumes of both sets are drawn again.
 
     Arguments:
         fn: A statistic of two sets of features, for instance ``frechet_distance``.
@@ -90,8 +90,8 @@ def bootstrap(
     """
     x, y = by_volume(real, "real"), by_volume(fake, "fake")
     as_pair(rows(x), rows(y))
-    redrawn = [fn(rows(x[i]), rows(y[j])) for i, j in draws(len(x), len(y), n_boot, seed)]
-    return around(fn(rows(x), rows(y)), redrawn)
+    redrawn = [fn(rows(x[i]), rows(y[j])) for i, j in bootstrap_indices(len(x), len(y), n_boot, seed)]
+    return recentred_interval(fn(rows(x), rows(y)), redrawn)
 
 
 def row_counts(pair: Sequence[NDArray], sizes: Sequence[int], slices: Sequence[int] = (1, 1)) -> list[NDArray]:

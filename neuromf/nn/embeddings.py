@@ -36,7 +36,7 @@ class TimeEmbedding(nn.Module):
         return self.layers(torch.cat([angles.cos(), angles.sin()], dim=1))
 
 
-class GapEmbedding(TimeEmbedding):
+class IntervalEmbedding(TimeEmbedding):
     """The same of h = t - r, as what it adds to h = 0; at first nothing.
 
     Flow matching alone (r = t) thus leaves it as it is, and when intervals open u(z, t, r) does not depend on r yet.
@@ -58,7 +58,7 @@ class Conditioning(nn.Module):
     Arguments:
         width: Of an embedding.
         name: Which numbers of the interval are told.
-        flow_first: Whether training starts with r = t alone, so that h is best told by a `GapEmbedding`.
+        flow_first: Whether training starts with r = t alone, so that h is best told by a `IntervalEmbedding`.
     """
 
     def __init__(self, width: int, name: str = "t-h", *, flow_first: bool = False) -> None:
@@ -66,7 +66,7 @@ class Conditioning(nn.Module):
         if name not in CONDITIONINGS:
             raise ValueError(f"conditioning must be one of {', '.join(CONDITIONINGS)}; got {name!r}")
         self.name = name
-        gap = GapEmbedding if flow_first and name == "t-h" else TimeEmbedding
+        gap = IntervalEmbedding if flow_first and name == "t-h" else TimeEmbedding
         self.embeddings = nn.ModuleList([TimeEmbedding(width), *(gap(width) for _ in name.split("-")[1:])])
 
     def forward(self, t: Tensor, r: Tensor) -> Tensor:

@@ -13,15 +13,15 @@ logger = logging.getLogger(__name__)
 DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError)
 
 
-def forget(checkpoint: Path) -> None:
+def delete_checkpoints(checkpoint: Path) -> None:
     """Remove the checkpoints of a training whose results are written."""
-    for path in (checkpoint, one_before(checkpoint)):
+    for path in (checkpoint, previous_checkpoint(checkpoint)):
         path.unlink(missing_ok=True)
 
 
-def usable(checkpoint: Path, made_by: str = "") -> Path | None:
+def find_checkpoint(checkpoint: Path, made_by: str = "") -> Path | None:
     """The newest whole checkpoint of this very training, else None; one that is left out is named with the reason."""
-    for path in (checkpoint, one_before(checkpoint)):
+    for path in (checkpoint, previous_checkpoint(checkpoint)):
         if path.exists():
             if not (reason := _unfit(path, made_by)):
                 logger.info("going on from %s", path)
@@ -30,7 +30,7 @@ def usable(checkpoint: Path, made_by: str = "") -> Path | None:
     return None
 
 
-def one_before(checkpoint: Path) -> Path:
+def previous_checkpoint(checkpoint: Path) -> Path:
     """Where the checkpoint before the last one lies."""
     return checkpoint.with_name(f"before-{checkpoint.name}")
 
@@ -48,14 +48,14 @@ def _unfit(path: Path, made_by: str) -> str:
     return "" if found == made_by else "it is of other settings, data or code"
 
 
-def save_whole(trainer: pl.Trainer, path: Path) -> None:
+def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
     """Write the state to a file beside, then put it in place: the last one or the one before is always there."""
     part = path.with_suffix(".part")
     try:
         trainer.save_checkpoint(part)
         if trainer.is_global_zero:
             if path.exists():
-                path.replace(one_before(path))
+                path.replace(previous_checkpoint(path))
             part.replace(path)
     finally:
         if trainer.is_global_zero:

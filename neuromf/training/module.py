@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from neuromf.core.seeds import generator
-from neuromf.training.checkpoints import save_whole
+from neuromf.training.checkpoints import save_checkpoint
 
 logger = logging.getLogger(__name__)
 
 
-class Study(pl.LightningModule):
+class ResumableModule(pl.LightningModule):
     """What both trainings share: AdamW with warm-up and cosine, numbered draws, a history that resumes.
 
     Arguments:
@@ -56,7 +56,7 @@ class Study(pl.LightningModule):
         """The source of chance of the current draw, one for each purpose."""
         return generator(what, self.seed, int(self.drawn))
 
-    def choose(self) -> Tensor:
+    def batch_indices(self) -> Tensor:
         """Which items the current batch holds: an endless sequence of shuffled epochs, cut into batches."""
         first = int(self.drawn) * self.batch
         numbers = range(first, first + self.batch)
@@ -64,7 +64,7 @@ class Study(pl.LightningModule):
                   for epoch in {n // self.items for n in numbers}}  # fmt: skip
         return torch.stack([epochs[n // self.items][n % self.items] for n in numbers])
 
-    def mine(self, batch: Tensor) -> Tensor:
+    def local_rows(self, batch: Tensor) -> Tensor:
         """The rows of a global batch that fall to this process: every batch is drawn whole by each of them."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
         if len(batch) % world:
@@ -84,7 +84,7 @@ class Study(pl.LightningModule):
         if not values["loss"].isfinite():
             raise FloatingPointError(
                 f"loss is {float(values['loss'])} at step {self.global_step}, draw {int(self.drawn)}, items "
-                f"{self.choose().tolist()}; no weight was changed by it: lower lr, or look at these items"
+                f"{self.batch_indices().tolist()}; no weight was changed by it: lower lr, or look at these items"
             )
         for name, value in values.items():
             self.sums.setdefault(name, []).extend(value.detach().flatten().tolist())
@@ -105,7 +105,7 @@ class Study(pl.LightningModule):
             self.sums = {}
             logger.info(self.progress())
         if self.checkpoint and self.global_step % self.checkpoint_every == 0 and self.global_step < self.steps:
-            save_whole(self.trainer, self.checkpoint)
+            save_checkpoint(self.trainer, self.checkpoint)
 
     def on_train_start(self) -> None:
         self.started = time.monotonic()
@@ -151,7 +151,7 @@ def _mean(values: list[float]) -> float:
 # --- running -----------------------------------------------------------------------------------------
 
 
-class Draws(Dataset):
+class StepCounter(Dataset):
     """What the loader yields: only that there is another draw; the module makes the batch itself."""
 
     def __init__(self, n: int) -> None:

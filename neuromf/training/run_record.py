@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from neuromf.core.hardware import device_name, peak_mb
-from neuromf.training.module import Study
+from neuromf.training.module import ResumableModule
 
 
 def write_rows(rows: list[dict], path: Path) -> None:
@@ -15,7 +15,7 @@ def write_rows(rows: list[dict], path: Path) -> None:
     pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6g")
 
 
-def card(module: Study, config: dict, data: dict) -> dict:
+def run_record(module: ResumableModule, config: dict, data: dict) -> dict:
     """What made a run: its values, its data, versions, size, what it cost, and where its raw losses ended."""
     versions = {name: metadata.version(name) for name in ("neuromf", "torch", "monai", "pytorch-lightning")}
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -13,14 +13,14 @@ from pytorch_lightning.plugins.environments import ClusterEnvironment, Lightning
 from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
-from neuromf.training.checkpoints import forget, usable
-from neuromf.training.module import Draws, Study
+from neuromf.training.checkpoints import delete_checkpoints, find_checkpoint
+from neuromf.training.module import ResumableModule, StepCounter
 
 logger = logging.getLogger(__name__)
 
 
 def fit(
-    module: Study,
+    module: ResumableModule,
     *,
     checkpoint: Path,
     made_by: str = "",
@@ -38,7 +38,7 @@ def fit(
     Arguments:
         module: What is trained; its history is complete afterwards, whatever was interrupted.
         checkpoint: File of the last whole state; the one before it stays beside. Both go when the run has ended.
-        keep: Leave both, for `forget` once the results are written: a full disk then loses a few steps and no more.
+        keep: Leave both, for `delete_checkpoints` once the results are written: a full disk then loses a few steps and no more.
         made_by: What the training depends on, such as its settings and digests of code and data. A checkpoint made by
             anything else, or damaged, is not gone on from.
         precision: Of Lightning; the derivative of the flow is float32 all the same.
@@ -65,12 +65,12 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    loader = DataLoader(Draws(module.steps * accumulate))
-    trainer.fit(module, loader, ckpt_path=usable(checkpoint, made_by), weights_only=True)
+    loader = DataLoader(StepCounter(module.steps * accumulate))
+    trainer.fit(module, loader, ckpt_path=find_checkpoint(checkpoint, made_by), weights_only=True)
     if module.global_step < module.steps:
         raise RuntimeError(f"training ended at step {module.global_step} of {module.steps}; run it again to go on")
     if not keep:
-        forget(checkpoint)
+        delete_checkpoints(checkpoint)
 
 
 def environment(processes: int) -> ClusterEnvironment:

@@ -165,5 +165,5 @@ def decode(vae: MAISIVAEWrapper, latent: Tensor, *, precision: str = "float32") 
     def into(place: Tensor, one: Tensor) -> None:
         place.copy_(next(decode_each(vae, one[None], precision=precision)))
 
-    parallel.each(into, volumes, latent)
+    parallel.map_in_threads(into, volumes, latent)
     return volumes

@@ -118,9 +118,9 @@ class MAISIVAEWrapper(nn.Module):
         if volume.ndim != 5 or volume.shape[1] != 1 or any(n % DOWNSAMPLING for n in volume.shape[2:]):
             wanted = f"(B, 1, I, J, K) with I, J, K multiples of {DOWNSAMPLING}"
             raise ValueError(f"volumes must have shape {wanted}; got {tuple(volume.shape)}: crop or pad them first")
-        return self.net.encode(self.folded(volume))
+        return self.net.encode(self.space_to_depth(volume))
 
-    def folded(self, volume: Tensor) -> Tensor:
+    def space_to_depth(self, volume: Tensor) -> Tensor:
         """Volumes (B, 1, I, J, K) as the first convolution takes them: space to depth, where the layout has patches."""
         p = self.architecture.patch
         return rearrange(volume, "b c (i p) (j q) (k s) -> b (c p q s) i j k", p=p, q=p, s=p)

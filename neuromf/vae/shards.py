@@ -32,8 +32,8 @@ def load_shards(paths: Sequence[Path]) -> dict:
 
 
 def load_split(paths: Sequence[Path], splits: Mapping[str, str], split: str) -> dict:
-    """The scans of one split from all shards: as `of_split` of `load_shards`, without the others in memory."""
-    return _joined([of_split(shard, splits, split) for shard in open_shards(paths)])
+    """The scans of one split from all shards: as `select_split` of `load_shards`, without the others in memory."""
+    return _joined([select_split(shard, splits, split) for shard in open_shards(paths)])
 
 
 def _joined(shards: list[dict]) -> dict:
@@ -43,9 +43,9 @@ def _joined(shards: list[dict]) -> dict:
     return names | {name: torch.cat([shard[name] for shard in shards]) for name in ("mean", "std", "copies")}
 
 
-def of_split(shards: dict, splits: Mapping[str, str], split: str) -> dict:
+def select_split(shards: dict, splits: Mapping[str, str], split: str) -> dict:
     """The part of joined shards whose scans belong to a split; splits maps scans to splits."""
-    rows, copied = (rows_of(shards[name], splits, split) for name in ("scans", "copied"))
+    rows, copied = (rows_of_split(shards[name], splits, split) for name in ("scans", "copied"))
     return {
         "scans": [shards["scans"][i] for i in rows],
         "mean": shards["mean"][rows],
@@ -55,11 +55,11 @@ def of_split(shards: dict, splits: Mapping[str, str], split: str) -> dict:
     }
 
 
-def rows_of(scans: Sequence[str], splits: Mapping[str, str], split: str) -> Tensor:
+def rows_of_split(scans: Sequence[str], splits: Mapping[str, str], split: str) -> Tensor:
     return torch.tensor([i for i, scan in enumerate(scans) if splits[scan] == split], dtype=torch.long)
 
 
-def census(paths: Sequence[Path]) -> dict:
+def check_shards(paths: Sequence[Path]) -> dict:
     """How many scans are encoded, in which shapes, and whether every value of theirs and of their copies is finite."""
     shards = open_shards(paths)
     return {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuromf.training.module import Study
+from neuromf.training.module import ResumableModule
 from neuromf.vae.maisi import MAISIVAEWrapper
 
 
@@ -30,7 +30,7 @@ def reconstruction_loss(
     }
 
 
-class VAEStudy(Study):
+class AutoencoderModule(ResumableModule):
     """Train the compact autoencoder on volumes (N, 1, I, J, K) held in memory."""
 
     SHOWN = ("intensity", "gradient", "kl")
@@ -40,7 +40,7 @@ class VAEStudy(Study):
         self.vae, self.volumes, self.kl_weight = vae.requires_grad_(True).train(), volumes, kl_weight
 
     def training_step(self, _: object, __: int) -> Tensor:
-        chosen = self.choose()
+        chosen = self.batch_indices()
         volume = self.volumes[chosen].to(self.device, torch.float32)
         if torch.rand((), generator=self.draw("mirror")) < 0.5:
             volume = volume.flip(2)

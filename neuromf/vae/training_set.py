@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neuromf.vae.shards import open_shards, rows_of
+from neuromf.vae.shards import open_shards, rows_of_split
 from neuromf.vae.statistics import normalise
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 CHUNK = 64  # rows normalised at once on their way into memory
 
 
-class OnDisk:
+class MemoryMappedLatents:
     """Normalised latents whose rows are read from memory-mapped shards when they are asked for.
 
     Arguments:
@@ -59,14 +59,14 @@ class OnDisk:
         return data
 
 
-def training_set(
+def load_training_set(
     paths: Sequence[Path],
     splits: Mapping[str, str],
     stats: dict,
     *,
     copies: bool = True,
     resident_mb: float = float("inf"),
-) -> Tensor | OnDisk:
+) -> Tensor | MemoryMappedLatents:
     """Normalised latents (N, C, I, J, K) of the training people, then of their copies where wanted.
 
     Arguments:
@@ -77,8 +77,8 @@ def training_set(
         resident_mb: More than this stays on disk.
     """
     shards, kinds = open_shards(paths), [("mean", "scans"), ("copies", "copied")][: 1 + copies]
-    picked = [(shard[name], rows_of(shard[names], splits, "train")) for name, names in kinds for shard in shards]
-    stored = OnDisk([(latent, rows) for latent, rows in picked if len(rows)], stats)
+    picked = [(shard[name], rows_of_split(shard[names], splits, "train")) for name, names in kinds for shard in shards]
+    stored = MemoryMappedLatents([(latent, rows) for latent, rows in picked if len(rows)], stats)
     if stored.megabytes <= resident_mb:
         return stored.resident()
     logger.info(

@@ -29,7 +29,7 @@ def save_weights(vae: MAISIVAEWrapper, path: Path, *, half: bool = False) -> Non
     save_file(state, path, metadata={"architecture": json.dumps(asdict(vae.architecture))})
 
 
-def locate(weights: str | None, sha256: str | None = None) -> Path | None:
+def resolve_weights(weights: str | None, sha256: str | None = None) -> Path | None:
     """The file that `vae.weights` of the config names, verified: "packaged", a path, or None for a fresh start."""
     if weights is None:
         return None
@@ -152,7 +152,7 @@ def _kind(state: dict[str, Tensor]) -> str:
     return ""
 
 
-def initial(architecture: Architecture, weights: Path | None, *, seed: int) -> MAISIVAEWrapper:
+def build_autoencoder(architecture: Architecture, weights: Path | None, *, seed: int) -> MAISIVAEWrapper:
     """The autoencoder a study starts from: stored weights, or random ones of this architecture and seed."""
     if weights:
         vae = load(weights)
@@ -166,7 +166,7 @@ def initial(architecture: Architecture, weights: Path | None, *, seed: int) -> M
     return vae
 
 
-def size(vae: MAISIVAEWrapper) -> dict[str, int]:
+def count_parameters(vae: MAISIVAEWrapper) -> dict[str, int]:
     """Numbers of parameters and of entries of the state dict: what tells one architecture from another."""
     state = vae.net.state_dict()
     return {"parameters": sum(weight.numel() for weight in state.values()), "entries": len(state)}

@@ -59,7 +59,7 @@ def list_scans(cohort: CohortSection) -> Listing:
         SystemExit: If the source cannot be read as the section says, with the reason.
     """
     if cohort.source in ("embedded", "ixi"):
-        n = cohort.embedded.n_people if cohort.source == "embedded" else cohort.ixi.expected
+        n = cohort.embedded.n_participants if cohort.source == "embedded" else cohort.ixi.expected
         return Listing(n, _digest([str(number) for number in range(n)]))
     values = source_values(cohort)
     source, root = values.pop("source"), values["root"]

@@ -12,7 +12,7 @@ import torch
 
 from neuromf.benchmarks import timing
 from neuromf.core import seeds
-from neuromf.meanflow.run import Run, build, on, save_run
+from neuromf.meanflow.run import Run, build_network, save_run, to_device
 from neuromf.vae import maisi, weights
 from workflow_scripts import timing as script
 
@@ -24,12 +24,12 @@ COLUMNS = ["part", "evaluations", "batch", "n", "seconds_per_volume", "low", "hi
 
 @pytest.fixture(scope="module")
 def decoder():
-    return weights.initial(maisi.COMPACT, None, seed=0)
+    return weights.build_autoencoder(maisi.COMPACT, None, seed=0)
 
 
 @pytest.fixture
 def run():
-    return Run(build(NET, "u").requires_grad_(False).eval(), STATS, SHAPE)
+    return Run(build_network(NET, "u").requires_grad_(False).eval(), STATS, SHAPE)
 
 
 class Pauses:
@@ -191,5 +191,5 @@ def test_the_script_times_a_run_from_its_files(run, decoder, tmp_path):
 
 @pytest.mark.gpu
 def test_a_gpu_reports_its_name_and_its_peak(run, decoder):
-    rows = timing.study(on(run, "cuda"), decoder.to("cuda"), evaluations=[1], seconds=1, largest_batch=2)
+    rows = timing.study(to_device(run, "cuda"), decoder.to("cuda"), evaluations=[1], seconds=1, largest_batch=2)
     assert all(row["device"] == torch.cuda.get_device_name() and row["peak_mb"] > 0 for row in rows)

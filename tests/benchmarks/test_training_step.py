@@ -9,15 +9,15 @@ from neuromf.nn import forward_mode
 
 SETTINGS = {
     "net": {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4},
-    "flow_": {"prediction": "x", "base_axes": 2},
+    "flow_": {"prediction": "x", "prior_axes": 2},
     "shape": (4, 4, 4, 4), "batch": 4, "device": "cpu", "precision": "32-true",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("way", training_step.WAYS, ids=str)
 def test_every_way_makes_a_whole_step(way, monkeypatch):
-    nets, build = [], run.build
-    monkeypatch.setattr(run, "build", lambda *args, **kind: nets.append(build(*args, **kind)) or nets[-1])
+    nets, build = [], run.build_network
+    monkeypatch.setattr(run, "build_network", lambda *args, **kind: nets.append(build(*args, **kind)) or nets[-1])
     step = training_step.new_step(way, **SETTINGS)
     before = torch.nn.utils.parameters_to_vector(nets[0].parameters())
     step()

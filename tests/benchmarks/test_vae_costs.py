@@ -29,7 +29,7 @@ def test_monais_network_is_as_documented_and_ours_is_not(small):
 
 
 def test_the_network_timed_is_the_published_one():
-    assert weights.size(bench_vae.build("MONAI")) == {"parameters": 20_944_897, "entries": 130}
+    assert weights.count_parameters(bench_vae.build("MONAI")) == {"parameters": 20_944_897, "entries": 130}
 
 
 @pytest.mark.parametrize("task", bench_vae.TASKS)

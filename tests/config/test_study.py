@@ -97,16 +97,19 @@ def test_an_unknown_section_is_named_with_those_there_are():
 def test_an_unknown_key_of_a_section_is_named_with_those_there_are():
     assert refusal(default("volumes", "spacing", value=2.0)) == [
         "  volumes.spacing: unknown key; allowed here: bias_field, percentiles, shape, spacing_mm, strip, "
-        "strip_device, strip_timeout_s"
+        "skull_strip_device, skull_strip_timeout_s"
     ]
 
 
 @pytest.mark.parametrize(
     ("keys", "allowed"),
     [
-        (("cohort", "embedded", "people"), "n_people, seed, shape, spacing_mm, variation"),
+        (("cohort", "embedded", "people"), "n_participants, seed, shape, spacing_mm, variation"),
         (("cohort", "split", "validation"), "test, train, val"),
-        (("flow", "times", "t_mean"), "r_law, share_corner, share_r_equals_t, share_uniform, t_law"),
+        (
+            ("flow", "times", "t_mean"),
+            "r_logit_normal, fraction_corner, fraction_r_equals_t, fraction_uniform, t_logit_normal",
+        ),
     ],
 )
 def test_an_unknown_key_two_levels_down_is_named_too(keys, allowed):
@@ -146,7 +149,7 @@ def test_every_wrong_key_has_a_line():
         (("train", "lr"), 0.0, "Input should be greater than 0; found 0.0"),
         (("train", "precision"), "16-mixed", "Input should be '32-true' or 'bf16-mixed'; found '16-mixed'"),
         (("flow", "prediction"), "v", "Input should be 'u' or 'x'; found 'v'"),
-        (("flow", "times", "share_corner"), 1.2, "Input should be less than or equal to 1; found 1.2"),
+        (("flow", "times", "fraction_corner"), 1.2, "Input should be less than or equal to 1; found 1.2"),
         (("cohort", "source"), "s3", "Input should be 'embedded', 'folder', 'bids', 'table' or 'ixi'; found 's3'"),
         (("vae", "sha256"), "abc", "String should match pattern '^[0-9a-f]{64}$'; found 'abc'"),
         (("study",), "my study", "String should match pattern '^[A-Za-z0-9_-]+$'; found 'my study'"),
@@ -208,8 +211,8 @@ def test_a_section_that_is_missing_is_named_and_nothing_else_printed():
             "net: net.widths must be multiples of norm_groups 16; got [100]",
         ),
         (
-            ("flow", "times", "share_r_equals_t"), 0.95,
-            "flow.times: share_r_equals_t, share_corner and share_uniform must sum to at most 1",
+            ("flow", "times", "fraction_r_equals_t"), 0.95,
+            "flow.times: fraction_r_equals_t, fraction_corner and fraction_uniform must sum to at most 1",
         ),
         (
             ("samples", "evaluations"), [2, 10],
@@ -233,7 +236,7 @@ def test_a_folder_with_its_root_is_taken():
 
 def test_a_config_cannot_be_changed_once_read():
     config = read_config(default())
-    for section, name in ((config, "study"), (config.train, "steps"), (config.flow.times, "share_corner")):
+    for section, name in ((config, "study"), (config.train, "steps"), (config.flow.times, "fraction_corner")):
         with pytest.raises(ValidationError, match="Instance is frozen"):
             setattr(section, name, 1)
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 import yaml
 
-from neuromf.core.files import save_tensors, whole
+from neuromf.core.files import atomic_write, save_tensors
 from neuromf.figures import style
 from neuromf.meanflow import run
-from neuromf.meanflow.module import FlowStudy
+from neuromf.meanflow.module import MeanFlowModule
 from neuromf.training import checkpoints, trainer
 from workflow_scripts._cli import advice
 
@@ -32,9 +32,9 @@ NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_wid
 
 def study(steps=8, **settings):
     data = torch.randn(10, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-    times = {"share_r_equals_t": 0.5, "share_corner": 0.25}
+    times = {"fraction_r_equals_t": 0.5, "fraction_corner": 0.25}
     settings = {"batch": 4, "lr": 1e-2, "seed": 5, "warmup": 2, "log_every": 2, "times": times} | settings
-    return FlowStudy(run.build(NET, "u", seed=3), data, steps=steps, **settings)
+    return MeanFlowModule(run.build_network(NET, "u", seed=3), data, steps=steps, **settings)
 
 
 def fit(module, checkpoint, **settings):
@@ -101,15 +101,15 @@ def test_a_spoilt_checkpoint_is_named_and_the_one_before_or_the_start_taken(
 def test_a_checkpoint_of_other_settings_or_code_is_left_out(tmp_path, unbroken, caplog):
     caplog.set_level(logging.WARNING)
     stopped(tmp_path / "last.ckpt")
-    assert checkpoints.usable(tmp_path / "last.ckpt", "this") == tmp_path / "last.ckpt"
-    assert checkpoints.usable(tmp_path / "last.ckpt", "another") is None
+    assert checkpoints.find_checkpoint(tmp_path / "last.ckpt", "this") == tmp_path / "last.ckpt"
+    assert checkpoints.find_checkpoint(tmp_path / "last.ckpt", "another") is None
     assert "it is of other settings, data or code" in caplog.text
 
 
 def test_checkpoints_stay_until_the_results_are_written(tmp_path):
     fit(study(), tmp_path / "last.ckpt", keep=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["before-last.ckpt", "last.ckpt"]
-    checkpoints.forget(tmp_path / "last.ckpt")
+    checkpoints.delete_checkpoints(tmp_path / "last.ckpt")
     assert not list(tmp_path.iterdir())
 
 
@@ -172,7 +172,7 @@ def test_a_full_disk_leaves_no_half_of_a_figure(tmp_path):
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
-    with pytest.raises(KeyboardInterrupt), whole(tmp_path / "table") as part:
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "table") as part:
         part.write_text("half")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())

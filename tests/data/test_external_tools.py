@@ -195,7 +195,7 @@ def test_a_tool_finds_the_brain_and_is_recorded(install, save, tmp_path, tool, s
 )
 def test_a_gpu_is_asked_for_where_it_is_wanted(install, save, tmp_path, device, tool, strip, wanted):
     install(tool)
-    preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", strip=strip, strip_device=device, **GRID)
+    preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", strip=strip, skull_strip_device=device, **GRID)
     assert calls(tmp_path)[0].endswith(wanted)
 
 
@@ -270,10 +270,10 @@ def test_a_tool_that_hangs_is_ended_with_all_that_it_started(install, save, tmp_
     install("mri_synthstrip").write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {child}\nwait\n")  # starts at once
     start = time.monotonic()
     qc = preprocessing.prepare_shard(
-        table_of(s=save()), tmp_path / "out", strip="synthstrip", strip_timeout_s=4, **GRID
+        table_of(s=save()), tmp_path / "out", strip="synthstrip", skull_strip_timeout_s=4, **GRID
     )
     assert time.monotonic() - start < 60
-    assert qc["reason"][0].endswith("took over 4 s, which is volumes.strip_timeout_s")
+    assert qc["reason"][0].endswith("took over 4 s, which is volumes.skull_strip_timeout_s")
     state = f"/proc/{child.read_text().strip()}/stat"
     assert not os.path.exists(state) or " Z " in open(state).read()
 

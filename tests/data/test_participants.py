@@ -28,32 +28,32 @@ def people(n, sites=("A", "B", "C"), scans=2):
 
 def test_all_scans_of_a_person_share_a_split():
     table = people(40)
-    table["split"] = participants.split_by_person(table, SHARES, seed=0)
+    table["split"] = participants.split_by_participant(table, SHARES, seed=0)
     assert (table.groupby("person")["split"].nunique() == 1).all()
     assert table.drop_duplicates("person")["split"].value_counts().to_dict() == {"train": 32, "val": 4, "test": 4}
 
 
 def test_splits_depend_on_the_seed_and_not_on_the_order_of_rows():
     table = people(40)
-    split = participants.split_by_person(table, SHARES, seed=0)
+    split = participants.split_by_participant(table, SHARES, seed=0)
     shuffled = table.sample(frac=1, random_state=1)
-    pd.testing.assert_series_equal(participants.split_by_person(shuffled, SHARES, seed=0).sort_index(), split)
-    assert not participants.split_by_person(table, SHARES, seed=1).equals(split)
+    pd.testing.assert_series_equal(participants.split_by_participant(shuffled, SHARES, seed=0).sort_index(), split)
+    assert not participants.split_by_participant(table, SHARES, seed=1).equals(split)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_each_site_is_shared_out_alike(seed):
     table = people(300, scans=1)
-    table["split"] = participants.split_by_person(table, SHARES, seed)
+    table["split"] = participants.split_by_participant(table, SHARES, seed)
     counts = table.groupby("site")["split"].value_counts().unstack(fill_value=0)
     for name, share in SHARES.items():
         assert (counts[name] - share * counts.sum(axis=1)).abs().max() <= 1.5
 
 
 def test_each_share_gets_someone_as_soon_as_there_are_people_enough():
-    assert set(participants.split_by_person(people(3), SHARES, seed=0)) == {"train", "val", "test"}
-    assert set(participants.split_by_person(people(1), SHARES, seed=0)) == {"train"}
-    assert set(participants.split_by_person(people(9), {"train": 0.5, "test": 0.5, "val": 0}, seed=0)) == {
+    assert set(participants.split_by_participant(people(3), SHARES, seed=0)) == {"train", "val", "test"}
+    assert set(participants.split_by_participant(people(1), SHARES, seed=0)) == {"train"}
+    assert set(participants.split_by_participant(people(9), {"train": 0.5, "test": 0.5, "val": 0}, seed=0)) == {
         "train",
         "test",
     }
@@ -62,7 +62,7 @@ def test_each_share_gets_someone_as_soon_as_there_are_people_enough():
 def test_a_person_at_two_sites_falls_into_one_split():
     table = people(40)
     table.loc[table["scan"].str.endswith("-1"), "site"] = "elsewhere"
-    table["split"] = participants.split_by_person(table, SHARES, seed=0)
+    table["split"] = participants.split_by_participant(table, SHARES, seed=0)
     assert (table.groupby("person")["split"].nunique() == 1).all()
     assert table.drop_duplicates("person")["split"].value_counts().to_dict() == {"train": 32, "val": 4, "test": 4}
 
@@ -71,21 +71,21 @@ def test_a_person_at_two_sites_falls_into_one_split():
 def test_sites_of_one_person_are_shared_out_as_one_large_site_would_be(seed):
     table = people(20, scans=1)
     table["site"] = table["person"]
-    split = participants.split_by_person(table, SHARES, seed)
+    split = participants.split_by_participant(table, SHARES, seed)
     assert split.value_counts().to_dict() == {"train": 16, "val": 2, "test": 2}
 
 
 def test_a_scan_with_a_problem_has_no_split_and_moves_nobody_else():
     table = people(20)
-    split = participants.split_by_person(table, SHARES, seed=0)
+    split = participants.split_by_participant(table, SHARES, seed=0)
     new = table.iloc[:6].assign(person=list("abcdef"), problem="missing file: x")
-    assert participants.split_by_person(pd.concat([table, new]), SHARES, seed=0).tolist() == [*split, *[""] * 6]
+    assert participants.split_by_participant(pd.concat([table, new]), SHARES, seed=0).tolist() == [*split, *[""] * 6]
 
 
 def test_a_smaller_share_of_the_training_people_is_among_a_larger_one():
     table = people(40)
-    table["split"] = participants.split_by_person(table, SHARES, seed=0)
-    kept = {share: participants.some_trained(table, share) for share in (1.0, 0.5, 0.25, 0.001)}
+    table["split"] = participants.split_by_participant(table, SHARES, seed=0)
+    kept = {share: participants.subsample_training_participants(table, share) for share in (1.0, 0.5, 0.25, 0.001)}
     assert kept[1.0].tolist() == table["split"].tolist()
     trained = {share: set(splits.index[splits == "train"]) for share, splits in kept.items()}
     assert [len(scans) for scans in trained.values()] == [64, 32, 16, 2]  # both scans of a person stay or go
@@ -97,7 +97,7 @@ def test_a_smaller_share_of_the_training_people_is_among_a_larger_one():
 @pytest.mark.parametrize("shares", [{"train": 0.8, "val": 0.1}, {"train": 1.1, "val": -0.1}, {"training": 1.0}])
 def test_shares_that_are_no_shares_are_refused(shares):
     with pytest.raises(ValueError, match=re.escape(f"not negative, and sum to 1; got {shares}")):
-        participants.split_by_person(people(5), shares, seed=0)
+        participants.split_by_participant(people(5), shares, seed=0)
 
 
 def test_an_id_is_short_enough_for_a_disk_and_still_its_own():

@@ -398,7 +398,7 @@ def test_the_same_name_in_two_datasets_is_two_people(fomo):
     assert rows["file"].tolist()[0] == f"{fomo}/A/sub_1/ses_1/t1.nii.gz"
     assert rows.columns.tolist() == [name for name in participants.COLUMNS if name != "split"]
     assert "1990" not in rows.to_csv()
-    rows["split"] = participants.split_by_person(rows, {"train": 0.5, "test": 0.5}, seed=0)
+    rows["split"] = participants.split_by_participant(rows, {"train": 0.5, "test": 0.5}, seed=0)
     assert (rows.groupby("person")["split"].nunique() == 1).all()
 
 

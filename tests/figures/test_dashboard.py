@@ -52,9 +52,11 @@ def probe(step):
             *(("spectrum", "", "", f, 1 - float(f) * 50 / step) for f in FREQUENCIES)]  # fmt: skip
 
 
-def table(steps=LOOKS, fm_steps=FM_STEPS, alarms=()):
+def table(steps=LOOKS, flow_matching_steps=FM_STEPS, alarms=()):
     rows = [(0, "fixed_fm", t, "", "", k + 1.0) for k, t in enumerate(dashboard.BINS)]
-    rows += [(s, *row) for s in steps for row in [*diagnostics.stretch(pairs(s > fm_steps)), *probe(s)]]
+    rows += [
+        (s, *row) for s in steps for row in [*diagnostics.summarise_window(pairs(s > flow_matching_steps)), *probe(s)]
+    ]
     rows += [(step, "alarm", "", "", name, 1.0) for step, name in alarms]
     return pd.DataFrame(rows, columns=diagnostics.COLUMNS)
 
@@ -194,7 +196,7 @@ def test_without_diagnostics_the_losses_stand_and_the_rest_says_so(history, look
 
 def test_a_run_with_r_equal_to_t_always_says_that_it_has_no_pairs(history):
     history = history.assign(**{name: np.nan for name in history if "raw_mf" in name})
-    panels = draw(history, table(fm_steps=300))
+    panels = draw(history, table(flow_matching_steps=300))
     assert all(dashboard.NO_PAIRS in words(panels[name]) for name in "abcd")
     assert len(drawn(panels["b"])) == 4 and len(drawn(panels["e"])) == 8
     assert not panels["c"].lines and not panels["d"].collections

@@ -11,18 +11,18 @@ import torch
 from neuromf.lesions import finetune, network, prior
 from neuromf.lesions import sample as joint_samples
 from neuromf.lesions.mask_encoding import CHANNELS
-from neuromf.lesions.run import load_joint, save_joint
+from neuromf.lesions.run import load_pair_run, save_pair_run
 from neuromf.meanflow import flow, sample
-from neuromf.meanflow.gaussian_prior import GaussianFlow
-from neuromf.meanflow.run import Run, build, load_run, save_run
+from neuromf.meanflow.gaussian_prior import GaussianPrior
+from neuromf.meanflow.run import Run, build_network, load_run, save_run
 from neuromf.nn import lora
 from neuromf.training import trainer
 
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 2}
 SHAPE = (4, 8, 8, 8)
-REFIT = {"axes": 3, "loose": 0.5, "mask_rest": 0.1}
+REFIT = {"axes": 3, "loose": 0.5, "mask_residual_variance": 0.1}
 INJECTED = {"rank": 2, "alpha": 2.0, "targets": "both"}
-TIMES = {"share_r_equals_t": 0.5, "share_corner": 0.25}
+TIMES = {"fraction_r_equals_t": 0.5, "fraction_corner": 0.25}
 
 
 def chance(seed):
@@ -32,8 +32,8 @@ def chance(seed):
 @pytest.fixture
 def run(tmp_path):
     """A trained run as it is loaded from its file."""
-    base = GaussianFlow.fitted(torch.randn(6, *SHAPE, generator=chance(1)), 3)
-    u = build(NET, "x", base=base, seed=0)
+    base = GaussianPrior.fit(torch.randn(6, *SHAPE, generator=chance(1)), 3)
+    u = build_network(NET, "x", prior=base, seed=0)
     torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.1, generator=chance(2))
     stats = {"mean": [0.0] * 4, "std": [1.0] * 4, "shape": list(SHAPE)}
     save_run(tmp_path / "model.pt", {"ema": u}, early=torch.zeros(1), net=NET, stats=stats)
@@ -45,14 +45,14 @@ def pairs(n, channels=5, seed=5):
 
 
 def prepared(run, x, refit="lesion", **injected):
-    base = prior.refitted(run.u.base, x, refit=refit, **REFIT)
-    return network.prepared(run.u, x.shape[1], base=base, **{**INJECTED, **injected})
+    base = prior.fit_pair_prior(run.u.prior, x, refit=refit, **REFIT)
+    return network.add_adapters(run.u, x.shape[1], prior=base, **{**INJECTED, **injected})
 
 
 def study(run, x, held, **settings):
     usual = {"batch": 4, "lr": 1e-2, "seed": 3, "warmup": 1, "times": TIMES, "tangent": "predicted", "ema_images": [8]}
     usual |= {"steps": 6, "look_every": 2, "patience": 9, "p": [1.5] * 4 + [2.0] * (x.shape[1] - 4)}
-    return finetune.JointStudy(prepared(run, x), x, held, **{**usual, **settings})
+    return finetune.PairModule(prepared(run, x), x, held, **{**usual, **settings})
 
 
 def fit(module, folder, **settings):
@@ -93,10 +93,10 @@ def test_only_what_was_added_is_trained_and_copied(run):
 
 def test_the_gaussian_is_refitted_to_pairs(run):
     x = pairs(9)
-    base = prior.refitted(run.u.base, x, refit="pair", **REFIT)
+    base = prior.fit_pair_prior(run.u.prior, x, refit="pair", **REFIT)
     assert torch.equal(base.mean, x.mean(0)) and len(base.variances) == REFIT["axes"]
     assert base.axes.view(-1, *x.shape[1:])[:, 4:].any()
-    assert prior.refitted(run.u.base, x, refit="none", **REFIT) is None
+    assert prior.fit_pair_prior(run.u.prior, x, refit="none", **REFIT) is None
 
 
 def test_heads_vary_and_each_has_one_of_the_lesions_that_were_seen(run):
@@ -105,10 +105,12 @@ def test_heads_vary_and_each_has_one_of_the_lesions_that_were_seen(run):
     places = [(i, j, k) for i in (1, 4) for j in (1, 4) for k in (1, 4)] + [(6, 6, 6)]
     for one, (i, j, k) in zip(x, places, strict=True):
         one[:4, i, j, k], one[4, i, j, k] = one[:4, i, j, k] + 4, 5
-    heads, lesions = prior.apart(x)
+    heads, lesions = prior.split_brain_and_lesion(x)
     torch.testing.assert_close(x.mean(0) + heads + lesions, x)
     assert not heads[:, 4:].any() and all(not heads[n, :, i, j, k].any() for n, (i, j, k) in enumerate(places))
-    base = prior.refitted(run.u.base, x, refit="lesion", **REFIT | {"loose": 0.0, "mask_rest": 1e-6})
+    base = prior.fit_pair_prior(
+        run.u.prior, x, refit="lesion", **REFIT | {"loose": 0.0, "mask_residual_variance": 1e-6}
+    )
     eps = torch.randn(64, *x.shape[1:], generator=chance(1))
     drawn = base(eps, torch.ones(64), torch.zeros(64))
     masks = torch.stack([drawn[:, 4, i, j, k] for i, j, k in places], 1)
@@ -128,7 +130,7 @@ def test_wrong_settings_are_refused(run):
     with pytest.raises(ValueError, match="refit must be one of none, pair, lesion; got 'both'"):
         prepared(run, pairs(5), refit="both")
     with pytest.raises(ValueError, match="predicts u has no Gaussian to refit; set finetune.refit to none"):
-        prior.refitted(None, pairs(5), refit="pair", **REFIT)
+        prior.fit_pair_prior(None, pairs(5), refit="pair", **REFIT)
 
 
 # --- training ----------------------------------------------------------------------------------------
@@ -163,7 +165,7 @@ def test_held_out_losses_are_those_of_the_formula_and_drawn_once(run):
     t, r = flow.draw_times(len(wide), finetune.generator("held times", 3), **TIMES)
     z, v = flow.training_path(wide, eps, t, "x")
     along = flow.predicted_tangent(module.u, z, t, r)
-    V = flow.instantaneous(*flow.joint(module.u, z, t, r, along), t, r)
+    V = flow.implied_velocity(*flow.single_pass(module.u, z, t, r, along), t, r)
     torch.testing.assert_close(found["held_image"], flow.raw_loss(V[:, :4], v[:, :4]), rtol=1e-4, atol=1e-5)
 
 
@@ -179,14 +181,14 @@ class Killed(Exception):
 
 def test_a_killed_fine_tuning_ends_with_the_bits_of_an_unbroken_one(run, tmp_path, monkeypatch):
     whole = fit(study(run, pairs(8), pairs(2)), tmp_path / "whole")
-    broken, step = study(run, pairs(8), pairs(2)), finetune.JointStudy.training_step
+    broken, step = study(run, pairs(8), pairs(2)), finetune.PairModule.training_step
 
     def killed(self, *args):
         if self.global_step == 5:
             raise Killed
         return step(self, *args)
 
-    monkeypatch.setattr(finetune.JointStudy, "training_step", killed)
+    monkeypatch.setattr(finetune.PairModule, "training_step", killed)
     with pytest.raises(Killed):
         fit(broken, tmp_path / "broken")
     monkeypatch.undo()
@@ -238,12 +240,12 @@ def test_a_stored_run_draws_what_the_trained_one_does(run, tmp_path, refit):
         torch.nn.init.normal_(parameter, std=0.1, generator=chance(4))
     files = tmp_path / "adapter.safetensors", tmp_path / "gaussian.safetensors"
     stats = {"mean": [0.0] * 5, "std": [1.0] * 5, "shape": list(x.shape[1:]), "strategy": "level", "threshold": 0.4}
-    save_joint(u, *files, stats=stats, **INJECTED)
+    save_pair_run(u, *files, stats=stats, **INJECTED)
     first = [path.read_bytes() for path in files]
-    loaded = load_joint(run, *files)
-    save_joint(u, *files, stats=stats, **INJECTED)
+    loaded = load_pair_run(run, *files)
+    save_pair_run(u, *files, stats=stats, **INJECTED)
     assert [path.read_bytes() for path in files] == first
-    drawn = sample.draw_latents(loaded, n=2, steps=1, seed=0)
+    drawn = sample.sample_latents(loaded, n=2, steps=1, seed=0)
     eps = joint_samples.generate.seeds.noise(0, [0, 1], tuple(x.shape[1:]))
     torch.testing.assert_close(drawn, flow.sample(u.eval(), eps), rtol=0, atol=1e-5)
     assert loaded.stats == stats

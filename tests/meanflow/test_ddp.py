@@ -15,16 +15,16 @@ import torch.multiprocessing as mp
 from neuromf.core.files import save_tensors
 from neuromf.data.participants import write_table
 from neuromf.meanflow import flow, module
-from neuromf.meanflow.run import build
+from neuromf.meanflow.run import build_network
 from neuromf.training import trainer
 from neuromf.vae import statistics
 
 ROOT = Path(__file__).parents[2]
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4}
-TIMES = {"share_r_equals_t": 0.5, "share_corner": 0.25}
+TIMES = {"fraction_r_equals_t": 0.5, "fraction_corner": 0.25}
 
 
-class Watched(module.FlowStudy):
+class Watched(module.MeanFlowModule):
     """Keeps the gradient of every step, as the optimiser meets it."""
 
     def on_before_optimizer_step(self, optimizer):
@@ -35,7 +35,7 @@ class Watched(module.FlowStudy):
 def run(folder, name, derivative, devices=1):
     """Train three steps and leave gradients and history in folder/{name}.pt."""
     data = torch.randn(10, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    u = build(NET, "x", seed=3)
+    u = build_network(NET, "x", seed=3)
     torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.1, generator=torch.Generator().manual_seed(4))
     settings = {"batch": 8, "lr": 1e-3, "seed": 5, "warmup": 1, "log_every": 1, "ema_images": [8]}
     study = Watched(u, data, steps=3, times=TIMES, tangent="predicted", derivative=derivative, **settings)
@@ -62,7 +62,7 @@ def free_port():
 
 @pytest.mark.parametrize("derivative", ["joint", "lean"])
 def test_every_rank_has_the_gradient_of_the_joined_batch(tmp_path, derivative):
-    assert set(flow.FORMS) == {"joint", "lean", "differences"}
+    assert set(flow.DERIVATIVES) == {"joint", "lean", "differences"}
     run(tmp_path, "alone", derivative)
     mp.spawn(process, (tmp_path, derivative, free_port()), nprocs=2)
     alone, *ranks = (torch.load(tmp_path / f"{name}.pt") for name in ("alone", 0, 1))
@@ -73,11 +73,11 @@ def test_every_rank_has_the_gradient_of_the_joined_batch(tmp_path, derivative):
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
-    study = module.FlowStudy(build(NET, "x"), torch.zeros(4, 4, 4, 4, 4), batch=3, steps=1, lr=1e-3, seed=0,
+    study = module.MeanFlowModule(build_network(NET, "x"), torch.zeros(4, 4, 4, 4, 4), batch=3, steps=1, lr=1e-3, seed=0,
                                times=TIMES)  # fmt: skip
     study._trainer = type("TwoProcesses", (), {"global_rank": 1, "world_size": 2})()
     with pytest.raises(ValueError, match="train.batch must be a multiple of the number of processes, 2; got 3"):
-        study.mine(torch.zeros(3))
+        study.local_rows(torch.zeros(3))
 
 
 # --- the script --------------------------------------------------------------------------------------
@@ -92,7 +92,14 @@ def encoded(tmp_path):
     empty = {"copies": mean[:0], "copied": []}
     save_tensors({"scans": scans, "mean": mean, "std": mean.abs(), **empty}, tmp_path / "0.pt")
     (tmp_path / "stats.json").write_text(json.dumps(statistics.statistics(mean, mean.abs())))
-    head = {"prediction": "x", "base_axes": 3, "tangent": "predicted", "fm_steps": 2, "gap_steps": 0, "times": TIMES}
+    head = {
+        "prediction": "x",
+        "prior_axes": 3,
+        "tangent": "predicted",
+        "flow_matching_steps": 2,
+        "interval_warmup_steps": 0,
+        "times": TIMES,
+    }
     train = {"people": 1.0, "copies": True, "steps": 6, "batch": 4, "lr": 1e-3, "warmup": 1, "log_every": 1, "seed": 0}
     train |= {"checkpoint_every": 4, "precision": "32-true", "clip": 1.0, "accumulate": 1, "start": None}
     train |= {"ema_images": [8], "diagnostics": {"every": 3, "evaluations": 2, "n": 2}}

@@ -13,8 +13,8 @@ import yaml
 
 from neuromf.core import seeds
 from neuromf.meanflow import diagnostics, flow, module, run, velocity_net
-from neuromf.meanflow.diagnostics import Diagnostics, Trouble
-from neuromf.meanflow.gaussian_prior import GaussianFlow
+from neuromf.meanflow.diagnostics import Diagnostics, TrainingAlarm
+from neuromf.meanflow.gaussian_prior import GaussianPrior
 from neuromf.nn import embeddings, mlp
 from neuromf.training import trainer
 from neuromf.vae import training_set
@@ -33,7 +33,7 @@ def people(n=32):
 
 
 def awake(prediction="x", **kind):
-    u = run.build(NET, prediction, **kind)
+    u = run.build_network(NET, prediction, **kind)
     torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.2, generator=seeds.generator("test"))
     return u
 
@@ -63,8 +63,8 @@ def test_pairs_of_a_stretch_become_means_by_bin_and_their_ratio():
     watch = Diagnostics(every=1)
     t, r = torch.tensor([0.1, 0.9, 0.9, 0.9, 0.95]), torch.tensor([0.1, 0.9, 0.8, 0.0, 0.05])
     v = torch.ones(5, 2, 2)
-    watch.add(torch.tensor([1.0, 2.0, 3.0, 4.0, 8.0]), 10 * v, v, t, r)
-    table = diagnostics.stretch(watch.pairs)
+    watch.record_batch(torch.tensor([1.0, 2.0, 3.0, 4.0, 8.0]), 10 * v, v, t, r)
+    table = diagnostics.summarise_window(watch.pairs)
     assert value(table, "raw_fm", t="0-0.25") == 1 and value(table, "raw_fm", t="0.75-1") == 2
     assert value(table, "raw_mf", t="0.75-1", h="") == 5
     assert value(table, "raw_mf", t="0.75-1", h="0-0.25") == 3 and value(table, "raw_mf", t="0.75-1", h="0.75-1") == 6
@@ -98,7 +98,7 @@ def test_pairs_that_every_look_comes_back_to_have_the_loss_of_their_own_v():
 def test_a_probe_of_the_exact_flow_finds_nothing_amiss():
     """The Gaussian's own flow: one step ends where many do, with the deviation and spectrum of its draws."""
     x = people(64)
-    u = run.build(NET, "x", base=GaussianFlow.fitted(x, 6)).eval()
+    u = run.build_network(NET, "x", prior=GaussianPrior.fit(x, 6)).eval()
     table = diagnostics.probe(u, x, n=64, evaluations=20, seed=0)
     assert value(table, "endpoint") < 1e-3
     for c in range(4):
@@ -145,14 +145,14 @@ def test_alarms_are_silent_before_their_time_and_name_cause_and_cure_after(caplo
     watch = Diagnostics(every=10, after=10)
     watch.rows = rows("ratio", [1.0, 7.0])
     with caplog.at_level(logging.WARNING):
-        watch.sound(10)
+        watch.check_alarms(10)
     text = caplog.text
     assert "step 10: raw MeanFlow loss is 7 x the flow-matching loss at t in 0-0.25 (at most 2). Likely cause: " in text
     assert "Cure: derivative: joint in float32, tangent: predicted" in text
     assert watch.rows[-1] == {"step": 10, "quantity": "alarm", "t": "", "h": "", "part": "ratio", "value": 1.0}
-    with pytest.raises(Trouble, match="raw MeanFlow loss is 7 x"):
+    with pytest.raises(TrainingAlarm, match="raw MeanFlow loss is 7 x"):
         watch.on_alarm = "stop"
-        watch.sound(10)
+        watch.check_alarms(10)
 
 
 # --- alarms in small runs ----------------------------------------------------------------------------
@@ -168,12 +168,19 @@ class Flat(mlp.MLP):
 def train(tmp_path, steps=200, on_alarm="stop", **settings):
     """A run of a small network, with a look every 40 steps."""
     watch = Diagnostics(every=40, evaluations=4, n=4, after=60, on_alarm=on_alarm)
-    defaults = {"batch": 8, "lr": 5e-3, "seed": 0, "fm_steps": 40, "tangent": "predicted", "ema_images": [50]}
-    times = {"share_r_equals_t": 0.5, "share_corner": 0.25}
+    defaults = {
+        "batch": 8,
+        "lr": 5e-3,
+        "seed": 0,
+        "flow_matching_steps": 40,
+        "tangent": "predicted",
+        "ema_images": [50],
+    }
+    times = {"fraction_r_equals_t": 0.5, "fraction_corner": 0.25}
     with torch.random.fork_rng():
         torch.manual_seed(1)
         u = velocity_net.MeanVelocityNet(Flat(256, width=64, depth=2), "u")
-    study = module.FlowStudy(
+    study = module.MeanFlowModule(
         u, people(), steps=steps, times=times, log_every=20, warmup=5, diagnostics=watch, **{**defaults, **settings}
     )
     trainer.fit(study, checkpoint=tmp_path / "last.ckpt", accelerator="cpu", clip=1e9)
@@ -194,7 +201,7 @@ def in_thousandths(t, r):
 
 def test_time_multiplied_by_a_thousand_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setitem(embeddings.CONDITIONINGS, "t-h", in_thousandths)
-    with pytest.raises(Trouble, match=r"step 80: du/dt at fixed z is .* Cure: feed t and h raw"):
+    with pytest.raises(TrainingAlarm, match=r"step 80: du/dt at fixed z is .* Cure: feed t and h raw"):
         train(tmp_path)
 
 
@@ -204,8 +211,10 @@ def test_differences_in_bf16_are_noticed(tmp_path, monkeypatch):
         with torch.autocast("cpu", torch.bfloat16):
             return None, (u(z + step * v, t + step, r).float() - u(z, t, r).float()) / step
 
-    monkeypatch.setitem(flow.FORMS, "differences", lambda *args: flow.lean(*args, derivative=forward_difference))
-    with pytest.raises(Trouble, match=r"raw MeanFlow loss is .* Likely cause: the derivative is noisy"):
+    monkeypatch.setitem(
+        flow.DERIVATIVES, "differences", lambda *args: flow.two_pass(*args, derivative=forward_difference)
+    )
+    with pytest.raises(TrainingAlarm, match=r"raw MeanFlow loss is .* Likely cause: the derivative is noisy"):
         train(tmp_path, derivative="differences")
 
 
@@ -219,7 +228,7 @@ def test_a_raw_loss_that_explodes_behind_a_calm_weighted_one_is_noticed(tmp_path
 
 def test_a_stopped_run_leaves_what_led_to_it(tmp_path, monkeypatch):
     monkeypatch.setitem(embeddings.CONDITIONINGS, "t-h", in_thousandths)
-    monkeypatch.setattr(training_set, "training_set", lambda *_, **__: people(16))
+    monkeypatch.setattr(training_set, "load_training_set", lambda *_, **__: people(16))
     pd.DataFrame({"scan": ["one"], "person": ["one"], "split": ["train"]}).to_csv(
         tmp_path / "qc.tsv", sep="\t", index=False
     )
@@ -227,7 +236,7 @@ def test_a_stopped_run_leaves_what_led_to_it(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     cfg = yaml.safe_load((ROOT / "config.yaml").read_text())
     cfg["net"] |= {"widths": [16], "attention": [False], "patch": 1, "norm_groups": 8, "head_width": 16}
-    cfg["flow"] |= {"fm_steps": 0, "prediction": "u"}
+    cfg["flow"] |= {"flow_matching_steps": 0, "prediction": "u"}
     cfg["train"] |= {"steps": 60, "batch": 8, "warmup": 2, "lr": 5e-3, "log_every": 10}
     cfg["train"]["diagnostics"] = {"every": 10, "evaluations": 2, "n": 2, "on_alarm": "stop"}
     made = {name: tmp_path / "runs" / name for name in ("model", "history", "diagnostics", "card")}

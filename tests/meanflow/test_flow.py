@@ -98,10 +98,10 @@ def pairs(some_still=False):
 def check_fixed_point(flow):
     z, t, r, _ = pairs(some_still=True)
     v = v_exact(z, t)
-    for form in flow.FORMS.values():
-        close(flow.instantaneous(*form(u_exact, z, t, r, v), t, r), v, rtol=1e-4, atol=1e-4)
-    for form in (flow.joint, flow.lean):
-        close(flow.instantaneous(*form(u_exact, z, t, r, v), t, r), v)
+    for form in flow.DERIVATIVES.values():
+        close(flow.implied_velocity(*form(u_exact, z, t, r, v), t, r), v, rtol=1e-4, atol=1e-4)
+    for form in (flow.single_pass, flow.two_pass):
+        close(flow.implied_velocity(*form(u_exact, z, t, r, v), t, r), v)
 
 
 def check_derivative(flow):
@@ -118,11 +118,13 @@ def check_forms_agree(flow):
     z, t, r, v = pairs(some_still=True)
     du_dt = flow.total_derivative(u_exact, z, t, r, v)[1]
     wanted = u_exact(z, t, r), torch.where(at(r < t), du_dt, torch.zeros_like(du_dt))
-    for form in (flow.joint, flow.lean):
+    for form in (flow.single_pass, flow.two_pass):
         close(form(u_exact, z, t, r, v), wanted)
-    close(flow.FORMS["differences"](u_exact, z, t, r, v), wanted, rtol=1e-3, atol=1e-3)
+    close(flow.DERIVATIVES["differences"](u_exact, z, t, r, v), wanted, rtol=1e-3, atol=1e-3)
     finer = partial(flow.central_difference, step=5e-4)
-    errors = [(flow.lean(u_exact, z, t, r, v, d)[1] - wanted[1]).abs().max() for d in (flow.central_difference, finer)]
+    errors = [
+        (flow.two_pass(u_exact, z, t, r, v, d)[1] - wanted[1]).abs().max() for d in (flow.central_difference, finer)
+    ]
     assert 80 < errors[0] / errors[1] < 120  # second order
 
 
@@ -130,19 +132,19 @@ def check_gradients(flow):
     """Gradient of V = u + (t - r) sg[du/dt] is that of u alone, in every form."""
     a = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     z, t, r, v = pairs(some_still=True)
-    for form in flow.FORMS.values():
+    for form in flow.DERIVATIVES.values():
         u, du_dt = form(lambda z, t, r: a * u_exact(z, t, r), z, t, r, v)
         assert not du_dt.requires_grad
-        close(torch.autograd.grad(flow.instantaneous(u, du_dt, t, r).sum(), a)[0], u_exact(z, t, r).sum())
+        close(torch.autograd.grad(flow.implied_velocity(u, du_dt, t, r).sum(), a)[0], u_exact(z, t, r).sum())
     du_dt = a * flow.total_derivative(u_exact, z, t, r, v)[1]
     u = a * u_exact(z, t, r)
-    close(torch.autograd.grad(flow.instantaneous(u, du_dt, t, r).sum(), a)[0], u_exact(z, t, r).sum())
+    close(torch.autograd.grad(flow.implied_velocity(u, du_dt, t, r).sum(), a)[0], u_exact(z, t, r).sum())
 
 
 def check_some_batches_hold_one_kind(flow):
     z, t, r, v = pairs()
     for r_ in (r, t):
-        for form in (flow.joint, flow.lean):
+        for form in (flow.single_pass, flow.two_pass):
             u, du_dt = form(u_exact, z, t, r_, v)
             close(u, u_exact(z, t, r_))
             assert du_dt.any() == (r_ < t).any()
@@ -176,10 +178,10 @@ def check_losses(flow):
 def check_adaptive_weight(flow):
     loss = torch.tensor([0.0, 0.1, 5.0, 300.0], dtype=torch.float64, requires_grad=True)
     for power, c in ((1.0, 0.01), (0.75, 1e-3)):
-        gradient = torch.autograd.grad(flow.adaptive(loss, power=power, c=c).sum(), loss)[0]
+        gradient = torch.autograd.grad(flow.adaptively_weighted(loss, power=power, c=c).sum(), loss)[0]
         close(gradient, (loss.detach() + c) ** -power)
         seen = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64, requires_grad=True)
-        weighed = flow.adaptive(loss, seen, power=power, c=c).sum()
+        weighed = flow.adaptively_weighted(loss, seen, power=power, c=c).sum()
         by_loss, by_seen = torch.autograd.grad(weighed, (loss, seen), allow_unused=True)
         close(by_loss, (seen.detach() + c) ** -power)
         assert by_seen is None
@@ -189,17 +191,17 @@ def check_regressed(flow):
     """v where r = t, what the network says of it elsewhere."""
     v, said, t = latents("v"), latents("said"), increasing_times()
     r = torch.where(torch.arange(6) < 3, t, 0.5 * t)
-    close(flow.regressed(v, said, t, r), torch.cat([v[:3], said[3:]]))
+    close(flow.regression_target(v, said, t, r), torch.cat([v[:3], said[3:]]))
 
 
 def check_times(flow):
     """Every pair is ordered, shares are exact, and corner pairs lie in the corner."""
-    shares = {"share_r_equals_t": 0.3, "share_corner": 0.2}
-    t, r = flow.draw_times(1000, seeds.generator("times"), r_law=None, **shares)
+    shares = {"fraction_r_equals_t": 0.3, "fraction_corner": 0.2}
+    t, r = flow.draw_times(1000, seeds.generator("times"), r_logit_normal=None, **shares)
     assert (r == t).sum() == 300
-    t, r = flow.draw_times(1000, seeds.generator("times"), largest_gap=0.25, **shares)
+    t, r = flow.draw_times(1000, seeds.generator("times"), max_interval=0.25, **shares)
     assert (r <= t).all() and (t - r).max() == pytest.approx(0.25)
-    t, r = flow.draw_times(4000, seeds.generator("times"), share_r_equals_t=0.0, share_uniform=1.0)
+    t, r = flow.draw_times(4000, seeds.generator("times"), fraction_r_equals_t=0.0, fraction_uniform=1.0)
     assert kstest(t**2, "uniform").pvalue > 0.01 and kstest(r / t, "uniform").pvalue > 0.01
     t, r = flow.draw_times(1000, seeds.generator("times"), **shares)
     assert ((0 <= r) & (r <= t) & (t <= 1)).all()
@@ -269,16 +271,16 @@ def test_euler_has_first_order_and_heun_second():
 
 def test_where_r_equals_t_the_implied_velocity_is_the_prediction_itself():
     z, t = latents(), increasing_times()
-    for form in flow.FORMS.values():
-        V = flow.instantaneous(*form(u_exact, z, t, t, latents("v")), t, t)
+    for form in flow.DERIVATIVES.values():
+        V = flow.implied_velocity(*form(u_exact, z, t, t, latents("v")), t, t)
         close(V, v_exact(z, t), rtol=0, atol=0)
 
 
 def test_both_ways_to_write_the_residual_agree():
     z, t, r, v = pairs()
-    u, du_dt = flow.lean(u_exact, z, t, r, v)
+    u, du_dt = flow.two_pass(u_exact, z, t, r, v)
     target = v - at(t - r) * du_dt
-    close(flow.instantaneous(u, du_dt, t, r) - v, u - target)
+    close(flow.implied_velocity(u, du_dt, t, r) - v, u - target)
 
 
 def test_zero_noise_has_zero_loss():
@@ -288,8 +290,8 @@ def test_zero_noise_has_zero_loss():
 def test_P3_T4_the_loss_is_finite_and_positive():
     x, eps, t = latents("x"), latents("eps"), increasing_times()
     z, v = flow.interpolate(x, eps, t)
-    V = flow.instantaneous(*flow.joint(u_exact, z, t, 0.4 * t, v), t, 0.4 * t)
-    loss = flow.adaptive(flow.channel_lp(V, v))
+    V = flow.implied_velocity(*flow.single_pass(u_exact, z, t, 0.4 * t, v), t, 0.4 * t)
+    loss = flow.adaptively_weighted(flow.channel_lp(V, v))
     assert loss.shape == (6,) and loss.isfinite().all() and (loss > 0).all()
 
 
@@ -300,9 +302,9 @@ def logit(x):
     return np.log(x) - np.log1p(-x)
 
 
-def two_law_cdfs(t_law=(-0.6, 1.6), r_law=(-4.0, 1.6)):
+def two_law_cdfs(t_logit_normal=(-0.6, 1.6), r_logit_normal=(-4.0, 1.6)):
     """Exact distributions of t, and of r = min(t, other)."""
-    law_t, law_r = norm(*t_law), norm(*r_law)
+    law_t, law_r = norm(*t_logit_normal), norm(*r_logit_normal)
     return lambda t: law_t.cdf(logit(t)), lambda r: 1 - law_t.sf(logit(r)) * law_r.sf(logit(r))
 
 
@@ -314,11 +316,11 @@ def swapped_cdfs(law=(-0.4, 1.0)):
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(
     "laws, cdfs",
-    [({}, two_law_cdfs()), ({"t_law": (-0.4, 1.0), "r_law": None}, swapped_cdfs())],
+    [({}, two_law_cdfs()), ({"t_logit_normal": (-0.4, 1.0), "r_logit_normal": None}, swapped_cdfs())],
     ids=["two laws", "one law, swapped"],
 )
 def test_P3_T7_times_follow_their_exact_distributions(laws, cdfs, seed):
-    t, r = flow.draw_times(10_000, seeds.generator("times", seed), share_r_equals_t=0.0, **laws)
+    t, r = flow.draw_times(10_000, seeds.generator("times", seed), fraction_r_equals_t=0.0, **laws)
     assert t.dtype == r.dtype == torch.float64 and t.shape == r.shape == (10_000,)
     assert kstest(t.numpy(), cdfs[0]).pvalue > 0.01
     assert kstest(r.numpy(), cdfs[1]).pvalue > 0.01
@@ -330,14 +332,14 @@ def test_P3_T7_shares_are_exact_and_the_corner_is_the_corner():
 
 def test_P3_T7_long_intervals_have_the_mass_that_is_stated():
     """P(h > 0.9) of the two-law sampler is 0.0243 (standard error at 100k draws: 0.0005)."""
-    t, r = flow.draw_times(100_000, seeds.generator("times"), share_r_equals_t=0.0)
+    t, r = flow.draw_times(100_000, seeds.generator("times"), fraction_r_equals_t=0.0)
     assert ((t - r) > 0.9).double().mean().item() == pytest.approx(0.0243, abs=0.002)
     assert ((t - r) > 0.8).double().mean().item() == pytest.approx(0.081, abs=0.003)
 
 
 def test_P3_T7_two_laws_tie_some_pairs_beyond_the_share_asked_for():
     """r = min(t, other) is t where other > t: in Phi(-3.4 / (1.6 sqrt(2))) = 6.65 % of the pairs (s.e. 0.08 %)."""
-    t, r = flow.draw_times(100_000, seeds.generator("times"), share_r_equals_t=0.0)
+    t, r = flow.draw_times(100_000, seeds.generator("times"), fraction_r_equals_t=0.0)
     assert (r == t).double().mean().item() == pytest.approx(norm.cdf(-3.4 / (1.6 * 2**0.5)), abs=0.003)
 
 
@@ -348,8 +350,8 @@ def test_P3_T7_equal_generators_draw_equal_times():
 
 @pytest.mark.parametrize("equal, corner", [(0, 0), (1, 0), (0, 1), (0.5, 0.5), (0.999, 0.001)])
 def test_P3_T7_shares_may_fill_the_batch(equal, corner):
-    shares = {"share_r_equals_t": equal, "share_corner": corner}
-    t, r = flow.draw_times(1000, seeds.generator("times"), r_law=None, **shares)
+    shares = {"fraction_r_equals_t": equal, "fraction_corner": corner}
+    t, r = flow.draw_times(1000, seeds.generator("times"), r_logit_normal=None, **shares)
     assert (r == t).sum() == 1000 * equal and ((t > 0.9) & (r < 0.1)).sum() >= 1000 * corner
 
 
@@ -370,16 +372,16 @@ def test_sampling_asks_for_no_gradient_and_costs_one_evaluation_per_interval():
 
 def test_a_wrong_time_shape_is_named_in_full():
     with pytest.raises(ValueError) as error:
-        flow.like(torch.ones(6, 1), latents())
+        flow.expand_as(torch.ones(6, 1), latents())
     assert message(error) == "times must have shape (6,), one per sample of z; got (6, 1)"
 
 
 def test_impossible_shares_are_named_in_full():
     with pytest.raises(ValueError) as error:
-        flow.draw_times(8, seeds.generator("times"), share_r_equals_t=0.5, share_corner=0.6)
+        flow.draw_times(8, seeds.generator("times"), fraction_r_equals_t=0.5, fraction_corner=0.6)
     assert message(error) == (
         "shares of time pairs must be in [0, 1] and sum to at most 1; "
-        "got share_r_equals_t=0.5, share_corner=0.6, share_uniform=0.0"
+        "got fraction_r_equals_t=0.5, fraction_corner=0.6, fraction_uniform=0.0"
     )
 
 
@@ -415,7 +417,7 @@ def gaussian_batch(n, *key):
     """Data, noise and times of a training batch, from the Gaussian of this file."""
     draw = seeds.generator("linear", *key)
     x, eps = torch.randn(2, n, 3, 4, 4, 4, generator=draw, dtype=torch.float64)
-    return MEANS + SIGMAS * x, eps, *flow.draw_times(n, draw, share_r_equals_t=0.5, share_uniform=0.5)
+    return MEANS + SIGMAS * x, eps, *flow.draw_times(n, draw, fraction_r_equals_t=0.5, fraction_uniform=0.5)
 
 
 def test_a_linear_network_trained_on_gaussian_data_finds_the_closed_form():
@@ -427,7 +429,7 @@ def test_a_linear_network_trained_on_gaussian_data_finds_the_closed_form():
     for step in range(n_steps):
         x, eps, t, r = gaussian_batch(256, step)
         z, v = flow.interpolate(x, eps, t)
-        V = flow.instantaneous(*flow.joint(u, z, t, r, v), t, r)
+        V = flow.implied_velocity(*flow.single_pass(u, z, t, r, v), t, r)
         optimiser.zero_grad()
         flow.channel_lp(V, v).mean().backward()
         optimiser.step()
@@ -492,7 +494,7 @@ FAULTS = {
     "equal pairs moved": ("place < n_equal, t,", "place >= n_equal, t,"),
     "corner at the wrong end": ("1 - corner[0] / 10", "corner[0] / 10"),
     "uniform pairs upside down": ("uniform.amax(0), t", "uniform.amin(0), t"),
-    "gap held from the wrong side": ("torch.maximum(r, t - largest_gap)", "torch.minimum(r, t - largest_gap)"),
+    "gap held from the wrong side": ("torch.maximum(r, t - max_interval)", "torch.minimum(r, t - max_interval)"),
     "sampling runs upwards": ("z = z - like(t - r, z) * u(z, t, r)", "z = z + like(t - r, z) * u(z, t, r)"),
     "Euler uses the average velocity": ("lambda z, t, r: u(z, t, t)", "lambda z, t, r: u(z, t, r)"),
     "Heun forgets its second slope": ("(slope + u(ahead, r, r)) / 2", "slope"),

@@ -5,7 +5,7 @@ import torch
 
 from neuromf.core import seeds
 from neuromf.meanflow import flow, run
-from neuromf.meanflow.gaussian_prior import GaussianFlow, principal_axes, slope
+from neuromf.meanflow.gaussian_prior import GaussianPrior, principal_axes, velocity_coefficient
 
 SHAPE = (3, 2, 2, 2)
 
@@ -22,25 +22,27 @@ def data():
 
 
 @pytest.fixture
-def base(data):
+def prior(data):
     """One variance off the axes for all elements: there the closed form is exact."""
-    return alike(GaussianFlow.fitted(data, 4))
+    return alike(GaussianPrior.fit(data, 4))
 
 
 @pytest.fixture
 def places(data):
     """No axes, and a covariance of its own at each position: there it is exact, too."""
-    return GaussianFlow.fitted(data, 0)
+    return GaussianPrior.fit(data, 0)
 
 
 def alike(base, share=0.0):
     """The rest of a base drawn towards the same variance for all elements, of which a share stays as it was."""
-    return GaussianFlow(base.mean, base.axes, base.variances, 0.3 + share * (base.rest - 0.3), base.turn)
+    return GaussianPrior(
+        base.mean, base.axes, base.variances, 0.3 + share * (base.residual_variance - 0.3), base.eigenvectors
+    )
 
 
 def rest_of(base):
     """The covariance of channels off the axes, (C, C, I, J, K)."""
-    return torch.einsum("cdijk,dijk,edijk->ceijk", base.turn, base.rest, base.turn)
+    return torch.einsum("cdijk,dijk,edijk->ceijk", base.eigenvectors, base.residual_variance, base.eigenvectors)
 
 
 def covariance_of(base):
@@ -80,11 +82,11 @@ def test_there_are_no_more_axes_than_people_less_one(data):
 
 
 def test_the_rest_is_the_covariance_of_channels_that_the_axes_leave(data):
-    base = GaussianFlow.fitted(data, 4)
+    base = GaussianPrior.fit(data, 4)
     off = (data - base.mean).flatten(1)
     off = (off - (off @ base.axes.T) @ base.axes).view_as(data)
     torch.testing.assert_close(rest_of(base)[:, :, 0, 1, 1], torch.cov(off[:, :, 0, 1, 1].T, correction=0))
-    assert (GaussianFlow.fitted(data[:5], 64).rest.abs() < 1e-9).all()
+    assert (GaussianPrior.fit(data[:5], 64).residual_variance.abs() < 1e-9).all()
 
 
 @pytest.mark.parametrize("kind", ["base", "places"])
@@ -103,8 +105,8 @@ def test_what_the_network_is_shown_has_unit_covariance(places):
     """Twice over it is ((1 - t)^2 C + t^2)^-1 (z - (1 - t) m)."""
     (t, r), m = times(), places.mean
     z = normal(5, *SHAPE)
-    once = places.shown(z, t, r)[0]
-    twice = places.shown(once + (1 - flow.like(t, z)) * m, t, r)[0]
+    once = places.whiten(z, t, r)[0]
+    twice = places.whiten(once + (1 - flow.expand_as(t, z)) * m, t, r)[0]
     for time, one, got in zip(t, z, twice, strict=True):
         wanted = torch.linalg.solve(noisy_covariance(places, time), (one - (1 - time) * m).flatten())
         torch.testing.assert_close(got.flatten(), wanted)
@@ -113,11 +115,11 @@ def test_what_the_network_is_shown_has_unit_covariance(places):
 def test_what_the_network_gives_is_in_units_of_what_z_leaves_open(places):
     """Twice over it is the posterior covariance, t^2 C ((1 - t)^2 C + t^2)^-1; nothing at t = 0."""
     t, a = times()[0], normal(5, *SHAPE)
-    twice = places.uncertain(places.uncertain(a, t), t)
+    twice = places.posterior_noise(places.posterior_noise(a, t), t)
     for time, one, got in zip(t, a, twice, strict=True):
         wanted = time**2 * covariance_of(places) @ torch.linalg.solve(noisy_covariance(places, time), one.flatten())
         torch.testing.assert_close(got.flatten(), wanted)
-    assert not places.uncertain(a, 0 * t).any()
+    assert not places.posterior_noise(a, 0 * t).any()
 
 
 @pytest.mark.parametrize("kind", ["base", "places"])
@@ -131,10 +133,10 @@ def test_from_noise_to_data_it_is_a_draw_of_the_gaussian(kind, request):
 
 
 def test_at_time_0_it_is_what_is_seen_and_finite_without_any_rest(base):
-    none, zero = torch.zeros(5, dtype=torch.float64), torch.zeros_like(base.rest)
+    none, zero = torch.zeros(5, dtype=torch.float64), torch.zeros_like(base.residual_variance)
     z = normal(5, *SHAPE)
     torch.testing.assert_close(base(z, none, none), z)
-    assert GaussianFlow(base.mean, base.axes, base.variances, zero)(z, none, none).isfinite().all()
+    assert GaussianPrior(base.mean, base.axes, base.variances, zero)(z, none, none).isfinite().all()
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 7])
@@ -150,20 +152,20 @@ def test_it_obeys_the_mean_flow_identity(kind, request):
     base = request.getfixturevalue(kind)
     (t, r), z, u = times(), normal(5, *SHAPE), u_of(base)
     v = u(z, t, t)
-    torch.testing.assert_close(flow.instantaneous(*flow.lean(u, z, t, r, v), t, r), v, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(flow.implied_velocity(*flow.two_pass(u, z, t, r, v), t, r), v, rtol=1e-6, atol=1e-6)
 
 
 def departure(base):
     """How far V is from v along a path, over the size of v, at each of `times`."""
     (t, r), z, u = times(), normal(5, *SHAPE), u_of(base)
     v = u(z, t, t)
-    V = flow.instantaneous(*flow.lean(u, z, t, r, v), t, r)
+    V = flow.implied_velocity(*flow.two_pass(u, z, t, r, v), t, r)
     return (V - v).flatten(1).norm(dim=1) / v.flatten(1).norm(dim=1)
 
 
 def test_positions_with_a_rest_of_their_own_beside_axes_obey_it_at_noise_and_nearly_elsewhere(data):
     """The departure is of first order in how much they differ: a tenth of the spread leaves a tenth of it."""
-    full = GaussianFlow.fitted(data, 4)
+    full = GaussianPrior.fit(data, 4)
     far, near = departure(alike(full, 0.03)), departure(alike(full, 0.003))
     assert far[-1] < 1e-12 and near[-1] < 1e-12 and (far[:-1] > 1e-6).all()
     torch.testing.assert_close(near[:-1], far[:-1] / 10, rtol=0.3, atol=0)
@@ -173,10 +175,10 @@ def test_slopes_have_no_zero_over_zero_at_r_equals_t():
     """At r = t the slope is d log s / dt; just beside it is the quotient of the definition."""
     variance, (t, _) = torch.tensor([0.0, 0.3, 4.0], dtype=torch.float64), times()
     wanted = ((1 + variance) * t[:, None] - variance) / ((1 - t[:, None]) ** 2 * variance + t[:, None] ** 2)
-    torch.testing.assert_close(slope(variance, t, t), wanted)
+    torch.testing.assert_close(velocity_coefficient(variance, t, t), wanted)
     s = lambda t: ((1 - t[:, None]) ** 2 * variance + t[:, None] ** 2).sqrt()  # noqa: E731
     r = t - 1e-3
-    torch.testing.assert_close(slope(variance, t, r), (1 - s(r) / s(t)) / 1e-3)
+    torch.testing.assert_close(velocity_coefficient(variance, t, r), (1 - s(r) / s(t)) / 1e-3)
 
 
 @pytest.mark.parametrize("head", [False, True])
@@ -185,8 +187,8 @@ def test_a_new_network_is_its_base(data, n_axes, head):
     """The last layer starts at zero, so untrained samples are draws of the Gaussian; so does the second head."""
     net = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4}
     latents = seeds.noise(3, list(range(8)), (4, 4, 4, 4))
-    base = GaussianFlow.fitted(latents, n_axes)
-    u = run.build(net, "x", base=base, head=head).eval()
+    base = GaussianPrior.fit(latents, n_axes)
+    u = run.build_network(net, "x", prior=base, head=head).eval()
     eps, one = seeds.noise(4, [0, 1], (4, 4, 4, 4)), torch.ones(2)
     torch.testing.assert_close(flow.sample(u, eps), base(eps, one, 0 * one))
     assert u.outputs(eps, one, one).shape[1] == 4 * (1 + head)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from neuromf.meanflow import mixture_prior
-from neuromf.meanflow.gaussian_prior import GaussianFlow
-from neuromf.meanflow.mixture_prior import MixtureFlow, mixture_of_parts
+from neuromf.meanflow.gaussian_prior import GaussianPrior
+from neuromf.meanflow.mixture_prior import MixturePrior, fit_mixture_prior
 
 SHAPE, A, K = (1, 2, 2, 2), 4, 5
 
@@ -32,14 +32,14 @@ def at(t, r, n=200):
 
 @pytest.mark.parametrize(("t", "r"), [(1.0, 0.0), (0.7, 0.2), (0.3, 0.3), (0.05, 0.0)])
 def test_one_centre_at_the_mean_is_the_gaussian(gaussian, t, r):
-    one = MixtureFlow(*gaussian, centres=torch.zeros(1, A, dtype=torch.float64))
-    torch.testing.assert_close(one(*at(t, r)), GaussianFlow(*gaussian)(*at(t, r)), rtol=0, atol=5e-4)
+    one = MixturePrior(*gaussian, centres=torch.zeros(1, A, dtype=torch.float64))
+    torch.testing.assert_close(one(*at(t, r)), GaussianPrior(*gaussian)(*at(t, r)), rtol=0, atol=5e-4)
 
 
 def test_at_equal_times_it_is_the_posterior_mean_by_bayes(gaussian, centres):
     mean, axes, variances, _ = gaussian
     z, t, r = at(0.6, 0.6)
-    x = MixtureFlow(*gaussian, centres=centres)(z, t, r)
+    x = MixturePrior(*gaussian, centres=centres)(z, t, r)
     y, t = (z - 0.4 * mean).flatten(1) @ axes.T, 0.6
     seen = torch.distributions.Normal(0.4 * centres, (0.4**2 * variances + t**2).sqrt())
     weight = seen.log_prob(y[:, None]).sum(2).softmax(1)
@@ -48,7 +48,7 @@ def test_at_equal_times_it_is_the_posterior_mean_by_bayes(gaussian, centres):
 
 
 def test_its_steps_are_enough_and_intervals_add_up(gaussian, centres, monkeypatch):
-    flow, (z, t, r) = MixtureFlow(*gaussian, centres=centres), at(1.0, 0.0)
+    flow, (z, t, r) = MixturePrior(*gaussian, centres=centres), at(1.0, 0.0)
     found = flow(z, t, r)
     monkeypatch.setattr(mixture_prior, "STEPS", 500)
     off = (found - flow(z, t, r)).flatten(1).norm(dim=1)
@@ -61,7 +61,7 @@ def test_its_steps_are_enough_and_intervals_add_up(gaussian, centres, monkeypatc
 
 def test_noise_goes_to_every_centre_equally_and_with_its_spread(gaussian, centres):
     mean, axes, variances, _ = gaussian
-    x = MixtureFlow(*gaussian, centres=centres)(*at(1.0, 0.0, n=2000))
+    x = MixturePrior(*gaussian, centres=centres)(*at(1.0, 0.0, n=2000))
     y = (x - mean).flatten(1) @ axes.T
     apart = ((y[:, None] - centres) ** 2 / variances).sum(2)
     nearest, which = apart.min(1)
@@ -70,7 +70,7 @@ def test_noise_goes_to_every_centre_equally_and_with_its_spread(gaussian, centre
 
 
 def test_derivatives_go_through_it(gaussian, centres):
-    flow, (z, t, r) = MixtureFlow(*gaussian, centres=centres), at(0.8, 0.3, n=4)
+    flow, (z, t, r) = MixturePrior(*gaussian, centres=centres), at(0.8, 0.3, n=4)
     along = torch.func.jvp(lambda t: flow(z, t, r), (t,), (torch.ones_like(t),))[1]
     step = 1e-5
     torch.testing.assert_close(along, (flow(z, t + step, r) - flow(z, t - step, r)) / (2 * step), rtol=1e-4, atol=1e-6)
@@ -81,9 +81,9 @@ def test_parts_keep_their_variance_however_loose(loose):
     """Along the axes: heads and lesions together have the covariance that they were given."""
     torch.manual_seed(3)
     heads, lesions = torch.randn(12, 2, 4, 4, 4), torch.randn(12, 2, 4, 4, 4)
-    flow = mixture_of_parts(torch.zeros(2, 4, 4, 4), heads, lesions, n_axes=11, loose=loose, least=torch.zeros(2))
+    flow = fit_mixture_prior(torch.zeros(2, 4, 4, 4), heads, lesions, n_axes=11, loose=loose, least=torch.zeros(2))
     torch.testing.assert_close(flow.axes @ flow.axes.T, torch.eye(len(flow.axes)), rtol=0, atol=1e-5)
     got = flow.variances.diag() + flow.centres.T @ flow.centres / 12
     parts = [(part - part.mean(0)).flatten(1) @ flow.axes.T for part in (heads, lesions)]
     torch.testing.assert_close(got, sum(part.T @ part / 12 for part in parts), rtol=1e-4, atol=1e-4)
-    assert flow.rest.abs().max() < 1e-4  # nothing of these heads lies off so many axes
+    assert flow.residual_variance.abs().max() < 1e-4  # nothing of these heads lies off so many axes

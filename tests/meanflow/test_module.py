@@ -11,7 +11,7 @@ from neuromf.meanflow.diagnostics import Diagnostics
 from neuromf.training import run_record, trainer
 
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 1}
-TIMES = {"share_r_equals_t": 0.5, "share_corner": 0.25}
+TIMES = {"fraction_r_equals_t": 0.5, "fraction_corner": 0.25}
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ def data():
 
 
 def study(data, prediction="x", steps=8, **settings):
-    u = run.build(NET, prediction, head=settings.get("tangent") == "head", seed=3)
+    u = run.build_network(NET, prediction, head=settings.get("tangent") == "head", seed=3)
     torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.1, generator=torch.Generator().manual_seed(4))
     defaults = {"batch": 4, "lr": 1e-2, "seed": 5, "warmup": 2, "log_every": 2, "ema_images": [8, 32], "times": TIMES}
-    return training.FlowStudy(u, data, steps=steps, **{**defaults, **settings})
+    return training.MeanFlowModule(u, data, steps=steps, **{**defaults, **settings})
 
 
 def fit(module, folder, **settings):
@@ -49,7 +49,7 @@ def test_P3_T9_combined_loss_equals_its_parts(data, prediction, tangent, over, t
     for weight in module.ema.net.parameters():  # the average is another network than the one that is trained
         weight.mul_(1.1)
     outputs, teacher = module.u.outputs, module.u.outputs if target == "conditional" else average(module)
-    x = module.latents[module.choose()]
+    x = module.latents[module.batch_indices()]
     eps = torch.randn(x.shape, generator=module.draw("eps")).to(x)
     t, r = flow.draw_times(4, module.draw("times"), **TIMES)
     z = (1 - t.view(-1, 1, 1, 1, 1)) * x + t.view(-1, 1, 1, 1, 1) * eps
@@ -84,10 +84,13 @@ def lp(error, over):
 
 
 def test_intervals_open_after_flow_matching_and_grow(data, monkeypatch):
-    module, gaps = study(data, fm_steps=10, gap_steps=20, times={**TIMES, "share_uniform": 0.25}), {}
+    module, gaps = (
+        study(data, flow_matching_steps=10, interval_warmup_steps=20, times={**TIMES, "fraction_uniform": 0.25}),
+        {},
+    )
     for step in (0, 9, 10, 14, 29, 99):
         monkeypatch.setattr(type(module), "global_step", step)
-        t, r = flow.draw_times(4000, module.draw("times"), **module.law())
+        t, r = flow.draw_times(4000, module.draw("times"), **module.time_sampling())
         gaps[step] = (t - r).max().item()
     assert gaps[0] == gaps[9] == 0
     assert gaps[10] == pytest.approx(0.05) and gaps[14] == pytest.approx(0.25)
@@ -157,7 +160,7 @@ def test_every_item_is_drawn_once_per_epoch(data):
     module = study(data)
     drawn = []
     for _ in range(5):  # 5 batches of 4 are two epochs of 10
-        drawn += module.choose().tolist()
+        drawn += module.batch_indices().tolist()
         module.drawn += 1
     assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
     assert drawn[:10] != drawn[10:]
@@ -186,7 +189,7 @@ def test_a_short_run_lowers_the_raw_loss(data, tmp_path):
 
 def test_the_card_says_what_a_run_cost_whatever_interrupted_it(data, tmp_path):
     module = fit(study(data, steps=4), tmp_path)
-    card = run_record.card(module, {}, {})
+    card = run_record.run_record(module, {}, {})
     assert 0 < card["seconds"] < 60 and card["peak_mb"] > 50 and "threads" in card["device"]
     saved: dict = {}
     module.on_save_checkpoint(saved)

@@ -14,8 +14,8 @@ from neuromf.core import seeds
 from neuromf.data import nifti, participants
 from neuromf.meanflow import baselines, flow
 from neuromf.meanflow import sample as meanflow_sample
-from neuromf.meanflow.gaussian_prior import GaussianFlow
-from neuromf.meanflow.run import Run, build, load_run, save_run
+from neuromf.meanflow.gaussian_prior import GaussianPrior
+from neuromf.meanflow.run import Run, build_network, load_run, save_run
 from neuromf.vae import maisi, weights
 from neuromf.workflow.digests import code_digest
 from workflow_scripts import sample
@@ -28,7 +28,7 @@ SPREAD, CENTRE = (torch.tensor(STATS[name]).view(1, 4, 1, 1, 1) for name in ("st
 
 def awake(prediction="x", seed=0, **kind):
     """A network whose last layer is no longer zero, so that it moves what it is given."""
-    u = build(NET, prediction, seed=seed, **kind)
+    u = build_network(NET, prediction, seed=seed, **kind)
     torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.2, generator=seeds.generator("test", seed))
     return u.requires_grad_(False).eval()
 
@@ -39,19 +39,19 @@ def still(z, t, r):
 
 def to_zero(z, t, r):
     """The average velocity of data that is zero: u(z, t, r) = z / t."""
-    return z / flow.like(t, z)
+    return z / flow.expand_as(t, z)
 
 
 @pytest.fixture(scope="module")
 def decoder():
-    return weights.initial(maisi.COMPACT, None, seed=0)
+    return weights.build_autoencoder(maisi.COMPACT, None, seed=0)
 
 
 @pytest.fixture
 def stored(tmp_path):
     """A run on disk, with its averaged and its online network and its early samples."""
-    base, early = GaussianFlow.fitted(seeds.noise(8, list(range(6)), SHAPE), 3), seeds.noise(9, [0, 1, 2], SHAPE)
-    nets = {kind: awake(seed=k, base=base, head=True) for k, kind in enumerate(("ema", "online", "ema-500"))}
+    base, early = GaussianPrior.fit(seeds.noise(8, list(range(6)), SHAPE), 3), seeds.noise(9, [0, 1, 2], SHAPE)
+    nets = {kind: awake(seed=k, prior=base, head=True) for k, kind in enumerate(("ema", "online", "ema-500"))}
     save_run(tmp_path / "model.pt", nets, early=early, net=NET, stats=STATS)
     return tmp_path / "model.pt", nets, early
 
@@ -69,29 +69,29 @@ def test_sample_k_of_a_seed_has_the_same_noise_in_any_company():
 
 @pytest.mark.parametrize("batch", [1, 3, 5, 16])
 def test_without_movement_latents_are_their_noise_bit_by_bit_whatever_the_batch(batch):
-    got = meanflow_sample.draw_latents(Run(still, STATS, SHAPE), n=5, steps=1, seed=7, batch=batch)
+    got = meanflow_sample.sample_latents(Run(still, STATS, SHAPE), n=5, steps=1, seed=7, batch=batch)
     assert torch.equal(got, seeds.noise(7, list(range(5)), SHAPE) * SPREAD + CENTRE)
 
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_latents_are_denormalised(steps):
     """Data that is zero once normalised is the mean of each channel."""
-    got = meanflow_sample.draw_latents(Run(to_zero, STATS, SHAPE), n=3, steps=steps, seed=0, batch=2)
+    got = meanflow_sample.sample_latents(Run(to_zero, STATS, SHAPE), n=3, steps=steps, seed=0, batch=2)
     torch.testing.assert_close(got, CENTRE.expand(3, *SHAPE), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("prediction", "steps"), [("x", 1), ("u", 1), ("x", 3)])
 def test_a_sample_is_the_same_whatever_the_batch(prediction, steps):
     run = Run(awake(prediction), STATS, SHAPE)
-    whole = meanflow_sample.draw_latents(run, n=5, steps=steps, seed=3, batch=5)
+    whole = meanflow_sample.sample_latents(run, n=5, steps=steps, seed=3, batch=5)
     assert whole.shape == (5, *SHAPE) and whole.isfinite().all()
     for batch in (1, 2):
-        got = meanflow_sample.draw_latents(run, n=5, steps=steps, seed=3, batch=batch)
+        got = meanflow_sample.sample_latents(run, n=5, steps=steps, seed=3, batch=batch)
         torch.testing.assert_close(got, whole, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
-        meanflow_sample.draw_latents(run, n=2, steps=steps, seed=3), whole[:2], rtol=1e-5, atol=1e-5
+        meanflow_sample.sample_latents(run, n=2, steps=steps, seed=3), whole[:2], rtol=1e-5, atol=1e-5
     )
-    assert not torch.allclose(meanflow_sample.draw_latents(run, n=5, steps=steps, seed=4), whole)
+    assert not torch.allclose(meanflow_sample.sample_latents(run, n=5, steps=steps, seed=4), whole)
 
 
 @pytest.mark.parametrize(("sampler", "n_steps", "steps"), [("mean", 4, 4), ("euler", 4, 4), ("heun", 2, 4)])
@@ -99,12 +99,12 @@ def test_latents_are_drawn_by_the_sampler_that_is_named(sampler, n_steps, steps)
     run = Run(awake("u"), STATS, SHAPE)
     solve = {"mean": flow.sample, "euler": flow.euler, "heun": flow.heun}[sampler]
     wanted = solve(run.u, seeds.noise(3, [0, 1], SHAPE), flow.uniform_times(n_steps)) * SPREAD + CENTRE
-    torch.testing.assert_close(meanflow_sample.draw_latents(run, n=2, steps=steps, seed=3, sampler=sampler), wanted)
+    torch.testing.assert_close(meanflow_sample.sample_latents(run, n=2, steps=steps, seed=3, sampler=sampler), wanted)
 
 
 def test_heun_needs_two_evaluations_an_interval():
     with pytest.raises(ValueError, match="heun takes 2 evaluations an interval; 3 cannot be shared out"):
-        meanflow_sample.draw_latents(Run(still, STATS, SHAPE), n=2, steps=3, seed=0, sampler="heun")
+        meanflow_sample.sample_latents(Run(still, STATS, SHAPE), n=2, steps=3, seed=0, sampler="heun")
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -114,7 +114,7 @@ def test_a_sample_that_is_not_finite_stops_the_run_and_is_named(batch):
 
     number = 0 if batch == 1 else 2
     with pytest.raises(ValueError, match=rf"samples \[{number}\] of seed 7 are not finite after 1 evaluations by mean"):
-        meanflow_sample.draw_latents(Run(wild, STATS, SHAPE), n=4, steps=1, seed=7, batch=batch)
+        meanflow_sample.sample_latents(Run(wild, STATS, SHAPE), n=4, steps=1, seed=7, batch=batch)
 
 
 # --- a run on disk -----------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_fresh_weights_follow_from_their_seed_and_leave_the_global_one_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first, again, other = (build(NET, "x", seed=seed).state_dict() for seed in (0, 0, 1))
+    first, again, other = (build_network(NET, "x", seed=seed).state_dict() for seed in (0, 0, 1))
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
@@ -144,26 +144,26 @@ def test_a_run_comes_back_from_its_file_with_the_same_output(stored):
 
 def test_others_are_one_step_of_other_weights_the_base_alone_and_what_the_run_drew_early(stored):
     path, nets, early = stored
-    got = baselines.others(path, n=2, seed=4)
+    got = baselines.baseline_latents(path, n=2, seed=4)
     assert got.keys() == {"online", "ema-500", "early", "base"}
     for kind in ("online", "ema-500"):
-        expected = meanflow_sample.draw_latents(Run(nets[kind], STATS, SHAPE), n=2, steps=1, seed=4)
+        expected = meanflow_sample.sample_latents(Run(nets[kind], STATS, SHAPE), n=2, steps=1, seed=4)
         torch.testing.assert_close(got[kind], expected)
     torch.testing.assert_close(got["early"], early * SPREAD + CENTRE)
-    one_step = nets["ema"].base(seeds.noise(4, [0, 1], SHAPE), torch.ones(2), torch.zeros(2))
+    one_step = nets["ema"].prior(seeds.noise(4, [0, 1], SHAPE), torch.ones(2), torch.zeros(2))
     torch.testing.assert_close(got["base"], one_step * SPREAD + CENTRE)
 
 
 def test_others_are_drawn_by_the_sampler_of_the_run(stored):
     path, nets, _ = stored
-    expected = meanflow_sample.draw_latents(Run(nets["online"], STATS, SHAPE), n=2, steps=1, seed=4, sampler="euler")
-    torch.testing.assert_close(baselines.others(path, n=2, seed=4, sampler="euler")["online"], expected)
+    expected = meanflow_sample.sample_latents(Run(nets["online"], STATS, SHAPE), n=2, steps=1, seed=4, sampler="euler")
+    torch.testing.assert_close(baselines.baseline_latents(path, n=2, seed=4, sampler="euler")["online"], expected)
 
 
 def test_a_run_of_velocity_prediction_has_no_base(tmp_path):
     nets = {"ema": awake("u"), "online": awake("u", 1)}
     save_run(tmp_path / "model.pt", nets, early=seeds.noise(9, [0], SHAPE), net=NET, stats=STATS)
-    assert baselines.others(tmp_path / "model.pt", n=2).keys() == {"online", "early"}
+    assert baselines.baseline_latents(tmp_path / "model.pt", n=2).keys() == {"online", "early"}
 
 
 # --- volumes on disk ---------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_a_folder_of_samples_has_volumes_latents_a_table_and_what_made_it(decode
         "sampler": ["mean"] * 5,
         "file": [str(out / file) for file in files],
     }
-    assert torch.equal(drawn(out), meanflow_sample.draw_latents(run, n=5, steps=2, seed=3, batch=2))
+    assert torch.equal(drawn(out), meanflow_sample.sample_latents(run, n=5, steps=2, seed=3, batch=2))
     card = json.loads((out / "card.json").read_text())
     assert (card["n"], card["steps"], card["dtype"], card["weights"]) == (
         5,
@@ -233,7 +233,7 @@ def test_a_volume_can_be_made_again_from_its_row(decoder, tmp_path):
     meanflow_sample.write_samples(run, decoder, out, n=4, steps=2, seed=3, spacing_mm=2.0, sampler="heun")
     row = participants.read_table(out / "samples.tsv").iloc[2]
     drawing = {"steps": int(row["evaluations"]), "seed": int(row["seed"]), "sampler": row["sampler"]}
-    (latent,) = meanflow_sample.draw(run, [int(row["number"])], **drawing)
+    (latent,) = meanflow_sample.sample_batch(run, [int(row["number"])], **drawing)
     meanflow_sample.write_sample(decoder, latent, tmp_path / "again.nii.gz", spacing_mm=2.0)
     wanted, again = (nifti.read_volume(file)[0] for file in (row["file"], tmp_path / "again.nii.gz"))
     np.testing.assert_allclose(again, wanted, rtol=0, atol=1e-4)
@@ -280,7 +280,7 @@ def test_volumes_of_another_seed_weights_code_or_grid_are_not_kept(decoder, tmp_
         meanflow_sample.write_samples(Run(awake(), STATS, SHAPE), decoder, tmp_path / "nfe-1", **how)
     decoded = stopped(monkeypatch, at=-1)
     run = Run(awake(seed=int(change == "weights")), STATS, SHAPE)
-    net = weights.initial(maisi.COMPACT, None, seed=1) if change == "decoder" else decoder
+    net = weights.build_autoencoder(maisi.COMPACT, None, seed=1) if change == "decoder" else decoder
     how |= {"seed": {"seed": 4}, "code": {"code": "b"}, "spacing_mm": {"spacing_mm": 2.5}}.get(change, {})
     meanflow_sample.write_samples(run, net, tmp_path / "nfe-1", **how)
     assert decoded == [0, 1, 2]
@@ -336,6 +336,6 @@ def test_the_script_draws_from_files(decoder, stored, tmp_path):
     config = {"spacing_mm": 2.5, "sampler": "euler", "n": 3, "batch": 2, "seed": 5}
     line = ["--model", stored[0], "--weights", tmp_path / "vae.safetensors", "--steps", 2, "--out", tmp_path / "nfe-2"]
     sample.main([*map(str, line), "--config", json.dumps(config)])
-    wanted = meanflow_sample.draw_latents(load_run(stored[0]), n=3, steps=2, seed=5, sampler="euler")
+    wanted = meanflow_sample.sample_latents(load_run(stored[0]), n=3, steps=2, seed=5, sampler="euler")
     torch.testing.assert_close(drawn(tmp_path / "nfe-2"), wanted)
     assert json.loads((tmp_path / "nfe-2" / "card.json").read_text())["code"] == code_digest("workflow_scripts.sample")

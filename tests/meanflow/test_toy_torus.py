@@ -117,10 +117,10 @@ def test_fewer_than_four_dimensions_are_refused():
 def test_P2_T2_the_loss_of_a_torus_batch_is_finite_and_positive():
     for prediction in velocity_net.PREDICTIONS:
         net = toy_torus.new_net(16, prediction, width=16, depth=1, seed=0)
-        x, eps, t, r = toy_torus.draw_batch(64, 16, seed=0, step=0, share_r_equals_t=0.5, share_corner=0.1)
+        x, eps, t, r = toy_torus.draw_batch(64, 16, seed=0, step=0, fraction_r_equals_t=0.5, fraction_corner=0.1)
         z, v = flow.training_path(x, eps, t, prediction)
-        V = flow.instantaneous(*flow.joint(net, z, t, r, v), t, r)
-        loss = flow.adaptive(flow.channel_lp(V[:, None], v[:, None]))
+        V = flow.implied_velocity(*flow.single_pass(net, z, t, r, v), t, r)
+        loss = flow.adaptively_weighted(flow.channel_lp(V[:, None], v[:, None]))
         assert loss.shape == (64,) and loss.isfinite().all() and (loss > 0).all()
 
 
@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_arm():
 def test_raw_losses_are_told_apart_by_whether_the_pair_moves():
     got = toy_torus.raw_losses(torch.tensor([1.0, 2.0, 6.0]), moving=torch.tensor([False, True, True]))
     assert got == {"raw_r_equals_t": 1.0, "raw_r_below_t": 4.0, "raw": 3.0}
-    r_equals_t = {"share_r_equals_t": 1.0, "share_corner": 0.0}
+    r_equals_t = {"fraction_r_equals_t": 1.0, "fraction_corner": 0.0}
     _, history = toy_torus.train(4, "u", **TINY, **r_equals_t)
     assert history["raw_r_below_t"].isna().all() and history["raw_r_equals_t"].equals(history["raw"])
 

@@ -161,7 +161,7 @@ def test_P2_T3_P3_T3_the_tangents_in_z_t_and_r_all_count(net_and_z):
 def test_P3_T5_gradients_reach_every_trainable_parameter(net_and_z):
     net, z = net_and_z
     (t, r), v = times(), normal(*z.shape, key="v")
-    V = flow.instantaneous(*flow.joint(net, z, t, r, v), t, r)
+    V = flow.implied_velocity(*flow.single_pass(net, z, t, r, v), t, r)
     ((V - v) ** 2).sum().backward()
     idle = [name for name, p in net.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert idle == []

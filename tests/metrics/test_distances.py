@@ -65,14 +65,14 @@ def test_the_interval_of_small_sets_holds_the_distance_and_is_wide_enough_for_ot
     distances = [frechet.frechet_distance(people(40), people(30)) for _ in range(60)]
     real, fake = people(40), people(30)
     value, (low, high) = frechet.frechet_distance(real, fake), frechet.frechet_interval(real, fake)
-    redrawn = [frechet.frechet_distance(real[i], fake[j]) for i, j in resampling.draws(40, 30, 40, 0)]
+    redrawn = [frechet.frechet_distance(real[i], fake[j]) for i, j in resampling.bootstrap_indices(40, 30, 40, 0)]
     assert low < value < high < np.mean(redrawn)
     assert 1 < (high - low) / 3.92 / np.std(distances) < 2
 
 
 def test_a_distance_does_not_go_below_nothing_and_a_difference_may():
-    assert resampling.around(0.1, [0.2, 0.9, 1.0, 1.1]) == pytest.approx((0.0, 0.1 + 0.1425))
-    assert resampling.around(0.1, [-1.0, 0.0, 1.0])[0] < 0
+    assert resampling.recentred_interval(0.1, [0.2, 0.9, 1.0, 1.1]) == pytest.approx((0.0, 0.1 + 0.1425))
+    assert resampling.recentred_interval(0.1, [-1.0, 0.0, 1.0])[0] < 0
 
 
 def test_slices_are_drawn_with_their_volume(rng):

@@ -13,7 +13,7 @@ from neuromf.core import seeds
 from neuromf.data import nifti
 from neuromf.metrics.images import reconstruction, similarity, spectral
 from neuromf.vae import maisi
-from neuromf.vae.weights import initial, save_weights
+from neuromf.vae.weights import build_autoencoder, save_weights
 from workflow_scripts import validate as validate_script
 
 SHAPE = (32, 36, 28)
@@ -250,7 +250,7 @@ def test_the_script_reports_held_out_volumes_only(tmp_path):
         nifti.write_volume(file, brains(1, key=f"brain {k}")[0, 0].clamp(0, 1).numpy(), np.eye(4))
         rows.append({"scan": f"s{k}", "split": split, "status": "accepted", "volume": str(file)})
     pd.DataFrame(rows).to_csv(tmp_path / "qc.tsv", sep="\t", index=False)
-    net = initial(maisi.COMPACT, None, seed=0)
+    net = build_autoencoder(maisi.COMPACT, None, seed=0)
     save_weights(net, tmp_path / "vae.safetensors")
     where = ["--qc", str(tmp_path / "qc.tsv"), "--weights", str(tmp_path / "vae.safetensors")]
     config = json.dumps({"n": 2, "lpips": None})

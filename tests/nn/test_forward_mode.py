@@ -76,7 +76,7 @@ def test_under_autocast_they_are_torch_itself():
 
 def test_the_unet_has_no_other_convolution_or_norm():
     net = {"widths": [16, 32], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4}
-    kinds = {type(module) for module in run.build(net, "u").modules()}
+    kinds = {type(module) for module in run.build_network(net, "u").modules()}
     assert {forward_mode.Conv3d, forward_mode.GroupNorm} <= kinds and not {nn.Conv3d, nn.GroupNorm} & kinds
 
 

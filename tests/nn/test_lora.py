@@ -7,7 +7,7 @@ import torch
 
 from neuromf.lesions import network
 from neuromf.meanflow import flow, run
-from neuromf.meanflow.gaussian_prior import GaussianFlow
+from neuromf.meanflow.gaussian_prior import GaussianPrior
 from neuromf.nn import lora
 
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 2}
@@ -17,8 +17,8 @@ SHAPE = (4, 8, 8, 8)
 def trained(prediction="x", axes=3, seed=0):
     """A flow whose last layer is awake, so that nothing is equal by being zero."""
     data = torch.randn(6, *SHAPE, generator=torch.Generator().manual_seed(1))
-    base = GaussianFlow.fitted(data, axes) if prediction == "x" else None
-    u = run.build(NET, prediction, base=base, seed=seed)
+    base = GaussianPrior.fit(data, axes) if prediction == "x" else None
+    u = run.build_network(NET, prediction, prior=base, seed=seed)
     torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.1, generator=torch.Generator().manual_seed(2))
     return u.eval()
 
@@ -78,7 +78,7 @@ def test_P7_T3_only_adapters_and_added_convolutions_train():
 @pytest.mark.slow
 def test_P7_T3_at_paper_size_lora_is_below_one_percent_and_five_megabytes(tmp_path):
     net = {"widths": [64, 128, 256, 512], "res_blocks": 2, "attention": [False, False, True, True], "norm_groups": 32}
-    u = network.widen(run.build(net, "x"), 8)
+    u = network.widen(run.build_network(net, "x"), 8)
     total = lora.count_trainable_params(u)[1]
     lora.freeze_base_unfreeze_lora(lora.inject_lora(u))
     adapters = sum(p.numel() for name, p in u.named_parameters() if "lora_" in name)
@@ -131,7 +131,7 @@ def test_what_cannot_be_widened_is_refused():
     with pytest.raises(ValueError, match="more than the 4 there are; got 4"):
         network.widen(trained(), 4)
     with pytest.raises(ValueError, match="second head"):
-        network.widen(run.build(NET, "u", head=True), 8)
+        network.widen(run.build_network(NET, "u", head=True), 8)
 
 
 def test_a_target_that_nothing_matches_is_refused():

@@ -8,8 +8,8 @@ import torch
 
 from neuromf.core import seeds
 from neuromf.meanflow import flow
-from neuromf.meanflow.gaussian_prior import GaussianFlow
-from neuromf.meanflow.run import Run, build
+from neuromf.meanflow.gaussian_prior import GaussianPrior
+from neuromf.meanflow.run import Run, build_network
 from neuromf.report.release import onnx
 from neuromf.vae import maisi, statistics, weights
 from workflow_scripts import onnx as script
@@ -22,15 +22,15 @@ BOUND = 1e-4  # of an intensity in [0, 1], as in the rule
 
 @pytest.fixture(scope="module")
 def run():
-    base = GaussianFlow.fitted(seeds.noise(8, list(range(6)), SHAPE), 3)
-    u = build(NET, "x", base=base, head=True)
+    base = GaussianPrior.fit(seeds.noise(8, list(range(6)), SHAPE), 3)
+    u = build_network(NET, "x", prior=base, head=True)
     torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.2, generator=seeds.generator("test", 0))
     return Run(u.requires_grad_(False).eval(), STATS, SHAPE)
 
 
 @pytest.fixture(scope="module")
 def autoencoder():
-    net = weights.initial(maisi.COMPACT, None, seed=0)
+    net = weights.build_autoencoder(maisi.COMPACT, None, seed=0)
     torch.nn.init.constant_(net.net.decoder.blocks[-1].conv.conv.bias, 0.5)  # volumes within [0, 1], not clamped away
     return net.requires_grad_(False)
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from neuromf.core import seeds
 from neuromf.meanflow import sample
-from neuromf.meanflow.gaussian_prior import GaussianFlow
-from neuromf.meanflow.run import build, load_run, save_run
+from neuromf.meanflow.gaussian_prior import GaussianPrior
+from neuromf.meanflow.run import build_network, load_run, save_run
 from neuromf.report.release import package
 from neuromf.vae import maisi
-from neuromf.vae.weights import initial, save_weights
+from neuromf.vae.weights import build_autoencoder, save_weights
 from workflow_scripts import export as script
 
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 1}
@@ -37,8 +37,8 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def trained(prediction="x", n_axes=3, head=False):
-    base = GaussianFlow.fitted(seeds.noise(8, list(range(6)), SHAPE), n_axes) if prediction == "x" else None
-    u = build(NET, prediction, base=base, head=head)
+    base = GaussianPrior.fit(seeds.noise(8, list(range(6)), SHAPE), n_axes) if prediction == "x" else None
+    u = build_network(NET, prediction, prior=base, head=head)
     torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.2, generator=seeds.generator("test", 0))
     return u.requires_grad_(False).eval()
 
@@ -55,7 +55,7 @@ def model(tmp_path):
 
 @pytest.fixture(scope="module")
 def autoencoder():
-    return initial(maisi.COMPACT, None, seed=0)
+    return build_autoencoder(maisi.COMPACT, None, seed=0)
 
 
 def pack(model, autoencoder, folder, decoder=None):
@@ -75,7 +75,7 @@ def test_a_packed_run_draws_what_the_stored_one_draws(tmp_path, model, autoencod
     packed = load_run(pack(path, autoencoder, tmp_path / "export"))
     stored = load_run(path)
     assert packed.shape == stored.shape == SHAPE
-    drawn = [sample.draw(run, [0, 1], steps=2, seed=3) for run in (packed, stored)]
+    drawn = [sample.sample_batch(run, [0, 1], steps=2, seed=3) for run in (packed, stored)]
     assert torch.equal(*drawn) and drawn[0].std() > 0.1
 
 

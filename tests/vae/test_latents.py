@@ -14,7 +14,7 @@ from neuromf.core import seeds
 from neuromf.data import augmentation, nifti
 from neuromf.figures import latents as figure
 from neuromf.vae import latents, maisi, statistics, training_set, weights
-from neuromf.vae.shards import census, load_shards, load_split, of_split
+from neuromf.vae.shards import check_shards, load_shards, load_split, select_split
 from workflow_scripts import encode as encode_script
 from workflow_scripts import latents as latents_script
 from workflow_scripts import stats as stats_script
@@ -28,7 +28,7 @@ def normal(*shape, key="latents"):
 
 @pytest.fixture(scope="module")
 def net():
-    return weights.initial(maisi.COMPACT, None, seed=0)
+    return weights.build_autoencoder(maisi.COMPACT, None, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -310,9 +310,11 @@ def test_a_shard_without_any_usable_scan_is_left_out(shards, encoded, tmp_path, 
     some = [tmp_path / "empty.pt", *paths] if first else [*paths, tmp_path / "empty.pt"]
     joined, wanted = load_shards(some), load_shards(paths)
     assert joined["scans"] == wanted["scans"] and torch.equal(joined["mean"], wanted["mean"])
-    assert census(some) == census(paths)
+    assert check_shards(some) == check_shards(paths)
     stats = {"mean": [0.0] * 4, "std": [1.0] * 4}
-    assert torch.equal(training_set.training_set(some, splits, stats), training_set.training_set(paths, splits, stats))
+    assert torch.equal(
+        training_set.load_training_set(some, splits, stats), training_set.load_training_set(paths, splits, stats)
+    )
 
 
 def test_no_usable_scan_anywhere_is_said(encoded, tmp_path):
@@ -335,13 +337,13 @@ def test_a_shard_of_another_version_is_refused(tmp_path):
 def test_a_split_is_its_scans_their_moments_and_copies(shards):
     paths, splits = shards
     joined = load_shards(paths)
-    train = of_split(joined, splits, "train")
+    train = select_split(joined, splits, "train")
     assert train["scans"] == ["a", "e", "d"] and train["copied"] == ["a", "a", "e", "d"]
     for name in ("mean", "std"):
         assert torch.equal(train[name], joined[name][[0, 2, 4]])
-    test = of_split(joined, splits, "test")
+    test = select_split(joined, splits, "test")
     assert test["copied"] == [] and test["copies"].shape == (0, 4, 2, 3, 2)
-    nobody = of_split(joined, splits, "val")
+    nobody = select_split(joined, splits, "val")
     assert nobody["scans"] == [] and nobody["mean"].shape == (0, 4, 2, 3, 2)
 
 
@@ -351,7 +353,7 @@ def test_loading_a_split_is_splitting_what_is_loaded(shards, split):
     for some in (paths, paths[:1]):
         got, wanted = (
             load_split(some, splits, split),
-            of_split(load_shards(some), splits, split),
+            select_split(load_shards(some), splits, split),
         )
         assert got.keys() == wanted.keys()
         for name, value in wanted.items():
@@ -360,39 +362,39 @@ def test_loading_a_split_is_splitting_what_is_loaded(shards, split):
 
 def test_the_census_counts_all_and_sees_what_is_not_finite(shards):
     paths, _ = shards
-    assert census(paths) == {"encoded": 5, "copies": 4, "shapes": ["[4, 2, 3, 2]"], "finite": True}
+    assert check_shards(paths) == {"encoded": 5, "copies": 4, "shapes": ["[4, 2, 3, 2]"], "finite": True}
     for name in ("mean", "std", "copies"):
         shard = torch.load(paths[1], weights_only=True)
         shard[name][0, 0, 0, 0, 0] = float("inf")
         torch.save(shard, paths[1].with_name("broken.pt"))
-        assert not census([paths[0], paths[1].with_name("broken.pt")])["finite"]
+        assert not check_shards([paths[0], paths[1].with_name("broken.pt")])["finite"]
 
 
 def test_P1_T6_training_latents_have_their_shape_type_and_normalisation(shards):
     paths, splits = shards
-    train = of_split(load_shards(paths), splits, "train")
+    train = select_split(load_shards(paths), splits, "train")
     stats = statistics.statistics(train["mean"], train["std"])
-    data = training_set.training_set(paths, splits, stats)
+    data = training_set.load_training_set(paths, splits, stats)
     assert data.shape == (7, 4, 2, 3, 2) and data.dtype == torch.float32 and data.isfinite().all()
     people = data[:3].double().transpose(0, 1).flatten(1)
     torch.testing.assert_close(people.mean(1), torch.zeros(4).double(), rtol=0, atol=1e-6)
     torch.testing.assert_close(people.std(1, correction=0), torch.ones(4).double(), rtol=1e-5, atol=0)
     torch.testing.assert_close(data[:3], statistics.normalise(train["mean"], stats))
     torch.testing.assert_close(data[3:], statistics.normalise(train["copies"], stats))
-    assert torch.equal(training_set.training_set(paths, splits, stats, copies=False), data[:3])
+    assert torch.equal(training_set.load_training_set(paths, splits, stats, copies=False), data[:3])
 
 
 def test_training_latents_that_stay_on_disk_are_the_same_bits(shards):
     paths, splits = shards
-    train = of_split(load_shards(paths), splits, "train")
+    train = select_split(load_shards(paths), splits, "train")
     stats = statistics.statistics(train["mean"], train["std"])
-    data = training_set.training_set(paths, splits, stats)
-    stored = training_set.training_set(paths, splits, stats, resident_mb=data.nbytes / 1e6 * 0.999)
-    assert isinstance(stored, training_set.OnDisk) and isinstance(data, torch.Tensor)
+    data = training_set.load_training_set(paths, splits, stats)
+    stored = training_set.load_training_set(paths, splits, stats, resident_mb=data.nbytes / 1e6 * 0.999)
+    assert isinstance(stored, training_set.MemoryMappedLatents) and isinstance(data, torch.Tensor)
     assert (len(stored), stored.shape, stored.dtype) == (len(data), data.shape, data.dtype)
     some = torch.tensor([6, 0, 3, 3])
     assert torch.equal(stored[some], data[some]) and torch.equal(stored[1:], data[1:])
-    assert torch.equal(training_set.training_set(paths, splits, stats, resident_mb=data.nbytes / 1e6), data)
+    assert torch.equal(training_set.load_training_set(paths, splits, stats, resident_mb=data.nbytes / 1e6), data)
 
 
 def test_P1_T6_training_latents_without_copies_are_the_people_alone(shards, tmp_path):
@@ -401,8 +403,8 @@ def test_P1_T6_training_latents_without_copies_are_the_people_alone(shards, tmp_
         shard = torch.load(path, weights_only=True)
         torch.save({**shard, "copies": shard["copies"][:0], "copied": []}, tmp_path / f"bare-{path.name}")
     stats = {"mean": [0.0] * 4, "std": [1.0] * 4}
-    got = training_set.training_set([tmp_path / f"bare-{path.name}" for path in paths], splits, stats)
-    assert torch.equal(got, of_split(load_shards(paths), splits, "train")["mean"])
+    got = training_set.load_training_set([tmp_path / f"bare-{path.name}" for path in paths], splits, stats)
+    assert torch.equal(got, select_split(load_shards(paths), splits, "train")["mean"])
 
 
 # --- statistics --------------------------------------------------------------------------------------

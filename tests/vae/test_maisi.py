@@ -171,9 +171,9 @@ def test_P0_T1_a_wrong_digest_is_refused_and_the_right_one_taken(tmp_path):
     path = tmp_path / "autoencoder_v1.pt"
     path.write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
-    assert weights.locate(str(path), digest) == weights.locate(str(path)) == path
+    assert weights.resolve_weights(str(path), digest) == weights.resolve_weights(str(path)) == path
     with pytest.raises(ValueError) as error:
-        weights.locate(str(path), "0" * 64)
+        weights.resolve_weights(str(path), "0" * 64)
     assert message(error) == (
         f"{path} has SHA-256 {digest}, vae.sha256 asks for {'0' * 64}: it is another file or damaged"
     )
@@ -181,34 +181,34 @@ def test_P0_T1_a_wrong_digest_is_refused_and_the_right_one_taken(tmp_path):
 
 def test_P0_T1_a_missing_file_says_where_to_get_it_and_which_key_to_set(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
-        weights.locate(str(tmp_path / "autoencoder_v1.pt"), "0" * 64)
+        weights.resolve_weights(str(tmp_path / "autoencoder_v1.pt"), "0" * 64)
     assert message(error) == (
         f"no autoencoder weights at {tmp_path / 'autoencoder_v1.pt'} (config key vae.weights; SHA-256 {'0' * 64}). "
         "Take autoencoder_v1.pt from nvidia/NV-Generate-CT or autoencoder_v2.pt from nvidia/NV-Generate-MR, "
         "put it there, or set vae.weights to packaged or null"
     )
     with pytest.raises(FileNotFoundError, match=r"\(config key vae.weights; SHA-256 not given\)"):
-        weights.locate(str(tmp_path / "autoencoder_v1.pt"))
+        weights.resolve_weights(str(tmp_path / "autoencoder_v1.pt"))
 
 
 def test_no_weights_are_a_fresh_start_that_its_seed_repeats():
-    assert weights.locate(None) is None
-    first, again, other = (weights.initial(maisi.COMPACT, None, seed=seed) for seed in (1, 1, 2))
+    assert weights.resolve_weights(None) is None
+    first, again, other = (weights.build_autoencoder(maisi.COMPACT, None, seed=seed) for seed in (1, 1, 2))
     states = [net.net.state_dict()[FIRST] for net in (first, again, other)]
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
 
 
 def test_a_fresh_posterior_is_narrow():
-    std = weights.initial(maisi.COMPACT, None, seed=0).encode(torch.zeros(1, 1, 16, 16, 16))[1]
+    std = weights.build_autoencoder(maisi.COMPACT, None, seed=0).encode(torch.zeros(1, 1, 16, 16, 16))[1]
     assert 0.5 * np.exp(weights.START_LOG_STD) < std.median() < 2 * np.exp(weights.START_LOG_STD)
 
 
 def test_weights_of_another_architecture_are_refused(compact, tmp_path):
     path = tmp_path / "vae.safetensors"
     weights.save_weights(compact, path)
-    assert weights.initial(maisi.COMPACT, path, seed=0).architecture == maisi.COMPACT
+    assert weights.build_autoencoder(maisi.COMPACT, path, seed=0).architecture == maisi.COMPACT
     with pytest.raises(ValueError) as error:
-        weights.initial(maisi.PUBLISHED, path, seed=0)
+        weights.build_autoencoder(maisi.PUBLISHED, path, seed=0)
     assert message(error) == f"{path} is {maisi.COMPACT}; the study asks for {maisi.PUBLISHED}"
 
 
@@ -239,7 +239,7 @@ def test_P0_T6_every_parameter_is_frozen(nets, tmp_path):
     for net in (
         *nets.values(),
         weights.load(tmp_path / "vae.safetensors"),
-        weights.initial(maisi.COMPACT, None, seed=0),
+        weights.build_autoencoder(maisi.COMPACT, None, seed=0),
     ):
         assert len(list(net.parameters())) > 50
         assert not any(p.requires_grad for p in net.parameters()) and not net.training
@@ -474,8 +474,8 @@ def test_a_shift_of_intensity_costs_no_gradient():
 
 
 def test_the_size_of_an_autoencoder_is_that_of_its_state(nets):
-    assert weights.size(nets["compact"]) == {"parameters": 697_000, "entries": 58}
-    assert weights.size(nets["published"]) == {"parameters": 20_944_897, "entries": 130}
+    assert weights.count_parameters(nets["compact"]) == {"parameters": 697_000, "entries": 58}
+    assert weights.count_parameters(nets["published"]) == {"parameters": 20_944_897, "entries": 130}
 
 
 # --- the packaged weights ----------------------------------------------------------------------------
@@ -483,7 +483,7 @@ def test_the_size_of_an_autoencoder_is_that_of_its_state(nets):
 
 @pytest.mark.skipif(not weights.PACKAGED.is_file(), reason=f"{weights.PACKAGED.name} is not in the package")
 def test_P0_T1_the_packaged_weights_load_and_take_a_brain_there_and_back():
-    net = weights.initial(maisi.COMPACT, weights.locate("packaged"), seed=0)
+    net = weights.build_autoencoder(maisi.COMPACT, weights.resolve_weights("packaged"), seed=0)
     scanner = {"shape": (32, 32, 24), "spacing_mm": (7.5, 7.5, 7.5)}
     volume = torch.from_numpy(brains.scan(0, seed=0, variation=brains.Variation(), **scanner)[0])[None, None]
     mean, std = net.encode(volume)

@@ -236,8 +236,8 @@ def test_a_changed_value_reruns_and_swapped_values_are_noticed(checkout):
     config = checkout / "config.yaml"
     text = config.read_text()
     config.write_text(
-        text.replace("share_r_equals_t: 0.25", "share_r_equals_t: 0.1").replace(
-            "share_corner: 0.1", "share_corner: 0.25", 1
+        text.replace("fraction_r_equals_t: 0.25", "fraction_r_equals_t: 0.1").replace(
+            "fraction_corner: 0.1", "fraction_corner: 0.25", 1
         )
     )
     assert stale(checkout) == {"toy", "figures"}

@@ -7,7 +7,7 @@ from neuromf.config.study import read_config
 from neuromf.workflow.digests import ROOT
 from neuromf.workflow.runs import Member, plan
 
-RECTIFIED = {"flow": {"times": {"share_r_equals_t": 1.0, "share_corner": 0.0}}, "samples": {"sampler": "euler"}}
+RECTIFIED = {"flow": {"times": {"fraction_r_equals_t": 1.0, "fraction_corner": 0.0}}, "samples": {"sampler": "euler"}}
 
 
 def study(ablations, active=None, **more):
@@ -21,7 +21,7 @@ def test_an_arm_is_the_config_with_what_it_changes():
     assert list(runs) == ["meanflow", "rectified-rf-s0"] and runs["meanflow"] == base
     assert members == [Member("rectified", "rf", 0, "rectified-rf-s0")]
     arm = runs["rectified-rf-s0"]
-    assert arm.flow.times.share_r_equals_t == 1 and arm.samples.sampler == "euler"
+    assert arm.flow.times.fraction_r_equals_t == 1 and arm.samples.sampler == "euler"
     changed = {"flow": {**base.flow.model_dump(), "times": arm.flow.times.model_dump()}}
     wanted = base.model_dump() | changed | {"samples": {**base.samples.model_dump(), "sampler": "euler"}}
     assert arm.model_dump() == wanted | {"ablations": {}, "active": []}

@@ -197,7 +197,7 @@ def ended(process, seconds, log):
 
 
 def test_shards_run_on_the_cluster_as_an_array(cluster, submit, tmp_path):
-    study = {"cohort": {"scans_per_shard": 4, "embedded": {"n_people": 8}}}
+    study = {"cohort": {"scans_per_shard": 4, "embedded": {"n_participants": 8}}}
     process = submit("results/cohort/participants.tsv", study=study, **{"slurm-array-jobs": "phantom"})
     ended(process, 240, tmp_path / "said.log")
     mine = {job["id"]: job for job in jobs(cluster)}

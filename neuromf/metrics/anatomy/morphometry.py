@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from neuromf.metrics.distances.frechet import frechet_distance
-from neuromf.metrics.resampling import around
+from neuromf.metrics.resampling import recentred_interval
 
 FEWEST = 4  # brains per set, below which nothing is compared
 
@@ -109,7 +109,7 @@ def judge(
         return dict.fromkeys(("value", "low", "high", "chance", "p"), np.nan)
     rng, value = np.random.default_rng(seed), distance(real, fake)
     again = [distance(_redrawn(real, rng), _redrawn(fake, rng)) for _ in range(n_boot)]
-    low, high = around(value, again)
+    low, high = recentred_interval(value, again)
     both, by_chance = np.concatenate([real, fake]), []
     for _ in range(n_permutations):
         shuffled = both[rng.permutation(len(both))]

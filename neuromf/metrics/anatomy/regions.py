@@ -72,7 +72,7 @@ def load_atlas() -> Atlas:
     from nilearn import datasets
 
     of = datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template
-    images = parallel.each(lambda load: load(resolution=TEMPLATE_MM), of)
+    images = parallel.map_in_threads(lambda load: load(resolution=TEMPLATE_MM), of)
     affine, (t1, gm, wm) = images[0].affine, (image.get_fdata(dtype=np.float32).clip(0, 1) for image in images)
     brain = ndimage.binary_fill_holes(t1 > 0.05)
     csf = np.clip(brain - gm - wm, 0, 1)
@@ -276,7 +276,7 @@ def volumes(volumes: ArrayLike, affines: ArrayLike, *, method: str = "atlas") ->
 
 def _by_atlas(volumes: NDArray, affines: NDArray) -> pd.DataFrame:
     load_atlas()  # once, before threads ask for it
-    labels = parallel.each(segment, volumes, affines)
+    labels = parallel.map_in_threads(segment, volumes, affines)
     counts = [np.bincount(one.ravel(), minlength=10)[1:] for one in labels]
     voxel_ml = np.abs(np.linalg.det(affines[:, :3, :3])) / 1000
     table = pd.DataFrame(np.array(counts) * voxel_ml[:, None], columns=list(REGIONS))

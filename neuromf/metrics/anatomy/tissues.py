@@ -125,7 +125,7 @@ def describe(volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = FORE
         ventricles = pieces(middle(labels) == CSF).sum() * voxel_ml
         return {"tissue_contrast": contrast(x, labels), "ventricle_ml": ventricles, **volumes_ml}
 
-    return pd.DataFrame(parallel.each(of, as_volumes(volumes)))
+    return pd.DataFrame(parallel.map_in_threads(of, as_volumes(volumes)))
 
 
 def middle(labels: NDArray) -> NDArray:
@@ -172,4 +172,4 @@ def topology(volumes: ArrayLike, foreground: float = FOREGROUND) -> pd.DataFrame
         tunnels = len(kept) + cavities - euler_number(mask, connectivity=3)
         return {"components": len(kept), "cavities": cavities, "tunnels": tunnels}
 
-    return pd.DataFrame(parallel.each(of, as_volumes(volumes)))
+    return pd.DataFrame(parallel.map_in_threads(of, as_volumes(volumes)))

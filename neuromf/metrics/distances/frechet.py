@@ -22,7 +22,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigvalsh
 
-from neuromf.metrics.resampling import around, as_pair, bootstrap, by_volume, draws, row_counts, rows
+from neuromf.metrics.resampling import (
+    as_pair,
+    bootstrap,
+    bootstrap_indices,
+    by_volume,
+    recentred_interval,
+    row_counts,
+    rows,
+)
 
 LARGE = 256  # side of a matrix from which on eigenvalues are taken first, and singular values where those will not do
 TOLERANCE = 1e-4  # relative error of a distance that rounding of eigenvalues may cause
@@ -72,7 +80,7 @@ def frechet_interval(real: ArrayLike, fake: ArrayLike, n_boot: int = 200, seed: 
     """
     x, y = by_volume(real, "real"), by_volume(fake, "fake")
     slices, sizes = (x.shape[1], y.shape[1]), (len(x), len(y))
-    pairs = draws(len(x), len(y), n_boot, seed)
+    pairs = bootstrap_indices(len(x), len(y), n_boot, seed)
     x, y = as_pair(rows(x), rows(y))
     if min(len(x), len(y)) > x.shape[1]:
         return bootstrap(frechet_distance, real, fake, n_boot, seed)
@@ -80,7 +88,7 @@ def frechet_interval(real: ArrayLike, fake: ArrayLike, n_boot: int = 200, seed: 
     x, y = x - centre, y - centre
     cross = x @ y.T
     redrawn = [_redrawn(x, y, cross, *row_counts(pair, sizes, slices)) for pair in pairs]
-    return around(frechet_distance(x, y), redrawn)
+    return recentred_interval(frechet_distance(x, y), redrawn)
 
 
 def _redrawn(x: NDArray, y: NDArray, cross: NDArray, n_x: NDArray, n_y: NDArray) -> float:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist, pdist
 
-from neuromf.metrics.resampling import as_pair, by_volume, draws, interval, row_counts, rows
+from neuromf.metrics.resampling import as_pair, bootstrap_indices, by_volume, percentile_interval, row_counts, rows
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median distance between real volumes
 MOST_FOR_MEDIAN = 1000  # rows that the median distance is taken over
@@ -53,8 +53,8 @@ class Kernels:
         A redraw of one volume alone, which happens where there are hardly more, does not count.
         """
         sizes = len(self.real), len(self.fake)
-        values = np.array([self.mmd2(*row_counts(pair, sizes)) for pair in draws(*sizes, n_boot, seed)])
-        return interval(values[np.isfinite(values)])
+        values = np.array([self.mmd2(*row_counts(pair, sizes)) for pair in bootstrap_indices(*sizes, n_boot, seed)])
+        return percentile_interval(values[np.isfinite(values)])
 
 
 def among(kernel: NDArray, counts: NDArray) -> float:

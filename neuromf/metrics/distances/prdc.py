@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 
-from neuromf.metrics.resampling import as_pair, interval
+from neuromf.metrics.resampling import as_pair, percentile_interval
 
 K = 5  # nearest neighbours, as Naeem et al.
 MEASURES = ("precision", "recall", "density", "coverage")
@@ -71,6 +71,6 @@ def intervals(
     found = judged(real, fake, k)
     rng = np.random.default_rng(seed)
     return {
-        name: interval([rng.choice(values, len(values)).mean() for _ in range(n_boot)])
+        name: percentile_interval([rng.choice(values, len(values)).mean() for _ in range(n_boot)])
         for name, values in found.items()
     }

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neuromf.core import parallel
-from neuromf.metrics.resampling import around, as_pair, by_volume, draws, rows
+from neuromf.metrics.resampling import as_pair, bootstrap_indices, by_volume, recentred_interval, rows
 
 N_DIRECTIONS = 256
 
@@ -66,8 +66,8 @@ def sliced_interval(
     def distance(i: NDArray | slice, j: NDArray | slice) -> float:
         return float(line_distance(rows(x[i]), rows(y[j]), p).mean() ** (1 / p))
 
-    again = parallel.each(distance, *zip(*draws(len(x), len(y), n_boot, seed), strict=True))
-    return around(distance(slice(None), slice(None)), again)
+    again = parallel.map_in_threads(distance, *zip(*bootstrap_indices(len(x), len(y), n_boot, seed), strict=True))
+    return recentred_interval(distance(slice(None), slice(None)), again)
 
 
 def _projected(real: ArrayLike, fake: ArrayLike, p: float, n_directions: int, seed: int) -> tuple[NDArray, NDArray]:

@@ -46,7 +46,7 @@ class Autoencoder(Protocol):
 
     net: Any
 
-    def folded(self, volume: Tensor) -> Tensor: ...
+    def space_to_depth(self, volume: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FeatureSet:
 
     def __call__(self, volumes: NDArray) -> dict[str, NDArray]:
         """Features (N, S, F) by plane, "" for whole volumes, of volumes (N, I, J, K) in [0, 1], one at a time."""
-        found = parallel.each(lambda volume: self.per_volume(as_tensor(volume)), as_volumes(volumes))
+        found = parallel.map_in_threads(lambda volume: self.per_volume(as_tensor(volume)), as_volumes(volumes))
         return {key: torch.stack([one[key] for one in found]).numpy() for key in found[0]}
 
 
@@ -141,13 +141,13 @@ def calibrate(vae: Autoencoder, people: NDArray) -> NDArray:
     people = as_volumes(people, "calibration")
     if len(people) < 4:
         raise ValueError(f"calibration needs 4 volumes, better 32; got {len(people)}")
-    found = torch.stack(parallel.each(lambda volume: moments(vae, as_tensor(volume)), people))
+    found = torch.stack(parallel.map_in_threads(lambda volume: moments(vae, as_tensor(volume)), people))
     return torch.stack(torch.broadcast_tensors(found.mean(0), unit(found))).numpy()
 
 
 def moments(vae: Autoencoder, volume: Tensor) -> Tensor:
     """What each channel does in each part of a volume (I, J, K): (channels, 3, CELLS³)."""
-    net, x, seen, last = vae.net, vae.folded(volume[None, None]), [], residual_blocks(vae)
+    net, x, seen, last = vae.net, vae.space_to_depth(volume[None, None]), [], residual_blocks(vae)
     for block in net.encoder.blocks:
         x = block(x)
         if block in last:

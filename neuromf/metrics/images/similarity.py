@@ -136,4 +136,4 @@ def _each(function: Callable[[Tensor, Tensor], Tensor], a: Sequence[NDArray], b:
         pairs = (np.stack(side[start : start + AT_ONCE]).astype(np.float32) for side in (a, b))
         return function(*(torch.from_numpy(side)[None] for side in pairs))
 
-    return torch.cat(parallel.each(of, range(0, len(a), AT_ONCE))).double().numpy()
+    return torch.cat(parallel.map_in_threads(of, range(0, len(a), AT_ONCE))).double().numpy()

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def build(script: Path, licences: Path) -> str:
         code, words, reason = f"// No viewer: {error}\n", "", str(error)
         logger.warning("the page will show pictures instead of the viewer: %s", reason)
     for path, text in ((script, code), (licences, words)):
-        with whole(path) as part:
+        with atomic_write(path) as part:
             part.write_text(text, encoding="utf-8")
     return reason
 

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 
 ENGINES = ("pdflatex", "tectonic")
 GET = (
@@ -38,7 +38,7 @@ def typeset(text: Path, pdf: Path) -> None:
             _run(program, text, Path(name))
         made = Path(name) / f"{text.stem}.pdf"
         pdf.parent.mkdir(parents=True, exist_ok=True)
-        with whole(pdf) as part:
+        with atomic_write(pdf) as part:
             shutil.copyfile(made, part)
 
 

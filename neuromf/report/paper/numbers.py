@@ -79,7 +79,7 @@ class Numbers:
         return self._tell(words, METRICS, {"metric": name, "nfe": [str(a), str(b)]}, ends)
 
     def setting(self, path: str) -> str:
-        """A value of the config, such as flow.times.share_corner; of a run it is what its card says."""
+        """A value of the config, such as flow.times.fraction_corner; of a run it is what its card says."""
         trained = self.results.card().get("config", {})
         section = path.partition(".")[0]
         there = trained if section in trained else self.values

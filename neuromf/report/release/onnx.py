@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromf.core import seeds
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 from neuromf.meanflow import flow
 from neuromf.meanflow.run import Run
 from neuromf.vae import statistics
@@ -87,7 +87,7 @@ def write(run: Run, autoencoder: MAISIVAEWrapper, path: Path, about: dict[str, A
     model = nameless(exported.model_proto)  # type: ignore[union-attr]  # dynamo gives one
     onnx.helper.set_model_props(model, {name: str(value) for name, value in sorted(about.items())})
     onnx.checker.check_model(model)
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -139,5 +139,5 @@ def write_check(found: dict[str, Any], path: Path, bound: float) -> None:
             f"{found['versions']['onnxruntime']} may compute a layer otherwise; install the version of the lock file"
         )
     logger.info("ONNX against torch: %.2g at worst over %d volumes", found["max_error"], found["n"])
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps({**found, "bound": bound}, sort_keys=True, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """A run that others can use: weights, settings and terms in one folder, read again by `generate.load_run`.
 
-    weights.safetensors   the averaged network (net.*), the Gaussian it starts from (base.*), and the decoder of the
+    weights.safetensors   the averaged network (net.*), the Gaussian it starts from (prior.*), and the decoder of the
                           autoencoder (decoder.*) where its licence lets it go along
     config.json           all that is needed to build them, to draw the same volumes again, and what made them
     card.json, README.md  the model card (`card.py`)
@@ -23,7 +23,7 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 from neuromf.meanflow.run import Run
 from neuromf.vae import maisi
 from neuromf.vae.weights import check_state, load
@@ -74,8 +74,8 @@ def pack(
         made_by: Study, run, versions, digest of the code and the like, in the words of JSON.
     """
     tensors = {f"net.{name}": weight for name, weight in run.u.net.state_dict().items()}
-    if run.u.base is not None:
-        tensors |= {f"base.{name}": buffer for name, buffer in run.u.base.state_dict().items()}
+    if run.u.prior is not None:
+        tensors |= {f"prior.{name}": buffer for name, buffer in run.u.prior.state_dict().items()}
     if decoder["included"]:
         tensors |= {f"decoder.{name}": weight for name, weight in decoding(autoencoder).items()}
     packed = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())})
@@ -90,7 +90,7 @@ def pack(
         "weights_sha256": hashlib.sha256(packed).hexdigest(),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / WEIGHTS) as part:
+    with atomic_write(folder / WEIGHTS) as part:
         part.write_bytes(packed)
     write_json(config, folder / CONFIG)
 
@@ -127,7 +127,7 @@ def terms(settings: Mapping[str, Any], weights: Path) -> dict[str, Any]:
 
 def write_json(thing: Mapping[str, Any], path: Path) -> None:
     """Write a dict as JSON with sorted keys, whole or not at all."""
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(thing, sort_keys=True, indent=1) + "\n", encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from neuromf.core.files import whole
+from neuromf.core.files import atomic_write
 
 MISSING = "--"
 DIGITS = 3  # significant ones, of a number without an interval
@@ -148,5 +148,5 @@ def save(
 
 
 def _write(path: Path, text: str) -> None:
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
