@@ -42,9 +42,10 @@ def save(tmp_path):
 # --- results of a study, as small as they can be ------------------------------------------------------
 
 RUN = "meanflow"
-AUDIT = {"copies": 0, "ratio": 0.91, "ratio_p": 0.11, "auc": 0.46, "auc_p": 0.61, "alarm": 0}
-MEASURED = {  # by set: metric, features, n, value, low, high
-    "1": [
+AUDIT = {"memorised_fraction": 0, "nearest_train_ratio": 0.91, "nearest_train_ratio_p": 0.11, "membership_auc": 0.46,
+         "membership_p": 0.61, "privacy_alarm": 0}  # fmt: skip
+MEASURED = {  # by set and NFE: metric, features, n, value, low, high
+    "samples,1": [
         ("frechet", "encoder-512", 8, 670.2, 640, 700),
         ("kid", "encoder-512", 8, 3.8, 2.5, 5.2),
         ("precision", "encoder-512", 8, 0.75, "", ""),
@@ -52,14 +53,14 @@ MEASURED = {  # by set: metric, features, n, value, low, high
         ("pair_ms_ssim", "", 4, 0.939, "", ""),
         ("tissue_contrast", "", 4, 3.01, 2.9, 3.1),
         ("ventricle_ml", "", 4, 11.1, 9.5, 12.5),
-        ("components", "", 8, 1.25, 1, 1.5),
+        ("betti_0", "", 8, 1.25, 1, 1.5),
         ("high_frequency_ratio", "", 8, 0.00649, 0.0058, 0.0071),
         ("latent_std_error", "", 8, 0.155, "", ""),
-        *[("nearest_" + name, "image-pool4", 8, value, "", "") for name, value in AUDIT.items()],
+        *[(name, "image-pool4", 8, value, "", "") for name, value in AUDIT.items()],
     ],
-    "4": [("frechet", "encoder-512", 8, 560.4, 530, 590), ("kid", "encoder-512", 8, 3.5, 2.1, 5.2)],
-    "base": [("frechet", "encoder-512", 8, 790.6, 760, 830), ("kid", "encoder-512", 8, 4.2, 2.9, 5.8)],
-    "real": [("frechet", "encoder-512", 4, 494.4, 482, 520), ("pair_ms_ssim", "", 4, 0.786, "", "")],
+    "samples,4": [("frechet", "encoder-512", 8, 560.4, 530, 590), ("kid", "encoder-512", 8, 3.5, 2.1, 5.2)],
+    "prior,": [("frechet", "encoder-512", 8, 790.6, 760, 830), ("kid", "encoder-512", 8, 4.2, 2.9, 5.8)],
+    "test,": [("frechet", "encoder-512", 4, 494.4, 482, 520), ("pair_ms_ssim", "", 4, 0.786, "", "")],
 }  # fmt: skip
 FILES = {
     "cohort/qc.tsv": "scan\tsplit\tstatus\na\ttrain\taccepted\nb\ttrain\taccepted\nc\ttest\taccepted\nd\ttest\taside\n",
@@ -84,11 +85,11 @@ CARD = {"versions": {"neuromf": "0.1.0", "torch": "2.13.0", "monai": "1.6.1"}, "
 def small_study(tmp_path):
     """A folder of results: text files alone, with every number of its own."""
     lines = [
-        f"{RUN if name != 'real' else ''},{name},{','.join(map(str, row))}"
+        f"{RUN if name != 'test,' else ''},{name},{','.join(map(str, row))}"
         for name in MEASURED
         for row in MEASURED[name]
     ]
-    table = "run,nfe,metric,features,n,value,low,high\n" + "\n".join(lines) + "\n"
+    table = "run,set,nfe,metric,features,n,value,low,high\n" + "\n".join(lines) + "\n"
     own = "\n".join(line for line in table.splitlines() if not line.startswith(","))
     real = "\n".join([table.splitlines()[0], *(line for line in table.splitlines() if line.startswith(","))])
     failed = {

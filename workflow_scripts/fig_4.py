@@ -6,7 +6,7 @@ import pandas as pd
 
 from neuromf.figures import style
 from neuromf.figures.evaluations import fig_4
-from neuromf.metrics.ablations import read_rows
+from neuromf.metrics.table import read_rows
 from workflow_scripts._cli import arguments
 
 

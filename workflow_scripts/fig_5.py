@@ -5,7 +5,8 @@ from typing import Any
 
 from neuromf.figures import style
 from neuromf.figures.loss_exponent import fig_5
-from neuromf.metrics.ablations import Metric, read_rows
+from neuromf.metrics.ablations import Metric
+from neuromf.metrics.table import read_rows
 from workflow_scripts._cli import arguments
 
 

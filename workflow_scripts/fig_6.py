@@ -10,7 +10,7 @@ from neuromf.data.nifti import read_volume
 from neuromf.data.participants import read_table
 from neuromf.figures import style
 from neuromf.figures.prediction import fig_6
-from neuromf.metrics.ablations import read_rows
+from neuromf.metrics.table import read_rows
 from workflow_scripts._cli import arguments
 
 COLUMNS = 4

@@ -34,7 +34,7 @@ def together(each: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Together]:
     """What all lesions of a set show: excess about their border, and how much thicker each makes the ribbon."""
     found = {}
     for name, real in ((REAL, True), (DRAWN, False)):
-        profile = rows[(rows["metric"] == "excess_at") & ((rows["arm"] == "real") == real)]
+        profile = rows[(rows["metric"] == "lesion_brightness_at") & ((rows["arm"] == "real") == real)]
         mm = profile["features"].str.removesuffix(" mm").astype(float)
         thicker = each.loc[(each["arm"] == "real") == real, "thickening_mm"].dropna()
         found[name] = Together(profile.assign(mm=mm), thicker.to_numpy())
@@ -43,7 +43,7 @@ def together(each: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Together]:
 
 def caption(lesion: pd.Series) -> str:
     """Volume of a lesion, and how much brighter it is than other heads at its place."""
-    return f"{lesion['ml']:.1f} ml" + (f", {lesion['excess']:+.2f}" if pd.notna(lesion["excess"]) else "")
+    return f"{lesion['ml']:.1f} ml" + (f", {lesion['lesion_brightness']:+.2f}" if pd.notna(lesion["lesion_brightness"]) else "")
 
 
 def read(row: dict) -> Pair:

@@ -8,7 +8,7 @@ from workflow_scripts._cli import arguments
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "tables:paths", "out")
-    table.shown(table.read(args.tables))[["run", *table.COLUMNS]].to_csv(args.out, index=False)
+    table.valid_rows(table.read(args.tables))[["run", *table.COLUMNS]].to_csv(args.out, index=False)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Sequence
 
-from neuromf.metrics.ablations import Metric, questions, read_rows, write_rows
+from neuromf.metrics.ablations import Metric, questions, write_rows
+from neuromf.metrics.table import read_rows
 from workflow_scripts._cli import arguments
 
 logger = logging.getLogger("neuromf.questions")

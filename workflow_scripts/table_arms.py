@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from neuromf.metrics.ablations import Metric, read_rows
+from neuromf.metrics.ablations import Metric
+from neuromf.metrics.table import read_rows
 from neuromf.report.tables import style
 from neuromf.report.tables.arms import arms
 from workflow_scripts._cli import arguments

@@ -17,12 +17,11 @@ import pandas as pd
 
 from neuromf.core.files import atomic_write
 from neuromf.metrics import statistics
+from neuromf.metrics.table import COLUMNS, SAMPLES, TEXT, read_rows, select_set
 
 ALPHA = 0.05  # of every test, after correction
 WHO = ["ablation", "arm", "seed", "run"]
-MEASURED = ["nfe", "metric", "features", "n", "value", "low", "high"]
 COST = ["seconds", "peak_mb"]  # of the training, from the card of the run
-TEXT = ["ablation", "arm", "run", "nfe", "metric", "features"]  # arms such as 1.0 are names, not numbers
 FOUND = [
     *("ablation", "question", "metric", "features", "nfe", "a", "b", "n_a", "n_b", "mean_a", "mean_b"),
     *("difference", "low", "high", "statistic", "p", "p_holm", "effect", "effect_low", "effect_high", "margin"),
@@ -50,11 +49,11 @@ def gather(
         ablation: Its name, in every row.
         arms: The arm, seed and run of each member.
         folder: Where runs are: metrics.csv and card.json are read from the folder of each.
-        reference: Metrics of real people, whose rows (nfe "real") are put to those of every run that has some.
+        reference: Metrics of real people, whose rows of the set "test" are put to those of every run that has some.
 
     Returns:
-        Columns ablation, arm, seed, run, nfe, metric, features, n, value, low, high, seconds and peak_mb. A member
-        whose metrics are not there is one row in which nfe to high are empty.
+        Columns ablation, arm, seed, run, set, nfe, metric, features, n, value, low, high, seconds and peak_mb. A
+        member whose metrics are not there is one row in which set to high are empty.
 
     Raises:
         ValueError: If the metrics in the folder of a run are those of another.
@@ -63,17 +62,17 @@ def gather(
     for arm, seed, run in arms:
         rows = _metrics(folder / run / "metrics.csv", run)
         if known is not None and rows["metric"].any():
-            rows = pd.concat([rows, known[known["nfe"] == "real"]])
+            rows = pd.concat([rows, select_set(known, "test")])
         tables.append(rows.assign(ablation=ablation, arm=arm, seed=seed, run=run, **_cost(folder / run / "card.json")))
-    return pd.concat(tables, ignore_index=True)[WHO + MEASURED + COST]
+    return pd.concat(tables, ignore_index=True)[WHO + COLUMNS + COST]
 
 
 def _metrics(path: Path, run: str) -> pd.DataFrame:
     """The rows of one run, or one row of nothing."""
     rows = read_rows(path) if path.is_file() else pd.DataFrame()
     if rows.empty:
-        blank = {name: "" if name in TEXT else np.nan for name in MEASURED}
-        return pd.DataFrame([blank])
+        blank = {name: "" if name in TEXT else np.nan for name in COLUMNS}
+        return pd.DataFrame([blank]).astype({"nfe": "Int64"})
     if strangers := set(rows["run"]) - {run}:
         raise ValueError(f"{path} must hold the run {run}; got {', '.join(sorted(strangers))}; measure the run again")
     return rows
@@ -83,14 +82,6 @@ def _cost(path: Path) -> dict[str, float]:
     """Seconds of training and peak memory (MB) of one run, NaN where its card does not say."""
     card = json.loads(path.read_text()) if path.is_file() else {}
     return {name: card.get(name, np.nan) for name in COST}
-
-
-def read_rows(path: Path) -> pd.DataFrame:
-    """A table of metrics, of an ablation or of findings: names are text, "" where empty; the rest are numbers."""
-    table = pd.read_csv(path, dtype=dict.fromkeys([*TEXT, "a", "b"], str))
-    text = table.columns.intersection([*TEXT, "question", "a", "b", "verdict", "finding"])
-    table[text] = table[text].fillna("")
-    return table
 
 
 def write_rows(table: pd.DataFrame, path: Path) -> None:
@@ -119,15 +110,15 @@ def of_metric(table: pd.DataFrame, wanted: Metric) -> pd.DataFrame:
             sorted({f"{m}:{f}".rstrip(":") for m, f in zip(measured.metric, measured.features, strict=True)})
         )
         raise ValueError(f"no row has the metric {wanted.metric!r} of features {wanted.features!r}; there are {known}")
-    if twice := rows[rows.duplicated(["arm", "seed", "nfe"])].to_dict("records"):
+    if twice := rows[rows.duplicated(["arm", "seed", "set", "nfe"])].to_dict("records"):
         first = twice[0]
         raise ValueError(f"{wanted.metric} of {first['arm']}, seed {first['seed']}, nfe {first['nfe']} stands twice")
     return rows
 
 
-def by_arm(rows: pd.DataFrame, nfe: str = "1") -> dict[str, np.ndarray]:
+def by_arm(rows: pd.DataFrame, nfe: int = 1) -> dict[str, np.ndarray]:
     """Values over seeds of each arm at one number of evaluations; arms without any are left out."""
-    rows = rows[rows["nfe"] == nfe]
+    rows = select_set(rows, nfe)
     return {arm: part["value"].to_numpy() for arm, part in rows.groupby("arm", sort=False)}
 
 
@@ -177,7 +168,7 @@ def questions(
         else:
             asked = _sweep(table, found, arms, similarity)
         asked += [_one_step(found, arm) for arm in arms]
-        about = {"ablation": name, "metric": distance.metric, "features": distance.features, "nfe": "1"}
+        about = {"ablation": name, "metric": distance.metric, "features": distance.features, "nfe": 1}
         rows += [{**about, "share": margin, "absent": _absent(table, row), **row} for row in asked]
     return _worded(rows)
 
@@ -196,7 +187,7 @@ def _pair(table: pd.DataFrame, found: pd.DataFrame, a: str, b: str, margin: floa
     if not note:
         difference |= statistics.welch(values[a], values[b])
         equivalence |= statistics.equivalence(values[a], values[b], margin * abs(values[b].mean()))
-    about = {"question": "cost", "metric": "seconds", "features": "", "nfe": "", "a": a, "b": b}
+    about = {"question": "cost", "metric": "seconds", "features": "", "nfe": None, "a": a, "b": b}
     return [difference, equivalence, about | _means(_seconds(table), a, b)]
 
 
@@ -218,7 +209,7 @@ def _sweep(table: pd.DataFrame, found: pd.DataFrame, arms: list[str], similarity
 
 def _no_test(found: pd.DataFrame, arms: list[str]) -> str:
     """Why arms cannot be tested against each other at one evaluation, or nothing."""
-    rows = found[found["nfe"] == "1"]
+    rows = select_set(found, 1)
     if absent := [arm for arm in arms if arm not in set(rows["arm"])]:
         return f"no test: nothing measured of {', '.join(absent)}"
     if wrong := sorted(set(rows.loc[~np.isfinite(rows["value"]), "arm"])):
@@ -267,23 +258,23 @@ def of_real(rows: pd.DataFrame) -> float:
     Raises:
         ValueError: If they were not measured.
     """
-    values = rows.loc[rows["nfe"] == "real", "value"]
+    values = select_set(rows, "test")["value"]
     if values.empty:
-        raise ValueError(f"{rows['metric'].iloc[0]} must be measured of real people (nfe real), since that is its goal")
+        raise ValueError(f"{rows['metric'].iloc[0]} must be measured of real people (set test), since that is its goal")
     return float(values.mean())
 
 
 def _one_step(found: pd.DataFrame, arm: str) -> dict:
     """Distance at one evaluation over that at the best other number of them: by mean over seeds, then seed by seed."""
-    rows = found[(found["arm"] == arm) & found["nfe"].str.isdigit()]
+    rows = found[(found["arm"] == arm) & (found["set"] == SAMPLES)]
     seeds = rows.pivot(index="seed", columns="nfe", values="value").dropna()
-    others = [nfe for nfe in seeds if nfe != "1"]
+    others = [nfe for nfe in seeds if nfe != 1]
     row = {"question": "one step", "a": arm, "n_a": len(seeds), "ratios": []}
-    if "1" not in seeds or not others or seeds.empty:
+    if 1 not in seeds or not others or seeds.empty:
         return row
     best = seeds[others].mean().idxmin()
-    ratios = seeds["1"] / seeds[best]
-    return row | {"b": f"{best} evaluations", "mean_a": ratios.mean(), "ratios": ratios.tolist()}
+    ratios = seeds[1] / seeds[best]
+    return row | {"b": f"{int(best)} evaluations", "mean_a": ratios.mean(), "ratios": ratios.tolist()}
 
 
 # --- words -------------------------------------------------------------------------------------------

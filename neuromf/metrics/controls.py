@@ -18,10 +18,10 @@ BLURS = (1.0, 2.0)  # standard deviations of the Gaussian in voxels
 NOISES = (0.1, 0.2)  # standard deviations of the noise, of an intensity range of 1
 BLOCK = 16  # side in voxels of the blocks that are shuffled
 CHAINS = (  # from near to far
-    ("real", "blurred", "more-blurred"),
-    ("real", "noisy", "noisier"),
-    ("real", "shuffled"),
-    ("real", "mean-head"),
+    ("test", "blurred", "more-blurred"),
+    ("test", "noisy", "noisier"),
+    ("test", "shuffled"),
+    ("test", "mean"),
 )
 
 
@@ -37,7 +37,7 @@ def controls(real: ArrayLike, *, seed: int = 0, block: int = BLOCK) -> dict[str,
     """Real volumes as they are and made worse in known ways, by name; each set is as large as the real one.
 
     "blurred" and "more-blurred" by Gaussians of BLURS voxels, "noisy" and "noisier" by Gaussian noise of NOISES clipped
-    to [0, 1], "shuffled" with blocks permuted, "mean-head" with every volume the mean of all.
+    to [0, 1], "shuffled" with blocks permuted, "mean" with every volume the mean of all.
 
     Arguments:
         real: Volumes (N, I, J, K) that the metric's reference does not hold: one half, or held-out people.
@@ -47,7 +47,7 @@ def controls(real: ArrayLike, *, seed: int = 0, block: int = BLOCK) -> dict[str,
     real = np.asarray(as_volumes(real, "real"), np.float32)
     every = parallel.map_in_threads(lambda k: _worse(real[k], [seed, k], block), range(len(real)))
     made = {name: np.stack([one[name] for one in every]) for name in every[0]}
-    return {"real": real, **made, "mean-head": np.repeat(real.mean(axis=0, keepdims=True), len(real), axis=0)}
+    return {"test": real, **made, "mean": np.repeat(real.mean(axis=0, keepdims=True), len(real), axis=0)}
 
 
 def _worse(volume: NDArray, seed: Sequence[int], block: int) -> dict[str, NDArray]:
@@ -81,15 +81,15 @@ def orders(rows: Iterable[dict], *, larger_is_worse: bool = True, chains: Sequen
     an end, as precision has at 0, may reach it. NaN is never in order.
 
     Arguments:
-        rows: Rows of one metric in one feature set, with the set's name under "nfe" and its "value".
+        rows: Rows of one metric in one feature set, with the set's name under "set" and its "value".
         larger_is_worse: As for distances; precision, density and coverage fall.
         chains: Names of sets from near to far.
     """
     values: dict[str, float] = {}
     for row in rows:
-        if row["nfe"] in values:
-            raise ValueError(f"rows must be of one metric in one feature set; {row['nfe']} came twice")
-        values[row["nfe"]] = row["value"] if larger_is_worse else -row["value"]
+        if row["set"] in values:
+            raise ValueError(f"rows must be of one metric in one feature set; {row['set']} came twice")
+        values[row["set"]] = row["value"] if larger_is_worse else -row["value"]
     if absent := sorted({name for chain in chains for name in chain} - values.keys()):
         raise ValueError(f"no row of {', '.join(absent)}: measure every set that controls() makes")
     found = [[values[name] for name in chain] for chain in chains]

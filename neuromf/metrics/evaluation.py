@@ -22,7 +22,7 @@ from neuromf.metrics.distances import frechet
 from neuromf.metrics.distances.table import WORSE_WHEN_SMALLER, distances
 from neuromf.metrics.features.registry import Autoencoder, FeatureSet, calibrate, open_features
 from neuromf.metrics.images import similarity, spectral
-from neuromf.metrics.table import row
+from neuromf.metrics.table import row, set_columns
 
 logger = logging.getLogger(__name__)
 
@@ -115,77 +115,77 @@ class Evaluation:
     ) -> None:
         self.people, self.sets, self.spacing_mm, self.segmentation = people, sets, spacing_mm, segmentation
         self.n_pairs, self.n_anatomy, self.n_boot, self.seed = n_pairs, n_anatomy, n_boot, seed
-        self.features: dict[str, Features] = {}  # of every set that was added
+        self.features: dict[str | int, Features] = {}  # of every set that was added
         self.rows: list[dict] = []
         self.spectra: list[dict] = []
 
-    def add(self, nfe: str, volumes: NDArray, *, features: Features | None = None) -> None:
+    def add(self, which: str | int, volumes: NDArray, *, features: Features | None = None) -> None:
         """Measure the distances of one set of volumes (N, I, J, K) in [0, 1]; features where they are known."""
-        logger.info("measuring %d volumes: %s", len(volumes), nfe)
-        found = self.features[nfe] = extract(self.sets, volumes) if features is None else features
+        logger.info("measuring %d volumes: %s", len(volumes), which)
+        found = self.features[which] = extract(self.sets, volumes) if features is None else features
         for name, real in self.people.train.items():
-            self.keep(nfe, distances(real, found[name], name, n_boot=self.n_boot, seed=self.seed))
+            self.keep(which, distances(real, found[name], name, n_boot=self.n_boot, seed=self.seed))
 
     def halves(self) -> None:
         """Measure one random half of the training people against the other: what sample size alone costs."""
         for name, real in self.people.train.items():
             first, second = controls.halves(len(real), self.seed)
-            self.keep("halves", distances(real[first], real[second], name, n_boot=self.n_boot, seed=self.seed))
+            self.keep("train_halves", distances(real[first], real[second], name, n_boot=self.n_boot, seed=self.seed))
 
-    def keep(self, nfe: str, rows: Sequence[dict]) -> None:
+    def keep(self, which: str | int, rows: Sequence[dict]) -> None:
         """Take in rows of a set."""
-        self.rows += [{"nfe": nfe, **row} for row in rows]
+        self.rows += [{**set_columns(which), **row} for row in rows]
 
-    def diversity(self, nfe: str, volumes: NDArray) -> None:
+    def diversity(self, which: str | int, volumes: NDArray) -> None:
         """Measure how alike the volumes of a set are, by multi-scale SSIM between pairs."""
         n_pairs = min(self.n_pairs, len(volumes) * (len(volumes) - 1) // 2)
-        self.keep(nfe, [row("pair_ms_ssim", similarity.pair_ms_ssim(volumes, n_pairs, self.seed), n_pairs)])
+        self.keep(which, [row("pair_ms_ssim", similarity.pair_ms_ssim(volumes, n_pairs, self.seed), n_pairs)])
 
-    def look(self, nfe: str, volumes: NDArray) -> None:
+    def look(self, which: str | int, volumes: NDArray) -> None:
         """Measure symmetry, topology, anatomy and spectrum of a set."""
         tissue = tissues.describe(volumes[: self.n_anatomy], self.spacing_mm)
         ratio = spectral.high_frequency_ratio(volumes, self.spacing_mm)
         columns = {"symmetry": tissues.symmetry(volumes), "high_frequency_ratio": ratio}
         per_volume = [pd.DataFrame(columns), tissues.topology(volumes), tissue]
-        self.keep(nfe, [one for table in per_volume for one in morphometry.means(table, features="", seed=self.seed)])
+        self.keep(which, [one for table in per_volume for one in morphometry.means(table, features="", seed=self.seed)])
         frequency, power = spectral.radial_spectrum(volumes, self.spacing_mm)
         pairs = zip(frequency, power.mean(0), strict=True)
-        self.spectra += [{"nfe": nfe, "frequency": f, "power": p} for f, p in pairs]
+        self.spectra += [{**set_columns(which), "frequency": f, "power": p} for f, p in pairs]
 
     def segment(self, volumes: NDArray) -> pd.DataFrame:
         """Regional volumes in ml of volumes (N, I, J, K), one row per brain."""
         return regions.volumes(volumes, np.diag([self.spacing_mm] * 3 + [1.0]), method=self.segmentation)
 
-    def regions(self, nfe: str, real: pd.DataFrame, found: pd.DataFrame) -> None:
+    def regions(self, which: str | int, real: pd.DataFrame, found: pd.DataFrame) -> None:
         """Compare regional volumes in ml, one row per brain, with those of real people."""
         about: dict[str, Any] = {"features": self.segmentation, "n_boot": self.n_boot, "seed": self.seed}
-        self.keep(nfe, [{name: one[name] for name in one if name not in ("chance", "p")}
+        self.keep(which, [{name: one[name] for name in one if name not in ("chance", "p")}
                         for one in morphometry.compare(real, found, **about)])  # fmt: skip
-        self.keep(nfe, morphometry.means(morphometry.asymmetry(found), features=self.segmentation, seed=self.seed))
+        self.keep(which, morphometry.means(morphometry.asymmetry(found), features=self.segmentation, seed=self.seed))
 
-    def audit(self, nfe: str, volumes: NDArray) -> pd.DataFrame:
+    def audit(self, which: str | int, volumes: NDArray) -> pd.DataFrame:
         """Look for training heads in a set, in images and in features; the table of nearest ones in images."""
         images = privacy.pooled(volumes, POOL)
         known, heldout = self.people.train_images, self.people.test_images
         found, table = privacy.audit(images, known, heldout, seed=self.seed)
-        self.keep(nfe, privacy.rows(found, len(volumes), f"image-pool{POOL}"))
+        self.keep(which, privacy.rows(found, len(volumes), f"image-pool{POOL}"))
         name = self.people.primary
-        flat = [x.mean(axis=1) for x in (self.features[nfe][name], self.people.train[name], self.people.test[name])]
-        self.keep(nfe, privacy.rows(privacy.audit(*flat, seed=self.seed)[0], len(volumes), name))
+        flat = [x.mean(axis=1) for x in (self.features[which][name], self.people.train[name], self.people.test[name])]
+        self.keep(which, privacy.rows(privacy.audit(*flat, seed=self.seed)[0], len(volumes), name))
         return table
 
-    def likeness(self, nfe: str, volumes: NDArray, nearest: NDArray) -> None:
+    def likeness(self, which: str | int, volumes: NDArray, nearest: NDArray) -> None:
         """Multi-scale SSIM of volumes to the training heads nearest to them, which have the same shape."""
         values = similarity.ms_ssim(volumes, nearest)
-        self.keep(nfe, morphometry.means(pd.DataFrame({"nearest_ms_ssim": values}), features="", seed=self.seed))
+        self.keep(which, morphometry.means(pd.DataFrame({"nearest_ms_ssim": values}), features="", seed=self.seed))
 
-    def deviation(self, nfe: str, latent: NDArray) -> None:
+    def deviation(self, which: str | int, latent: NDArray) -> None:
         """Each channel's standard deviation of latents (N, C, ...) over that of the training people, less one."""
         errors = np.moveaxis(latent, 1, 0).reshape(latent.shape[1], -1).std(1, ddof=1) / self.people.channel_std - 1
         rows = [row(f"latent_std_error_{c}", error, len(latent)) for c, error in enumerate(errors)]
-        self.keep(nfe, [*rows, row("latent_std_error", np.abs(errors).max(), len(latent))])
+        self.keep(which, [*rows, row("latent_std_error", np.abs(errors).max(), len(latent))])
 
-    def compare(self, nfe: str, other: str) -> None:
+    def compare(self, which: str | int, other: str) -> None:
         """Add the Fréchet distance of a set over that of another from the same noise, volume by volume.
 
         The interval draws the volumes of both sets together, so it says whether their difference is more than
@@ -193,11 +193,11 @@ class Evaluation:
         """
         name = self.people.primary
         real = self.people.train[name]
-        pair = np.concatenate([self.features[nfe][name], self.features[other][name]], axis=2)
+        pair = np.concatenate([self.features[which][name], self.features[other][name]], axis=2)
         rng = np.random.default_rng(self.seed)
         again = [over(real, pair[rng.integers(len(pair), size=len(pair))]) for _ in range(self.n_boot)]
         low, high = np.percentile(again, [2.5, 97.5])
-        self.keep(nfe, [row(f"frechet_over_{other}", over(real, pair), len(pair), low=low, high=high, features=name)])
+        self.keep(which, [row(f"frechet_over_{other}", over(real, pair), len(pair), low=low, high=high, features=name)])
 
 
 def over(real: NDArray, pair: NDArray) -> float:
@@ -216,10 +216,10 @@ def ordered(table: pd.DataFrame) -> list[dict]:
     """
     rows = []
     for (metric, features), found in table.groupby(["metric", "features"], sort=False):
-        if {name for chain in controls.CHAINS for name in chain} <= set(found["nfe"]):
+        if {name for chain in controls.CHAINS for name in chain} <= set(found["set"]):
             larger = metric not in WORSE_WHEN_SMALLER
             passed = controls.orders(found.to_dict("records"), larger_is_worse=larger)
             rows.append(
-                {"nfe": "controls", **row(f"ordered_{metric}", passed, int(found["n"].max()), features=features)}
+                {**set_columns("controls"), **row(f"ordered_{metric}", passed, int(found["n"].max()), features=features)}
             )
     return rows

@@ -225,22 +225,22 @@ def judge(
 ) -> tuple[list[dict], pd.DataFrame]:
     """Rows of a set of pairs against known ones (images and masks of training), and its lesions one by one.
 
-    Metrics: lesion_share, the share of masks with a lesion; lesion_ml, contrast, excess, agreement, thickening_mm,
+    Metrics: lesion_fraction, the fraction of masks with a lesion; lesion_ml, contrast, lesion_brightness, lesion_auc, thickening_mm,
     pieces, dice and hausdorff_mm, means over lesions; volume_wasserstein (of log10 ml), place_wasserstein (mean of
-    three axes, mm) and left_share with left_share_known, of where lesions lie; excess_at, the excess in each shell
+    three axes, mm) and left_fraction, of where lesions lie; lesion_brightness_at, the brightness in each shell
     about the border of masks, by the middle of the shell in mm (as "features").
     """
     images, masks, theirs = np.asarray(images), as_masks(masks), describe(*known, spacing_mm)
     table = describe(images, masks, spacing_mm)
     alone = len(images) == 1  # these need others to compare with
-    table["excess"] = np.nan if alone else excess(images, masks)
-    table["agreement"] = np.nan if alone else agreement(images, masks)
+    table["lesion_brightness"] = np.nan if alone else excess(images, masks)
+    table["lesion_auc"] = np.nan if alone else agreement(images, masks)
     table["thickening_mm"] = np.nan if alone else thickening(images, masks, spacing_mm)
     near = nearest(masks, known[1], spacing_mm).set_index("number")
     table = table.join(near)
     there = table[table["ml"] > 0]
-    rows = [share("lesion_share", (table["ml"] > 0).to_numpy())]
-    judged = ("pieces", "inside", "ring", "contrast", "excess", "agreement", "thickening_mm", "dice", "hausdorff_mm")
+    rows = [share("lesion_fraction", (table["ml"] > 0).to_numpy())]
+    judged = ("pieces", "inside", "ring", "contrast", "lesion_brightness", "lesion_auc", "thickening_mm", "dice", "hausdorff_mm")
     for name in ("ml", *judged):
         rows.append(average({"ml": "lesion_ml"}.get(name, name), there[name].to_numpy(), seed=seed))
     rows += places(theirs[theirs["ml"] > 0], there)
@@ -248,7 +248,7 @@ def judge(
         shells = profile(images, masks, spacing_mm)[table["ml"] > 0].T
         middles = np.convolve(SHELLS_MM, (0.5, 0.5), "valid")
         rows += [
-            {**average("excess_at", shell, seed=seed), "features": f"{at:g} mm"}
+            {**average("lesion_brightness_at", shell, seed=seed), "features": f"{at:g} mm"}
             for at, shell in zip(middles, shells, strict=True)
         ]
     return rows, table
@@ -259,7 +259,7 @@ def places(known: pd.DataFrame, found: pd.DataFrame) -> list[dict]:
     n, enough = len(found), min(len(known), len(found)) >= FEWEST
     size = stats.wasserstein_distance(*(np.log10(t["ml"]) for t in (known, found))) if enough else np.nan
     away = [stats.wasserstein_distance(known[a], found[a]) for a in PLACES] if enough else [np.nan]
-    left = share("left_share", (found["x_mm"] < 0).to_numpy())
+    left = share("left_fraction", (found["x_mm"] < 0).to_numpy())
     return [row("volume_wasserstein", size, n), row("place_wasserstein", np.mean(away), n), left]
 
 

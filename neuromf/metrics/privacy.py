@@ -146,11 +146,11 @@ def memorisation(fake: ArrayLike, train: ArrayLike, heldout: ArrayLike) -> dict[
     to_train, to_heldout = nearest(fake, train)[0], nearest(fake, heldout)[0]
     usual = nearest(heldout[:, 0], train)[0]
     return {
-        "fake_to_train": float(np.median(to_train)),
-        "heldout_to_train": float(np.median(usual)),
-        "ratio": ratio_of_medians(to_train, usual),
-        "share_closer_to_train": float(np.mean(to_train < to_heldout)),
-        "share_by_chance": len(train) / (len(train) + len(heldout)),
+        "nearest_train_distance": float(np.median(to_train)),
+        "nearest_train_distance_test": float(np.median(usual)),
+        "nearest_train_ratio": ratio_of_medians(to_train, usual),
+        "closer_to_train_fraction": float(np.mean(to_train < to_heldout)),
+        "closer_to_train_expected": len(train) / (len(train) + len(heldout)),
     }
 
 
@@ -259,12 +259,12 @@ def audit(
     attack = membership(to_any_view(train, query), to_any_view(heldout, query))
     row = {
         **memorisation(query, train, heldout),
-        "ratio_p": ratio_p(of_fake["distance"].to_numpy(), usual["distance"].to_numpy(), n_permutations, seed),
-        **{"share_below_heldout": below, "share_below_by_chance": by_chance},
-        **{"copies": float(np.mean(chance < LEVEL / 2)), "copies_p": float(min(1.0, chance.min()))},
-        **{"auc": attack["auc"], "auc_low": attack["low"], "auc_high": attack["high"], "auc_p": attack["p"]},
+        "nearest_train_ratio_p": ratio_p(of_fake["distance"].to_numpy(), usual["distance"].to_numpy(), n_permutations, seed),
+        **{"closer_than_test_fraction": below, "closer_than_test_expected": by_chance},
+        **{"memorised_fraction": float(np.mean(chance < LEVEL / 2)), "memorised_p": float(min(1.0, chance.min()))},
+        **{f"membership_{name}": attack[name] for name in ("auc", "low", "high", "p")},
     }
-    return row | {"alarm": float(min(row["copies_p"], attack["p"]) < LEVEL / 2)}, table
+    return row | {"privacy_alarm": float(min(row["memorised_p"], attack["p"]) < LEVEL / 2)}, table
 
 
 def _to_train(query: NDArray, train: NDArray) -> pd.DataFrame:
@@ -282,14 +282,14 @@ def closest_pairs(table: pd.DataFrame, n: int = 3) -> pd.DataFrame:
 
 
 def rows(row: Mapping[str, float], n: int, features: str) -> list[dict]:
-    """The row of `audit` as lines of metrics.csv, each named nearest_{what}, the AUC with its interval.
+    """The row of `audit` as rows of metrics.csv, the AUC with its interval.
 
     Arguments:
         n: Generated heads that were compared.
         features: What the distances were taken between.
     """
-    interval = {"auc": {"low": row["auc_low"], "high": row["auc_high"]}}
+    interval = {"membership_auc": {"low": row["membership_low"], "high": row["membership_high"]}}
     blank = {"low": np.nan, "high": np.nan}
-    names = [name for name in row if name not in ("auc_low", "auc_high")]
+    names = [name for name in row if name not in ("membership_low", "membership_high")]
     start = {"features": features, "n": n}
-    return [{"metric": f"nearest_{name}", **start, "value": row[name], **interval.get(name, blank)} for name in names]
+    return [{"metric": name, **start, "value": row[name], **interval.get(name, blank)} for name in names]

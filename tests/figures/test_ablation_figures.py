@@ -14,6 +14,7 @@ from neuromf.figures.evaluations import fig_4
 from neuromf.figures.loss_exponent import fig_5
 from neuromf.figures.prediction import fig_6
 from neuromf.metrics.ablations import write_rows
+from neuromf.metrics.table import set_columns
 from workflow_scripts import fig_4 as script_4
 from workflow_scripts import fig_5 as script_5
 from workflow_scripts import fig_6 as script_6
@@ -28,16 +29,16 @@ def rows_of(values, gone=()):
     rows = []
     for (arm, seed), distances in values.items():
         about = {"ablation": "q", "arm": arm, "seed": seed, "run": f"q-{arm}-s{seed}"}
-        for nfe, value in {"real": 15.0, **distances}.items():
-            n = 48 if nfe == "real" else 40
+        for which, value in {"test": 15.0, **distances}.items():
+            n = 48 if which == "test" else 40
             ends = {"low": value + 1, "high": value + 5}  # redraws lie above the value
             rows.append(
-                {**about, "nfe": str(nfe), "metric": "frechet", "features": "pca4", "n": n, "value": value, **ends}
+                {**about, **set_columns(which), "metric": "frechet", "features": "pca4", "n": n, "value": value, **ends}
             )
             rows.append(
-                {**about, "nfe": str(nfe), "metric": "pair_ms_ssim", "features": "", "n": 16, "value": value / 40}
+                {**about, **set_columns(which), "metric": "pair_ms_ssim", "features": "", "n": 16, "value": value / 40}
             )
-    rows += [{"ablation": "q", "arm": arm, "seed": seed, "run": "gone", "nfe": "", "metric": "", "features": ""}
+    rows += [{"ablation": "q", "arm": arm, "seed": seed, "run": "gone", "set": "", "metric": "", "features": ""}
              for arm, seed in gone]  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -96,7 +97,7 @@ def test_numbers_of_others_are_open_marks_called_quoted():
 def test_a_distance_that_can_be_negative_has_an_ordinary_axis():
     table = rows_of(ONE)
     assert fig_4(table, *DISTANCE).axes[0].get_yscale() == "log"
-    table.loc[table["nfe"] == "1", "value"] = -0.1
+    table.loc[table["nfe"] == 1, "value"] = -0.1
     assert fig_4(table, *DISTANCE).axes[0].get_yscale() == "linear"
 
 

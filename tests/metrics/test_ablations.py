@@ -12,6 +12,7 @@ import pytest
 
 from neuromf.metrics import ablations, statistics
 from neuromf.metrics.ablations import Metric
+from neuromf.metrics.table import read_rows
 from neuromf.workflow.digests import ROOT
 from workflow_scripts import ablation, questions
 
@@ -21,9 +22,9 @@ A, B, C = [20.0, 21.0, 22.5], [30.0, 33.0, 31.0], [20.5, 21.5, 21.0]
 
 def write_run(folder, run, distances, likeness=0.7, seconds=100.0, n=40):
     """Metrics and card of a run; distances by number of evaluations."""
-    rows = [{"nfe": nfe, "metric": "frechet", "features": "pca4", "n": n, "value": d, "low": d - 1, "high": d + 2}
+    rows = [{"set": "samples", "nfe": nfe, "metric": "frechet", "features": "pca4", "n": n, "value": d, "low": d - 1, "high": d + 2}
             for nfe, d in distances.items()]  # fmt: skip
-    rows += [{"nfe": 1, "metric": "pair_ms_ssim", "n": 16, "value": likeness}]
+    rows += [{"set": "samples", "nfe": 1, "metric": "pair_ms_ssim", "n": 16, "value": likeness}]
     (folder / run).mkdir(parents=True)
     pd.DataFrame(rows).assign(run=run).to_csv(folder / run / "metrics.csv", index=False)
     (folder / run / "card.json").write_text(json.dumps({"seconds": seconds, "peak_mb": 900}))
@@ -32,9 +33,9 @@ def write_run(folder, run, distances, likeness=0.7, seconds=100.0, n=40):
 def write_reference(folder):
     """Metrics of real people and of a control, who belong to no run."""
     rows = [
-        {"nfe": "real", "metric": "frechet", "features": "pca4", "n": 40, "value": 15.0},
-        {"nfe": "blurred", "metric": "frechet", "features": "pca4", "n": 40, "value": 99.0},
-        {"nfe": "real", "metric": "pair_ms_ssim", "n": 16, "value": 0.7},
+        {"set": "test", "metric": "frechet", "features": "pca4", "n": 40, "value": 15.0},
+        {"set": "blurred", "metric": "frechet", "features": "pca4", "n": 40, "value": 99.0},
+        {"set": "test", "metric": "pair_ms_ssim", "n": 16, "value": 0.7},
     ]
     pd.DataFrame(rows).assign(run="", low=np.nan, high=np.nan).to_csv(folder / "reference.csv", index=False)
     return folder / "reference.csv"
@@ -77,10 +78,10 @@ def only(found, question, **columns):
 def test_every_number_of_every_run_is_a_row_with_its_arm_seed_and_cost(tmp_path):
     write_run(tmp_path, "a", {1: 23.5, 50: 32.0}, seconds=285.5)
     table = ablations.gather("lp", [("1.0", 7, "a")], tmp_path)
-    assert list(table) == [*"ablation arm seed run nfe metric features n value low high seconds peak_mb".split()]
+    assert list(table) == [*"ablation arm seed run set nfe metric features n value low high seconds peak_mb".split()]
     assert len(table) == 3
-    row = table[(table["metric"] == "frechet") & (table["nfe"] == "50")].iloc[0].to_dict()
-    wanted = {"ablation": "lp", "arm": "1.0", "seed": 7, "run": "a", "nfe": "50", "metric": "frechet"}
+    row = table[(table["metric"] == "frechet") & (table["nfe"] == 50)].iloc[0].to_dict()
+    wanted = {"ablation": "lp", "arm": "1.0", "seed": 7, "run": "a", "nfe": 50, "metric": "frechet"}
     assert row == wanted | {
         "features": "pca4", "n": 40, "value": 32.0, "low": 31.0, "high": 34.0, "seconds": 285.5, "peak_mb": 900
     }  # fmt: skip
@@ -90,7 +91,7 @@ def test_a_table_is_read_as_it_was_written_and_names_stay_names(study, tmp_path)
     table = study("lp", {"1.0": A, "2.50": [None]})
     ablations.write_rows(table, tmp_path / "out" / "lp.csv")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["lp.csv"]
-    pd.testing.assert_frame_equal(ablations.read_rows(tmp_path / "out" / "lp.csv"), table, check_dtype=False)
+    pd.testing.assert_frame_equal(read_rows(tmp_path / "out" / "lp.csv"), table, check_dtype=False)
 
 
 def test_a_member_without_metrics_is_one_row_that_keeps_its_name_and_cost(tmp_path):
@@ -98,12 +99,12 @@ def test_a_member_without_metrics_is_one_row_that_keeps_its_name_and_cost(tmp_pa
     write_run(tmp_path, "b", {1: 1.0}, seconds=5.0)
     (tmp_path / "b" / "metrics.csv").unlink()
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "metrics.csv").write_text("nfe,metric,features,n,value,low,high,run\n")  # a table of nothing
+    (tmp_path / "c" / "metrics.csv").write_text("set,nfe,metric,features,n,value,low,high,run\n")  # a table of nothing
     table = ablations.gather("q", [("x", 0, "a"), ("u", 0, "b"), ("u", 1, "c"), ("w", 2, "d")], tmp_path)
     assert ablations.missing(table) == ["u (seed 0, 1)", "w (seed 2)"]
     rows = table[table["arm"].isin(["u", "w"])]
     assert rows["seconds"].tolist()[0] == 5.0 and rows["seconds"].isna().tolist() == [False, True, True]
-    assert (rows["nfe"] == "").all() and rows[["n", "value", "low", "high"]].isna().all(axis=None)
+    assert rows["nfe"].isna().all() and rows[["n", "value", "low", "high"]].isna().all(axis=None)
 
 
 def test_a_run_serves_two_arms_with_the_same_numbers(tmp_path):
@@ -218,7 +219,7 @@ def test_a_likeness_to_be_as_in_real_people_is_beaten_by_what_is_nearer(study):
     assert front.to_dict() == {"1": "on the front", "2": "on the front", "3": "beaten"}
     with pytest.raises(ValueError, match="pair_ms_ssim must be measured of real people"):
         ablations.questions(
-            [table[table["nfe"] != "real"]],
+            [table[table["set"] != "test"]],
             distance=FRECHET,
             similarity=LIKENESS._replace(goal="real"),
             margin=0.1,
@@ -281,10 +282,10 @@ def test_scripts_lead_from_runs_to_findings(study, tmp_path):
     config = json.dumps({"ablation": "pair", "arms": members})
     reference = str(write_reference(tmp_path))
     ablation.main(["--runs", str(tmp_path), "--reference", reference, "--config", config, "--out", str(table)])
-    assert ablations.missing(ablations.read_rows(table)) == ["u (seed 3)"]
+    assert ablations.missing(read_rows(table)) == ["u (seed 3)"]
     config = {"distance": FRECHET._asdict(), "similarity": LIKENESS._asdict(), "margin": 0.1, "base": {"pair": "x"}}
     questions.main(["--tables", str(table), "--config", json.dumps(config), "--out", str(out)])
-    found = ablations.read_rows(out)
+    found = read_rows(out)
     assert list(found) == ablations.FOUND
     assert only(found, "difference")["difference"] == pytest.approx(np.mean(B) - np.mean(A), rel=1e-5)
 
@@ -331,10 +332,10 @@ def test_a_failed_run_stops_what_is_complete_and_nothing_of_what_is_partial(tmp_
     assert (tmp_path / "results/runs/a/metrics.csv").is_file()  # the other arm went on
     assert not (tmp_path / "results/ablations/rectified.csv").exists()
     assert snakemake("partial", "--config", "broken=b") == 0
-    table = ablations.read_rows(tmp_path / "results/partial/ablations/rectified.csv")
+    table = read_rows(tmp_path / "results/partial/ablations/rectified.csv")
     assert ablations.missing(table) == ["rectified (seed 0)"] and (table["value"] == 25.0).sum() == 1
     assert (tmp_path / "results/partial/figures/fig_4.png").is_file()
     assert snakemake("ablations", "--config", "broken=") == snakemake("partial", "--config", "broken=") == 0  # mended
     for part in ("", "partial/"):
-        table = ablations.read_rows(tmp_path / f"results/{part}ablations/rectified.csv")
+        table = read_rows(tmp_path / f"results/{part}ablations/rectified.csv")
         assert ablations.missing(table) == [] and len(table) == 2 * 5

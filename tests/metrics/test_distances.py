@@ -318,9 +318,9 @@ def test_controls_are_worse_in_the_way_their_name_says(volumes):
     assert made.keys() == {name for chain in controls.CHAINS for name in chain}
     assert all(x.shape == volumes.shape and x.dtype == np.float32 for x in made.values())
     assert all(x.min() >= 0 and x.max() <= 1 for x in made.values())
-    np.testing.assert_array_equal(made["real"], volumes)
-    np.testing.assert_allclose(made["mean-head"][2], volumes.mean(0), rtol=1e-6)
-    spread = [made[name].std() for name in ("real", "blurred", "more-blurred")]
+    np.testing.assert_array_equal(made["test"], volumes)
+    np.testing.assert_allclose(made["mean"][2], volumes.mean(0), rtol=1e-6)
+    spread = [made[name].std() for name in ("test", "blurred", "more-blurred")]
     assert spread[0] > 3 * spread[1] > 6 * spread[2]
     off = [np.abs(made[name] - volumes).mean() for name in ("noisy", "noisier")]
     assert 0 < 1.5 * off[0] < off[1]
@@ -349,16 +349,16 @@ def test_halves_share_nothing_and_leave_one_out_where_odd():
     assert not np.array_equal(first, controls.halves(9, seed=2)[0])
 
 
-IN_ORDER = {"real": 1, "blurred": 2, "more-blurred": 3, "noisy": 2, "noisier": 5, "shuffled": 9, "mean-head": 4}
+IN_ORDER = {"test": 1, "blurred": 2, "more-blurred": 3, "noisy": 2, "noisier": 5, "shuffled": 9, "mean": 4}
 
 
 def as_rows(values):
-    return [{"nfe": name, "value": value} for name, value in values.items()]
+    return [{"set": name, "value": value} for name, value in values.items()]
 
 
 def test_a_metric_that_orders_the_controls_is_told_from_one_that_does_not():
     assert controls.orders(as_rows(IN_ORDER)) and controls.orders(as_rows({**IN_ORDER, "1": -3}))
-    for name, value in [("blurred", 3.1), ("noisy", 1), ("noisier", 1.9), ("shuffled", 0.9), ("mean-head", np.nan)]:
+    for name, value in [("blurred", 3.1), ("noisy", 1), ("noisier", 1.9), ("shuffled", 0.9), ("mean", np.nan)]:
         assert not controls.orders(as_rows({**IN_ORDER, name: value}))
     assert controls.orders(as_rows({**IN_ORDER, "blurred": 3}))  # the end of a scale may be reached early
     falling = {name: -value for name, value in IN_ORDER.items()}
@@ -394,9 +394,9 @@ def test_errors_say_what_came_and_what_to_do(rng, volumes):
         controls.controls(volumes)
     assert message(error) == "blocks of 16 voxels leave nothing to permute in (16, 20, 16): take smaller ones"
     with pytest.raises(ValueError) as error:
-        controls.orders(as_rows({"real": 1, "blurred": 2}))
+        controls.orders(as_rows({"test": 1, "blurred": 2}))
     assert message(error) == (
-        "no row of mean-head, more-blurred, noisier, noisy, shuffled: measure every set that controls() makes"
+        "no row of mean, more-blurred, noisier, noisy, shuffled: measure every set that controls() makes"
     )
     with pytest.raises(ValueError) as error:
         controls.orders(as_rows(IN_ORDER) * 2)

@@ -126,7 +126,7 @@ def test_texture_moves_features_far_more_than_block_averages_of_the_posterior_me
 def test_controls_stand_in_order_by_every_distance(encoder, people, known):
     rows = []
     for name, volumes in controls.controls(people[1], block=8).items():
-        rows += [{"nfe": name, **row} for row in table.distances(known[0], encoder(volumes)[""], "e", n_boot=4)]
+        rows += [{"set": name, **row} for row in table.distances(known[0], encoder(volumes)[""], "e", n_boot=4)]
     for metric in ("frechet", "frechet_equal_n24", "kid", "mmd2", "sliced_wasserstein"):
         of_metric = [row for row in rows if row["metric"] == metric]
         chains = [chain for chain in controls.CHAINS if metric != "mmd2" or "noisier" not in chain]
@@ -163,7 +163,7 @@ def test_controls_of_real_heads_stand_in_order(net):
     reference = found(first)[""]
     rows = []
     for name, volumes in controls.controls(second).items():
-        rows += [{"nfe": name, **row} for row in table.distances(reference, found(volumes)[""], "e", n_boot=4)]
+        rows += [{"set": name, **row} for row in table.distances(reference, found(volumes)[""], "e", n_boot=4)]
     for metric in ("frechet", "frechet_equal_n30", "kid", "sliced_wasserstein"):
         assert controls.orders([row for row in rows if row["metric"] == metric]), metric
 

@@ -126,25 +126,25 @@ def test_one_pair_alone_is_judged_by_what_needs_no_other(pairs):
     images, masks = pairs
     rows, table = lesions.judge(images[:1], masks[:1], (images[:1], masks[:1]), MM)
     values = {row["metric"]: row["value"] for row in rows}
-    assert values["lesion_share"] == 1 and values["dice"] == 1 and len(table) == 1
-    assert np.isnan([values[name] for name in ("excess", "agreement", "thickening_mm", "volume_wasserstein")]).all()
+    assert values["lesion_fraction"] == 1 and values["dice"] == 1 and len(table) == 1
+    assert np.isnan([values[name] for name in ("lesion_brightness", "lesion_auc", "thickening_mm", "volume_wasserstein")]).all()
 
 
 def test_a_set_is_judged_against_known_pairs(pairs):
     rows, table = lesions.judge(*pairs, pairs, MM)
     found = {row["metric"]: row for row in rows}
-    assert found["dice"]["value"] == 1 and found["hausdorff_mm"]["value"] == 0 and found["lesion_share"]["value"] == 1
+    assert found["dice"]["value"] == 1 and found["hausdorff_mm"]["value"] == 0 and found["lesion_fraction"]["value"] == 1
     assert found["volume_wasserstein"]["value"] == found["place_wasserstein"]["value"] == 0
-    assert found["left_share"]["value"] == 0.25 and found["excess"]["low"] > 0.25 and len(table) == 4
-    assert [row["features"] for row in rows if row["metric"] == "excess_at"][:2] == ["-6.25 mm", "-3.75 mm"]
+    assert found["left_fraction"]["value"] == 0.25 and found["lesion_brightness"]["low"] > 0.25 and len(table) == 4
+    assert [row["features"] for row in rows if row["metric"] == "lesion_brightness_at"][:2] == ["-6.25 mm", "-3.75 mm"]
 
 
 def test_sets_with_few_or_no_lesions_have_rows_without_numbers(pairs):
     images, masks = pairs
     rows, table = lesions.judge(images, masks & False, pairs, MM)
     found = {row["metric"]: row for row in rows}
-    assert found["lesion_share"]["value"] == 0 and found["lesion_share"]["high"] < 0.6 and found["dice"]["n"] == 0
-    assert all(np.isnan(found[name]["value"]) for name in ("dice", "excess", "volume_wasserstein", "left_share"))
+    assert found["lesion_fraction"]["value"] == 0 and found["lesion_fraction"]["high"] < 0.6 and found["dice"]["n"] == 0
+    assert all(np.isnan(found[name]["value"]) for name in ("dice", "lesion_brightness", "volume_wasserstein", "left_fraction"))
     assert table["contrast"].isna().all()
 
 

@@ -105,7 +105,7 @@ def test_intervals_hold_the_distance_of_well_separated_sets(rng):
 
 def test_the_interval_of_a_mean_is_that_of_scipy(rng):
     values = rng.standard_normal(50) ** 2
-    (row,) = morphometry.means(pd.DataFrame({"tunnels": [*values, np.nan]}), n_boot=4000)
+    (row,) = morphometry.means(pd.DataFrame({"betti_1": [*values, np.nan]}), n_boot=4000)
     ends = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=1).confidence_interval
     assert row["n"] == 50 and row["value"] == values.mean()
     np.testing.assert_allclose([row["low"], row["high"]], [ends.low, ends.high], rtol=0.05)
@@ -149,7 +149,7 @@ def test_pieces_cavities_and_tunnels_of_known_solids():
     handles = ball & ~((abs(x) < 1.5) & (abs(y) < 1.5)) & ~((abs(z) < 1.5) & (abs(y) < 1.5))
     table = tissues.topology(np.stack([ball, shell, ring, two, handles, corner, ~ball & False]).astype(float))
     expected = [[1, 0, 0], [1, 1, 0], [1, 0, 1], [2, 0, 0], [1, 0, 3], [1, 0, 0], [0, 0, 0]]
-    np.testing.assert_array_equal(table[["components", "cavities", "tunnels"]], expected)
+    np.testing.assert_array_equal(table[["betti_0", "betti_2", "betti_1"]], expected)
 
 
 # --- figure 8 ----------------------------------------------------------------------------------------

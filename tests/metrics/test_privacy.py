@@ -98,11 +98,11 @@ def test_planted_copies_are_found_and_honest_draws_are_not(rng):
     train, heldout, fresh = np.split(rng.standard_normal((300, 5)), 3)
     copied = privacy.memorisation(train + 1e-3, train, heldout)
     honest = privacy.memorisation(fresh, train, heldout)
-    assert copied["ratio"] < 0.01 and copied["share_closer_to_train"] == 1
-    assert 0.8 < honest["ratio"] < 1.2 and 0.35 < honest["share_closer_to_train"] < 0.65
-    assert honest["fake_to_train"] == np.median(cdist(fresh, train).min(axis=1))
-    assert honest["heldout_to_train"] == np.median(cdist(heldout, train).min(axis=1))
-    assert privacy.memorisation(fresh, train, heldout[:50])["share_by_chance"] == pytest.approx(2 / 3)
+    assert copied["nearest_train_ratio"] < 0.01 and copied["closer_to_train_fraction"] == 1
+    assert 0.8 < honest["nearest_train_ratio"] < 1.2 and 0.35 < honest["closer_to_train_fraction"] < 0.65
+    assert honest["nearest_train_distance"] == np.median(cdist(fresh, train).min(axis=1))
+    assert honest["nearest_train_distance_test"] == np.median(cdist(heldout, train).min(axis=1))
+    assert privacy.memorisation(fresh, train, heldout[:50])["closer_to_train_expected"] == pytest.approx(2 / 3)
 
 
 # --- statistics --------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_a_fifth_of_copies_is_found_and_pointed_at(people, views):
     noise = 0.05 * np.random.default_rng(5).standard_normal(train[:6].shape)
     fake = np.concatenate([fresh[:24], np.clip(train[10:16] + noise, 0, 1)])
     row, table = audited(fake, views)
-    assert row["copies"] == pytest.approx(0.2) and row["copies_p"] < 1e-4 and row["alarm"] == 1
+    assert row["memorised_fraction"] == pytest.approx(0.2) and row["memorised_p"] < 1e-4 and row["privacy_alarm"] == 1
     pairs = privacy.closest_pairs(table, 6)
     assert dict(zip(pairs["index"], pairs["train"], strict=True)) == dict(
         zip(range(24, 30), range(10, 16), strict=True)
@@ -174,12 +174,12 @@ def test_a_mirrored_copy_is_a_copy(people, views):
     train, _, fresh = people
     fake = np.concatenate([fresh[:29], train[[7], ::-1]])
     row, table = audited(fake, views)
-    assert row["copies"] == pytest.approx(1 / 30) and row["alarm"] == 1
+    assert row["memorised_fraction"] == pytest.approx(1 / 30) and row["privacy_alarm"] == 1
     assert privacy.closest_pairs(table, 1)[["index", "train", "view", "distance"]].to_numpy().tolist() == [
         [29, 7, 1, 0]
     ]
     blind, _ = privacy.audit(privacy.pooled(fake, 4), views[0][:, 0], views[1][:, 0], n_permutations=2)
-    assert blind["copies"] == 0
+    assert blind["memorised_fraction"] == 0
 
 
 def test_new_heads_washed_out_heads_and_noise_are_no_copies(people, views):
@@ -187,35 +187,35 @@ def test_new_heads_washed_out_heads_and_noise_are_no_copies(people, views):
     washed_out = 0.5 * fresh + 0.5 * fresh.mean(0)
     for fake in (fresh, washed_out, np.random.default_rng(0).random(fresh.shape)):
         row, _ = audited(fake, views)
-        assert row["copies"] == 0 and row["alarm"] == 0
+        assert row["memorised_fraction"] == 0 and row["privacy_alarm"] == 0
     row, _ = audited(washed_out, views)
-    assert row["ratio"] < 0.9 and row["ratio_p"] < 0.01  # nearer to every head, and nothing to be alarmed at
+    assert row["nearest_train_ratio"] < 0.9 and row["nearest_train_ratio_p"] < 0.01  # nearer to every head, and nothing to be alarmed at
 
 
 def test_a_generator_that_leans_on_training_heads_betrays_members(people, views):
     train, _, fresh = people
     fake = 0.5 * train[:30] + 0.5 * train[30:]  # mixtures of pairs: no copy, but every member has a relative
     row, _ = audited(fake, views)
-    assert row["auc"] > 0.8 and row["auc_low"] > 0.5 and row["alarm"] == 1
-    assert audited(fresh, views)[0]["auc_low"] < 0.5 < audited(fresh, views)[0]["auc_high"]
+    assert row["membership_auc"] > 0.8 and row["membership_low"] > 0.5 and row["privacy_alarm"] == 1
+    assert audited(fresh, views)[0]["membership_low"] < 0.5 < audited(fresh, views)[0]["membership_high"]
 
 
 def test_false_alarms_are_as_rare_as_promised():
     alarms = 0
     for seed in range(150):
         x = np.random.default_rng(seed).standard_normal((80, 8))
-        alarms += privacy.audit(x[:20], x[20:60], x[60:], n_permutations=1)[0]["alarm"]
+        alarms += privacy.audit(x[:20], x[20:60], x[60:], n_permutations=1)[0]["privacy_alarm"]
     assert alarms <= 6  # 1.5 are expected at a level of 0.01; more than 6 come once in 500 times
 
 
 def test_rows_are_those_of_the_metrics_table(people, views):
     row, _ = audited(people[2], views)
     table = pd.DataFrame(privacy.rows(row, 30, "pooled-4")).set_index("metric")
-    assert table.loc["nearest_auc", ["value", "low", "high"]].tolist() == [
+    assert table.loc["membership_auc", ["value", "low", "high"]].tolist() == [
         row[k] for k in ("auc", "auc_low", "auc_high")
     ]
-    assert {"nearest_ratio", "nearest_share_closer_to_train", "nearest_copies", "nearest_alarm"} <= set(table.index)
-    assert (table["n"] == 30).all() and "nearest_auc_low" not in table.index
+    assert {"nearest_train_ratio", "closer_to_train_fraction", "memorised_fraction", "privacy_alarm"} <= set(table.index)
+    assert (table["n"] == 30).all() and "membership_low" not in table.index
 
 
 @pytest.mark.slow
@@ -229,9 +229,9 @@ def test_among_real_heads_copies_are_found_and_new_people_are_not():
     views, rng = (privacy.mirrored(train, 2), privacy.mirrored(heldout, 2)), np.random.default_rng(0)
     copied = np.clip(train[:3, ::-1] + 0.03 * rng.standard_normal(train[:3].shape), 0, 1)
     honest, planted = (privacy.pooled(fake, 2) for fake in (fresh, np.concatenate([fresh[:12], copied])))
-    assert privacy.audit(honest, *views)[0]["alarm"] == 0
+    assert privacy.audit(honest, *views)[0]["privacy_alarm"] == 0
     row, _ = privacy.audit(planted, *views)
-    assert row["copies"] == pytest.approx(0.2) and row["alarm"] == 1
+    assert row["memorised_fraction"] == pytest.approx(0.2) and row["privacy_alarm"] == 1
 
 
 # --- the figure --------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_the_figure_shows_each_pair_its_difference_and_both_sets(people, views):
         np.testing.assert_allclose(difference, ours - theirs)
     assert {image.get_clim() for image in images} == {(0.0, 1.0), (-0.5, 0.5)}
     texts = " ".join(text.get_text() for ax in axes for text in ax.texts)
-    assert f"membership AUC {row['auc']:.2f}" in texts
+    assert f"membership AUC {row['membership_auc']:.2f}" in texts
     legend = next(ax.get_legend() for ax in axes if ax.get_legend())
     assert [text.get_text() for text in legend.get_texts()] == ["held out (30)", "generated (30)"]
 
@@ -271,7 +271,7 @@ def test_the_script_draws_the_copy_it_finds_mirrored_as_the_copy_is(people, tmp_
     arguments = ["--qc", tmp_path / "qc.tsv", "--samples", tmp_path, "--config", config, "--out", tmp_path / "privacy"]
     privacy_script.main([str(a) for a in arguments])
     facts = json.loads((tmp_path / "privacy.json").read_text())
-    assert facts["audit"]["alarm"] == 1 and facts["factor"] == 4
+    assert facts["audit"]["privacy_alarm"] == 1 and facts["factor"] == 4
     assert (facts["closest"]["index"][0], facts["closest"]["train"][0], facts["closest"]["view"][0]) == (5, 3, 1)
     assert (tmp_path / "privacy.pdf").stat().st_size > 5000 and (tmp_path / "privacy.png").is_file()
 

@@ -39,13 +39,13 @@ def put_gates(root):
 
 def put_numbers(root):
     lines = [
-        ("1", "frechet", "encoder-512", 40, 757.123456, 700.5, 801.25),
-        ("50", "frechet", "encoder-512", 40, 603.5, 580.0, 650.0),
-        ("base", "frechet", "encoder-512", 40, 694.0, 650.0, 720.0),
+        ("samples", 1, "frechet", "encoder-512", 40, 757.123456, 700.5, 801.25),
+        ("samples", 50, "frechet", "encoder-512", 40, 603.5, 580.0, 650.0),
+        ("prior", None, "frechet", "encoder-512", 40, 694.0, 650.0, 720.0),
     ]
-    columns = ["nfe", "metric", "features", "n", "value", "low", "high"]
+    columns = ["set", "nfe", "metric", "features", "n", "value", "low", "high"]
     table = pd.DataFrame(lines, columns=columns).assign(run=RUN)
-    people = pd.DataFrame([("real", "frechet", "encoder-512", 48, 195.0, 180.0, 210.0)], columns=columns).assign(run="")
+    people = pd.DataFrame([("test", None, "frechet", "encoder-512", 48, 195.0, 180.0, 210.0)], columns=columns).assign(run="")
     put(root / "metrics/metrics.csv", pd.concat([table, people]).to_csv(index=False))
     trained = {"train": {"seed": 3, "steps": 550}}
     card = {"config": trained, "device": "cpu, 2 threads", "seconds": 389.0, "parameters": 4500000, "peak_mb": 900.0}

@@ -100,10 +100,10 @@ def test_changed_results_change_the_text(study):
     assert "670 (640 to 700)" in before and "670 (640 to 700)" not in after and "123.4 (120.0 to 127.0)" in after
 
 
-@pytest.mark.parametrize("a, b, words", [(1, "base", "below"), (1, 4, "above"), ("real", "base", "below")])
+@pytest.mark.parametrize("a, b, words", [(1, "prior", "below"), (1, 4, "above"), ("test", "prior", "below")])
 def test_sets_are_told_apart_by_their_intervals(study, a, b, words):
     assert numbers(study).versus("frechet", a, b) == words
-    assert {numbers(study).versus("kid", *pair) for pair in ((1, "base"), ("base", 1))} == {"not told apart from"}
+    assert {numbers(study).versus("kid", *pair) for pair in ((1, "prior"), ("prior", 1))} == {"not told apart from"}
 
 
 def test_findings_and_failed_gates_stand_in_the_text(study):
@@ -118,7 +118,7 @@ def test_findings_and_failed_gates_stand_in_the_text(study):
 
 def test_a_metric_that_was_not_measured_is_said_to_be_so(study):
     asked = numbers(study)
-    assert asked.metric("pair_ms_ssim", "vae") == ABSENT and asked.versus("kid", 1, "vae") == ABSENT
+    assert asked.metric("pair_ms_ssim", "reconstruction") == ABSENT and asked.versus("kid", 1, "reconstruction") == ABSENT
     assert asked.missing == ["pair_ms_ssim at vae", "kid at 1 against vae"]
     text = document(asked, SETTINGS, study / "paper")
     assert ABSENT in text and "pair\\_ms\\_ssim at vae" in text

@@ -15,6 +15,7 @@ from docutils.core import publish_doctree
 from PIL import Image
 from report.report_study import RUN, SECRET, SETTINGS, made, put, put_look, put_study
 
+from neuromf.metrics.table import read_rows
 from neuromf.report.captions import render
 from neuromf.report.page import build, pictures, preview
 from neuromf.report.page.costs import costs, said
@@ -101,10 +102,11 @@ def test_what_is_missing_is_shown_as_missing_with_the_reason(read, tmp_path):
 
 
 def test_numbers_are_those_of_the_results(root, read):
-    table = pd.read_csv(root / "metrics/metrics.csv", dtype={"nfe": str}).set_index(["metric", "nfe"])
+    table = read_rows(root / "metrics/metrics.csv")
     found = {each["data-from"]: float(each["value"]) for each in read.data}
-    for (metric, nfe), row in table.iterrows():
-        assert found[f"metrics {metric} {nfe} value"] == row["value"]
+    for row in table.to_dict("records"):
+        which = row["nfe"] if row["set"] == "samples" else row["set"]
+        assert found[f"metrics {row['metric']} {which} value"] == row["value"]
     assert found["metrics frechet 1 low"] == 700.5 and found["metrics frechet 1 n"] == 40
     assert found["vae/validation.json ssim"] == 0.96312
     assert found["cohort/qc.tsv train"] == 7 and found["cohort/qc.tsv aside"] == 1

@@ -20,19 +20,19 @@ def rows(values, seconds=100.0):
     for arm, seed, nfe, value in values:
         about = {"ablation": "prediction", "arm": arm, "seed": seed, "run": f"{arm}-s{seed}", "seconds": seconds + seed}
         if value is None:
-            table.append({**about, "nfe": "", "metric": "", "features": "", "n": np.nan, "value": np.nan})
+            table.append({**about, "set": "", "nfe": None, "metric": "", "features": "", "n": np.nan, "value": np.nan})
             continue
-        table.append({**about, "nfe": nfe, "metric": "frechet", "features": "encoder", "n": 40, "value": value})
-        table.append({**about, "nfe": nfe, "metric": "pair_ms_ssim", "features": "", "n": 16, "value": 0.7})
-        if nfe == "1":
-            table.append({**about, "nfe": "real", "metric": "frechet", "features": "encoder", "n": 48, "value": 5.0})
+        table.append({**about, "set": "samples", "nfe": nfe, "metric": "frechet", "features": "encoder", "n": 40, "value": value})
+        table.append({**about, "set": "samples", "nfe": nfe, "metric": "pair_ms_ssim", "features": "", "n": 16, "value": 0.7})
+        if nfe == 1:
+            table.append({**about, "set": "test", "metric": "frechet", "features": "encoder", "n": 48, "value": 5.0})
     return pd.DataFrame(table)
 
 
 @pytest.fixture
 def table():
     return rows(
-        [("x", 0, "1", 10.0), ("x", 1, "1", 14.0), ("x", 0, "10", 8.0), ("u", 0, "1", 30.0), ("u", 1, "", None)]
+        [("x", 0, 1, 10.0), ("x", 1, 1, 14.0), ("x", 0, 10, 8.0), ("u", 0, 1, 30.0), ("u", 1, None, None)]
     )
 
 

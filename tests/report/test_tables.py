@@ -7,6 +7,7 @@ import re
 import pandas as pd
 import pytest
 
+from neuromf.metrics.table import set_columns
 from neuromf.report.tables import style
 from neuromf.report.tables.comparison import CEILINGS, FLOORS, LITERATURE, OURS, QUOTED, REST, table_1
 from neuromf.report.tables.style import Column, escape, number
@@ -140,11 +141,11 @@ def test_a_table_that_cannot_be_written_leaves_nothing(small, tmp_path, monkeypa
 # --- table 1 -----------------------------------------------------------------------------------------
 
 
-def measured(run, nfe, value, *, metric="frechet", features="enc-32", n=40):
+def measured(run, which, value, *, metric="frechet", features="enc-32", n=40):
     low, high = (value - 2, value + 2) if metric == "frechet" else (NAN, NAN)
     return {
         "run": run,
-        "nfe": nfe,
+        **set_columns(which),
         "metric": metric,
         "features": features,
         "n": n,
@@ -156,12 +157,13 @@ def measured(run, nfe, value, *, metric="frechet", features="enc-32", n=40):
 
 @pytest.fixture
 def metrics():
-    rows = [measured("other", "1", 183.0), measured("other", "50", 25.9)]
-    sets = {"real": 20.9, "vae": 20.7, "mean-head": 184.0, "1": 23.5, "50": 32.3, "10": 23.6, "online": 22.0,
-            "early": 90.0, "base": 25.2, "noisy": 70.0, "blurred": 60.0, "anything": 55.0, "ema-500": 23.0}  # fmt: skip
+    rows = [measured("other", 1, 183.0), measured("other", 50, 25.9)]
+    sets = {"test": 20.9, "reconstruction": 20.7, "mean": 184.0, 1: 23.5, 50: 32.3, 10: 23.6, "online": 22.0,
+            "early": 90.0, "prior": 25.2, "noisy": 70.0, "blurred": 60.0,
+            "anything": 55.0, "ema-500": 23.0}  # fmt: skip
     rows += [measured("meanflow", name, value) for name, value in sets.items()]
-    rows += [measured("meanflow", name, 0.75, metric="pair_ms_ssim", features=NAN, n=16) for name in ("1", "real")]
-    rows += [measured("meanflow", "1", 0.0021, metric="kid"), measured("meanflow", "1", 9.0, features="slices")]
+    rows += [measured("meanflow", name, 0.75, metric="pair_ms_ssim", features=NAN, n=16) for name in (1, "test")]
+    rows += [measured("meanflow", 1, 0.0021, metric="kid"), measured("meanflow", 1, 9.0, features="slices")]
     return pd.DataFrame(rows)
 
 
@@ -185,7 +187,7 @@ def test_table_1_has_runs_floors_ceilings_and_quoted_rows_in_order(metrics, timi
     assert table[["group", "name"]].values.tolist() == [
         *[[OURS, "MeanFlow"]] * 3,
         *[[OURS, "Rectified Flow"]] * 2,
-        [OURS, "base alone, without the network"],
+        [OURS, "Gaussian prior alone, without the network"],
         [FLOORS, "held-out people"],
         [FLOORS, "the same after the autoencoder"],
         [CEILINGS, "blurred"],
@@ -218,7 +220,7 @@ def test_cells_of_table_1_are_those_of_the_metrics_and_the_timing(metrics, timin
 def test_table_1_shows_the_runs_that_are_named_and_no_others(metrics, timing):
     names = [sorted(set(table_1(metrics, timing, "meanflow", names=given)[0].query("group == @OURS")["name"]))
              for given in (None, {}, {"other": "Rectified Flow"})]  # fmt: skip
-    base = "base alone, without the network"
+    base = "Gaussian prior alone, without the network"
     assert names == [["MeanFlow", base, "other"], ["MeanFlow", base], ["MeanFlow", "Rectified Flow", base]]
 
 
@@ -254,7 +256,7 @@ def test_table_1_shows_the_feature_sets_that_are_asked_for(metrics, timing):
 
 
 def test_a_value_that_stands_twice_is_refused(metrics, timing):
-    twice = pd.concat([metrics, metrics[metrics["nfe"] == "10"]])
+    twice = pd.concat([metrics, metrics[metrics["nfe"] == 10]])
     with pytest.raises(ValueError, match="2 rows of frechet enc-32 for 10 of one run, wanted one: join metrics again"):
         table_1(twice, timing, "meanflow")
 

@@ -55,7 +55,7 @@ def test_a_log_that_does_not_say_it_and_a_study_that_did_not_run_are_named(resul
 
 
 def test_a_job_says_it_last(tmp_path):
-    (tmp_path / "measured.csv").write_text("run,nfe,metric,features,n,value,low,high\n,real,kid,e,4,1,,\n")
+    (tmp_path / "measured.csv").write_text("run,set,nfe,metric,features,n,value,low,high\n,test,,kid,e,4,1,,\n")
     script = [sys.executable, "-m", "workflow_scripts.metrics", "--tables", tmp_path / "measured.csv"]
     env = os.environ | {"OMP_NUM_THREADS": "2"}
     with (tmp_path / "metrics.log").open("w") as log:

@@ -161,7 +161,7 @@ def topology(volumes: ArrayLike, foreground: float = FOREGROUND) -> pd.DataFrame
         foreground: Intensity above which a voxel is brain.
 
     Returns:
-        Columns components, cavities and tunnels.
+        Columns betti_0 (pieces), betti_2 (cavities) and betti_1 (tunnels).
     """
 
     def of(x: NDArray) -> dict[str, int]:
@@ -170,6 +170,6 @@ def topology(volumes: ArrayLike, foreground: float = FOREGROUND) -> pd.DataFrame
         mask = np.pad(np.isin(labels, kept), 1)
         cavities = ndimage.label(~mask)[1] - 1
         tunnels = len(kept) + cavities - euler_number(mask, connectivity=3)
-        return {"components": len(kept), "cavities": cavities, "tunnels": tunnels}
+        return {"betti_0": len(kept), "betti_2": cavities, "betti_1": tunnels}
 
     return pd.DataFrame(parallel.map_in_threads(of, as_volumes(volumes)))

@@ -37,9 +37,9 @@ PHASES = {
 }
 ROWS = {"id": "criterion", "what": "what", "measured": "measured", "bound": "wanted", "kind": "kind",
         "passed": "passed", "next": "next"}  # fmt: skip
-METRICS = {"run": "run", "nfe": "evaluations or set", "metric": "metric", "features": "features", "n": "n",
+METRICS = {"run": "run", "set": "set", "nfe": "NFE", "metric": "metric", "features": "features", "n": "n",
            "value": "value", "low": "low", "high": "high"}  # fmt: skip
-FINDINGS = {"ablation": "ablation", "question": "question", "metric": "metric", "nfe": "evaluations", "a": "a",
+FINDINGS = {"ablation": "ablation", "question": "question", "metric": "metric", "nfe": "NFE", "a": "a",
             "b": "b", "mean_a": "mean of a", "mean_b": "mean of b", "p_holm": "p, corrected", "effect": "effect",
             "verdict": "verdict", "finding": "finding"}  # fmt: skip
 COSTS = {"rule": "rule", "jobs": "jobs", "seconds": "seconds", "longest": "longest job, s", "peak_mb": "peak, MB"}

@@ -10,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 
+from neuromf.metrics.table import select_set
 from neuromf.report.results import Results
 from neuromf.report.tables.style import escape, number
 
 ABSENT = r"\notmeasured{}"
 QUESTIONS = "ablations/questions.csv"
 METRICS = "metrics/metrics.csv"
-KEY = ("run", "nfe", "metric", "features")
+KEY = ("run", "set", "nfe", "metric", "features")
 OPEN, CLOSE = "\u27e6", "\u27e7"  # around what was looked up, in a text that is checked and not printed
 
 
@@ -42,7 +43,7 @@ class Numbers:
         self, name: str, nfe: int | str, *, run: str | None = None, features: str | None = None, factor: float = 1,
         interval: bool = True,
     ) -> str:  # fmt: skip
-        """A metric with its interval, of a run at a number of evaluations, or of a named set such as real or base.
+        """A metric with its interval, of a run at a number of evaluations, or of a named set such as test or prior.
 
         Arguments:
             features: Feature set; None for the first, which is that of gates and figures.
@@ -167,15 +168,17 @@ class Numbers:
         table = self.results.metrics
         if table.empty:
             return None
-        table = table.fillna({"run": "", "features": ""})
         owner = table["run"].isin([run or self.results.run, ""])
-        found = table[owner & (table["metric"] == metric) & (table["nfe"].astype(str) == str(nfe))]
+        found = select_set(table[owner & (table["metric"] == metric)], nfe)
         wanted = features if features is not None else next(iter(found["features"]), "")
         found = found[found["features"] == wanted]
         if len(found) > 1:
             where = f"{metric} at {nfe} in features {wanted!r}"
             raise ValueError(f"{where} stands {len(found)} times in {METRICS}, wanted once")
-        return found.iloc[0].to_dict() if len(found) else None
+        if found.empty:
+            return None
+        row = found.iloc[0].to_dict()
+        return row | {"nfe": None if pd.isna(row["nfe"]) else int(row["nfe"])}
 
     def _found(self, k: int, row: Mapping[str, Any]) -> dict[str, str]:
         arms = " and ".join(filter(None, (row["a"], row["b"])))

@@ -13,13 +13,14 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from neuromf.data.licences import IXI
+from neuromf.metrics.table import select_set
 from neuromf.report.results import Results
 from neuromf.report.tables.style import number
 
 TEMPLATES = Path(__file__).with_name("templates")
 SHOWN = (  # metrics of the card, in its order; a distance stands once for each feature set
     *("frechet", "kid", "precision", "recall", "pair_ms_ssim", "tissue_contrast", "ventricle_ml"),
-    *("components", "high_frequency_ratio", "latent_std_error"),
+    *("betti_0", "high_frequency_ratio", "latent_std_error"),
 )
 NAMES = {
     "frechet": "Fréchet distance",
@@ -29,12 +30,15 @@ NAMES = {
     "pair_ms_ssim": "MS-SSIM between pairs",
     "tissue_contrast": "white-grey contrast",
     "ventricle_ml": "ventricles, ml",
-    "components": "pieces of more than 8 voxels",
+    "betti_0": "pieces of more than 8 voxels",
     "high_frequency_ratio": "share of power above half of Nyquist",
     "latent_std_error": "latent standard deviation, worst channel, off by",
 }
-SETS = {"base": "base", "real": "real people", "vae": "round trip"}  # beside the generated ones
-AUDIT = ("copies", "ratio", "ratio_p", "auc", "auc_p", "alarm")  # of the privacy audit, without "nearest_"
+SETS = {"prior": "Gaussian prior", "test": "test scans", "reconstruction": "reconstruction"}  # beside the generated ones
+AUDIT = (  # metrics of the privacy audit
+    *("memorised_fraction", "nearest_train_ratio", "nearest_train_ratio_p"),
+    *("membership_auc", "membership_p", "privacy_alarm"),
+)
 TEMPLATE = {
     "name": "ICBM152 2009 template, as nilearn brings it",
     "address": "https://www.bic.mni.mcgill.ca/ServicesAtlases/ICBM152NLin2009",
@@ -87,7 +91,7 @@ def measured(results: Results) -> pd.DataFrame:
     """Metrics of the run and of real people, one row per value."""
     tables = [results.rows(name) for name in (f"runs/{results.run}/metrics.csv", "metrics/reference.csv")]
     there = [table.fillna({"features": ""}) for table in tables if len(table)]
-    return pd.concat(there, ignore_index=True) if there else pd.DataFrame(columns=["metric", "nfe", "features"])
+    return pd.concat(there, ignore_index=True) if there else pd.DataFrame(columns=["metric", "set", "nfe", "features"])
 
 
 def data(results: Results, source: str) -> dict[str, Any]:
@@ -117,36 +121,36 @@ def _asks(licence: Mapping[str, str]) -> dict[str, str]:
 
 def metrics(table: pd.DataFrame, evaluations: Sequence[int]) -> list[dict[str, Any]]:
     """A row per metric and feature set: the number at each count of evaluations and of each set beside them."""
-    columns = [*map(str, evaluations), *SETS]
+    columns = [*evaluations, *SETS]
     there = list(dict.fromkeys(zip(table["metric"], table["features"], strict=True))) if len(table) else []
     keys = [key for name in SHOWN for key in [key for key in there if key[0] == name] or [(name, "")]]
     return [
-        {"metric": name, "features": kind, "values": {column: cell(table, column, name, kind) for column in columns}}
+        {"metric": name, "features": kind, "values": {str(column): cell(table, column, name, kind) for column in columns}}
         for name, kind in keys
     ]
 
 
-def cell(table: pd.DataFrame, nfe: str, metric: str, features: str) -> dict[str, Any] | None:
+def cell(table: pd.DataFrame, which: str | int, metric: str, features: str) -> dict[str, Any] | None:
     """n, value and interval of the one row that is meant; None where there is none.
 
     Raises:
         ValueError: If it stands there more than once.
     """
-    found = table[(table["nfe"] == nfe) & (table["metric"] == metric) & (table["features"] == features)]
+    found = select_set(table[(table["metric"] == metric) & (table["features"] == features)], which)
     if len(found) > 1:
-        where = f"{metric} of {nfe} in features {features!r}"
+        where = f"{metric} of {which} in features {features!r}"
         raise ValueError(f"{where} stands {len(found)} times in the metrics, wanted once")
     return found.iloc[0][["n", "value", "low", "high"]].to_dict() if len(found) else None
 
 
 def privacy(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The audit of one-step samples, a row per kind of features: copies, distances to training people, membership."""
-    asked = table[(table["nfe"] == "1") & table["metric"].str.startswith("nearest_")]
+    asked = select_set(table[table["metric"].isin(AUDIT)], 1)
     rows = []
     for kind in dict.fromkeys(asked["features"]):
-        found = {name: one for name in AUDIT if (one := cell(table, "1", f"nearest_{name}", kind))}
+        found = {name: one for name in AUDIT if (one := cell(table, 1, name, kind))}
         if len(found) == len(AUDIT):
-            rows.append({"features": kind, "n": found["auc"]["n"], **{k: v["value"] for k, v in found.items()}})
+            rows.append({"features": kind, "n": found["membership_auc"]["n"], **{k: v["value"] for k, v in found.items()}})
     return rows
 
 

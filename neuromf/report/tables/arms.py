@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from neuromf.metrics.ablations import Metric, missing
+from neuromf.metrics.table import nfe_values, select_set
 from neuromf.report.tables.comparison import HEADS
 from neuromf.report.tables.style import Column
 
@@ -35,14 +36,14 @@ def arms(
     measured = table[table["metric"] != ""]
     if measured.empty or not _picked(measured, shown[0]).any():
         raise ValueError(f"no row has the metric {shown[0].metric!r} of features {shown[0].features!r}")
-    steps = sorted({nfe for nfe in measured["nfe"] if nfe.isdigit()}, key=int)
+    steps = nfe_values(measured)
     rows = [
         {"group": _evaluations(nfe), "name": NAMES.get(arm, arm), **_cells(part, nfe, shown)}
         for nfe in steps
         for arm, part in table.groupby("arm", sort=False)
     ]
-    if (measured["nfe"] == "real").any():
-        rows.append({"group": "Floor", "name": REAL, **_cells(measured, "real", shown)})
+    if (measured["set"] == "test").any():
+        rows.append({"group": "Floor", "name": REAL, **_cells(measured, "test", shown)})
     return pd.DataFrame(rows), _columns(shown, {_evaluations(nfe) for nfe in steps}), _notes(table, found)
 
 
@@ -50,17 +51,17 @@ def _picked(rows: pd.DataFrame, metric: Metric) -> pd.Series:
     return (rows["metric"] == metric.metric) & (rows["features"] == metric.features)
 
 
-def _evaluations(nfe: str) -> str:
-    return f"{nfe} evaluation{'s' * (nfe != '1')}"
+def _evaluations(nfe: int) -> str:
+    return f"{nfe} evaluation{'s' * (nfe != 1)}"
 
 
-def _cells(rows: pd.DataFrame, nfe: str, shown: Sequence[Metric]) -> dict:
+def _cells(rows: pd.DataFrame, which: str | int, shown: Sequence[Metric]) -> dict:
     """Numbers of seeds and volumes, mean and standard deviation of each metric, and mean seconds of training."""
-    at = rows[rows["nfe"] == nfe]
+    at = select_set(rows, which)
     first = at[_picked(at, shown[0])]
     cells = {"seeds": first["seed"].nunique(), "n": first["n"].min(), "seconds": _seconds(rows)}
     for metric in shown:
-        values = at.loc[_picked(at, metric)].drop_duplicates("run" if nfe != "real" else "nfe")["value"]
+        values = at.loc[_picked(at, metric)].drop_duplicates("set" if which == "test" else "run")["value"]
         cells |= {_key(metric): values.mean(), f"{_key(metric)}_sd": values.std(ddof=1)}
     return cells
 

@@ -9,24 +9,25 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from neuromf.metrics.table import nfe_values, select_set
 from neuromf.report.tables.style import Column
 
 OURS, FLOORS, CEILINGS = "Generated here", "Floors: real people", "Ceilings: real people made worse"
 REST, QUOTED = "Other sets", "Quoted from the literature"
 MEASURED, MADE = {OURS, FLOORS, CEILINGS, REST}, {OURS, QUOTED}  # groups with our metrics, groups that cost something
 SETS = {
-    "base": (OURS, "base alone, without the network"),
-    "halves": (FLOORS, "half of the training people, from the rest"),
-    "real": (FLOORS, "held-out people"),
-    "vae": (FLOORS, "the same after the autoencoder"),
+    "prior": (OURS, "Gaussian prior alone, without the network"),
+    "train_halves": (FLOORS, "half of the training people, from the rest"),
+    "test": (FLOORS, "held-out people"),
+    "reconstruction": (FLOORS, "the same after the autoencoder"),
     "blurred": (CEILINGS, "blurred"),
     "more-blurred": (CEILINGS, "more blurred"),
     "noisy": (CEILINGS, "noisy"),
     "noisier": (CEILINGS, "noisier"),
     "shuffled": (CEILINGS, "blocks shuffled"),
-    "mean-head": (CEILINGS, "their mean, repeated"),
+    "mean": (CEILINGS, "their mean, repeated"),
 }
-LEFT_OUT = r"online|early|ema-.*|controls"  # other weights of a run, no models of their own; verdicts on metrics
+LEFT_OUT = r"samples|online|early|ema-.*|controls"  # other weights of a run, no models of their own; verdicts on metrics
 NAMES = {"meanflow": "MeanFlow"}
 HEADS = {  # of metrics, and their factor in print
     "frechet": ("Fréchet distance", 1),
@@ -86,7 +87,7 @@ def table_1(
     """Runs at every number of evaluations, floors, ceilings, and what others published.
 
     Arguments:
-        metrics: Columns run, nfe (number of evaluations or name of a set, as text), metric, features, n, value, low
+        metrics: Columns run, set, nfe, metric, features, n, value, low
             and high. Sets beside the generated ones are those of `run`, and those of no run.
         timing: Columns run, part, evaluations, batch, n, seconds_per_volume, device, precision; see neuromf/timing.py.
         run: The run that the study is about, which comes first.
@@ -108,10 +109,10 @@ def table_1(
     rows = []
     for name in [run, *others]:
         part = metrics[metrics["run"] == name]
-        for n in sorted(int(n) for n in part["nfe"].unique() if n.isdigit()):
+        for n in nfe_values(part):
             cost = _seconds(timing, n) if name in alike else {}
             about = {"group": OURS, "name": names.get(name, name), "evaluations": n}
-            rows.append({**about, **_cells(part, str(n), keys), **cost})
+            rows.append({**about, **_cells(part, n, keys), **cost})
     rows += _sets(metrics[metrics["run"].isin([run, ""])], keys) + [{"group": QUOTED, **row} for row in LITERATURE]
     table = pd.DataFrame(rows)
     marks = {source: chr(ord("a") + k) for k, source in enumerate(table["source"].dropna().unique())}
@@ -133,7 +134,7 @@ def _keys(ours: pd.DataFrame, run: str, shown: Sequence[str], features: Sequence
 
 def _sets(ours: pd.DataFrame, keys: Sequence[Key]) -> list[dict]:
     """Rows of the sets beside the generated ones: the known in their order, then those not heard of here."""
-    there = [name for name in ours["nfe"].unique() if not name.isdigit() and not re.fullmatch(LEFT_OUT, name)]
+    there = [name for name in ours["set"].unique() if not re.fullmatch(LEFT_OUT, name)]
     rows = []
     for name in [name for name in SETS if name in there] + [name for name in there if name not in SETS]:
         group, label = SETS.get(name, (REST, name))
@@ -143,14 +144,14 @@ def _sets(ours: pd.DataFrame, keys: Sequence[Key]) -> list[dict]:
     return rows
 
 
-def _cells(rows: pd.DataFrame, nfe: str, keys: Sequence[Key]) -> dict:
+def _cells(rows: pd.DataFrame, which: str | int, keys: Sequence[Key]) -> dict:
     """Cells of one set: its number of volumes (of the first metric), each metric and the diversity, with intervals."""
     cells: dict[str, float] = {}
     for key in [*keys, DIVERSITY]:
-        found = rows[(rows["nfe"] == nfe) & (rows["metric"] == key[0]) & (rows["features"] == key[1])]
+        found = select_set(rows[(rows["metric"] == key[0]) & (rows["features"] == key[1])], which)
         if len(found) > 1:
             raise ValueError(
-                f"{len(found)} rows of {' '.join(key)} for {nfe} of one run, wanted one: join metrics again"
+                f"{len(found)} rows of {' '.join(key)} for {which} of one run, wanted one: join metrics again"
             )
         for row in found[["value", "low", "high", "n"]].to_dict("records"):
             cells |= {_key(key): row["value"], **{f"{_key(key)}_{end}": row[end] for end in ("low", "high", "n")}}

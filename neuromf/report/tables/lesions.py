@@ -9,10 +9,10 @@ from neuromf.report.tables.style import Column
 
 OURS, KNOWN = "Generated, 1 evaluation", "Real, held out"
 METRICS = {  # of the judged rows, by column: head, second line
-    "lesion_share": ("with lesion", "share"),
+    "lesion_fraction": ("with lesion", "fraction"),
     "lesion_ml": ("lesion", "ml"),
-    "excess": ("excess", "in mask"),
-    "agreement": ("agreement", "AUC"),
+    "lesion_brightness": ("brighter", "in mask"),
+    "lesion_auc": ("lesion", "AUC"),
     "thickening_mm": ("thicker", "mm"),
     "dice": ("Dice", "nearest real"),
     "hausdorff_mm": ("HD95", "mm"),
@@ -20,8 +20,8 @@ METRICS = {  # of the judged rows, by column: head, second line
     "place_wasserstein": ("place", "W, mm"),
 }
 NOTES = [
-    "In parentheses 95 % intervals by bootstrap; those left out here are in the CSV. Excess: intensity in the mask "
-    "less that of other heads of the set at the same place; agreement: how often a voxel of the mask stands out more "
+    "In parentheses 95 % intervals by bootstrap; those left out here are in the CSV. Brighter: intensity in the mask "
+    "less that of other heads of the set at the same place; lesion AUC: how often a voxel of the mask stands out more "
     "than one outside it; thicker: the bright ribbon in the mask, less that of other heads there, for which brightness "
     "counts, too. A threshold by volume gives generated masks the mean volume of training lesions.",
     "Lesions are simulated where the study says so; the reference of all distances are the training pairs.",
@@ -63,7 +63,7 @@ def _cells(metrics: pd.DataFrame, run: str, keys: Sequence[tuple[str, str]]) -> 
         for row in found.to_dict("records"):
             key = f"{metric} {features}".strip()
             cells |= {key: row["value"], f"{key}_low": row["low"], f"{key}_high": row["high"]}
-    share = ours[ours["metric"] == "lesion_share"]
+    share = ours[ours["metric"] == "lesion_fraction"]
     return {"n": int(share["n"].iloc[0]) if len(share) else None, **cells}
 
 
@@ -79,5 +79,5 @@ def _columns(keys: Sequence[tuple[str, str]]) -> list[Column]:
         Column("trainable", "trained", "% of weights", factor=100, groups=ours),
         Column("n", "pairs", kind="whole"),
         *(Column(key, head, below, factor=factor) for key, head, factor, below in distances),
-        *(Column(key, *head, interval=key == "excess") for key, head in METRICS.items()),
+        *(Column(key, *head, interval=key == "lesion_brightness") for key, head in METRICS.items()),
     ]
