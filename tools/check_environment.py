@@ -18,8 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MIN_PYTHON = (3, 11)
-MIN_MEMORY_GB = 4.0  # the largest job of the default study takes less than half of it
-MIN_DISK_GB = 3.0  # the default study writes less than a third of it
+MIN_MEMORY_GB, MIN_DISK_GB = 4.0, 3.0  # more than twice what the default study takes
 CPU_FLAGS = {"avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX bf16"}
 TOOLS = {  # optional programs: what for
     "mri_synthstrip": "SynthStrip, volumes.skull_strip",
@@ -59,7 +58,8 @@ def package_lines(lock: Path, missing: list[str]) -> Iterator[str]:
     other = {name: have for name, have in found.items() if have != pins[name]}
     if absent := [name for name, have in other.items() if have is None]:
         missing.append(f"{len(absent)} packages (pip install --requirement {lock})")
-    yield f"{len(pins) - len(other)} of {len(pins)} as pinned in {lock.name}"
+    main = ", ".join(f"{name} {found[name]}" for name in ("torch", "monai", "snakemake") if name in found)
+    yield f"{len(pins) - len(other)} of {len(pins)} as pinned in {lock.name}: {main}"
     yield from (f"{name}: {have or 'not installed'}, tested with {pins[name]}" for name, have in other.items())
 
 
@@ -102,7 +102,6 @@ def data_lines(folders: dict[str, str], wanted: set[str]) -> Iterator[str]:
 
 
 def named_in_studies(studies: Path) -> set[str]:
-    """Folder names behind `data/` in the study files."""
     return {name for file in studies.glob("*.yaml") for name in re.findall(r"\bdata/([\w-]+)", file.read_text())}
 
 

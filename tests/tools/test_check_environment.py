@@ -41,7 +41,7 @@ def test_other_versions_are_listed_and_do_not_block(tmp_path, monkeypatch):
     monkeypatch.setattr(check, "installed", {"torch": "2.1.0", "monai": "1.5.0"}.get)
     missing = []
     assert list(check.package_lines(lock, missing)) == [
-        "1 of 3 as pinned in requirements.lock",
+        "1 of 3 as pinned in requirements.lock: torch 2.1.0, monai 1.5.0",
         "torch: 2.1.0, tested with 2.0.0",
         "absent-package: not installed, tested with 1.0",
     ]
