@@ -1,14 +1,14 @@
-"""Store the autoencoder of this study in half precision, as the package ships it."""
+"""Store the autoencoder of this study in float16, as the package ships it."""
 
 from collections.abc import Sequence
 
-from neuromf.vae import weights
+from neuromf.vae.weights import pack
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "weights", "out")
-    weights.save_weights(weights.load(args.weights), args.out, half=True)
+    pack(weights=args.weights, out=args.out)
 
 
 if __name__ == "__main__":

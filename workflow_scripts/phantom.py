@@ -1,17 +1,14 @@
-"""Make one shard of the embedded cohort: scans as NIfTI and the rows of their participants table."""
+"""Simulate one shard of the embedded cohort: scans as NIfTI and their participants table."""
 
 from collections.abc import Sequence
 
-from neuromf.data.participants import write_table
-from neuromf.simulation.brains import write_people
+from neuromf.simulation.brains import simulate_cohort
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "shard:int", "config:json", "out")
-    settings = dict(args.config)
-    numbers = list(range(settings.pop("n_participants")))[args.shard :: settings.pop("n_shards")]
-    write_table(write_people(numbers, args.out, **settings), args.out / "participants.tsv")
+    simulate_cohort(out=args.out, shard=args.shard, **args.config)
 
 
 if __name__ == "__main__":

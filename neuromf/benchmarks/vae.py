@@ -1,8 +1,8 @@
-"""What encoding and decoding cost: MAISI's published autoencoder as MONAI documents it, beside ours.
+"""Cost of encoding and decoding: MAISI's published autoencoder in MONAI's class, and in ours.
 
-Weights are random and the same everywhere; time and memory do not depend on them. Times are medians over rounds in
-which every way has its turn, so that a busy machine slows all of them alike; the first round warms up and gives the
-results that errors are taken of. Peaks are the largest resident memory of a process that does nothing else.
+Both have the same random weights; time and memory do not depend on them. Times are medians over rounds in which the
+variants take turns, so that other load on the machine affects all alike. The first round is a warm-up and gives the
+results from which errors are computed. A peak is the largest resident memory of a fresh process that does one call.
 """
 
 import logging
@@ -10,22 +10,52 @@ import multiprocessing
 import resource
 import statistics
 import time
+from pathlib import Path
 
+import pandas as pd
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from torch import Tensor, nn
 
-from neuromf.vae.maisi import LATENT_CHANNELS, PUBLISHED, Architecture, MAISIVAEWrapper, evaluate
+from neuromf.vae.maisi import (
+    DOWNSAMPLING,
+    LATENT_CHANNELS,
+    PUBLISHED,
+    Architecture,
+    MAISIVAEWrapper,
+    decode_safely,
+    encode_safely,
+)
 
 logger = logging.getLogger(__name__)
 
-WAYS = (("MONAI", "float32"), ("ours", "float32"), ("ours", "bf16"))
+VARIANTS = (("MONAI", "float32"), ("ours", "float32"), ("ours", "bf16"))  # network and precision
 TASKS = ("encode", "decode")
-SPLITS = 4  # pieces of each convolution, as NV-Generate sets it
+SPLITS = 4  # pieces of each convolution, as in NV-Generate
 
 
-class Documented(nn.Module):
-    """MONAI's class as it is: its own normalisation, convolutions in pieces; without halves, which a CPU lacks."""
+def benchmark(*, out: Path, side: int = 128, rounds: int = 3, num_splits: int = SPLITS) -> None:
+    """Write a table with seconds, speed-up over MONAI, peak memory and relative error per task and variant.
+
+    Arguments:
+        out: CSV file to write.
+        side: Voxels of a volume along each axis.
+        rounds: Timed rounds.
+        num_splits: Pieces in which MONAI's network computes each convolution.
+    """
+    rows = []
+    for task in TASKS:
+        times = measure_times(task, side=side, rounds=rounds, num_splits=num_splits)
+        for variant, (seconds, error) in zip(VARIANTS, times, strict=True):
+            row = {"task": task, "network": variant[0], "precision": variant[1], "side": side, "seconds": seconds}
+            peak = peak_mb(variant, task, side=side, num_splits=num_splits)
+            rows.append({**row, "times_faster": times[0][0] / seconds, "peak_mb": peak, "relative_error": error})
+    device = f"cpu, {torch.get_num_threads()} threads"
+    pd.DataFrame(rows).assign(device=device).to_csv(out, index=False, float_format="%.4g")
+
+
+class MonaiAutoencoder(nn.Module):
+    """MONAI's class as documented: its own group normalisation and split convolutions; float32, as CPUs need."""
 
     def __init__(self, architecture: Architecture = PUBLISHED, *, num_splits: int = SPLITS) -> None:
         super().__init__()
@@ -47,80 +77,63 @@ class Documented(nn.Module):
             dim_split=1,
         ).eval()
 
-    @torch.no_grad()
-    def encode(self, volume: Tensor) -> Tensor:
-        return self.net.encode(volume)[0]
-
-    @torch.no_grad()
-    def decode(self, latent: Tensor) -> Tensor:
-        return self.net.decode(latent)
-
 
 def build(
-    name: str, architecture: Architecture = PUBLISHED, *, num_splits: int = SPLITS
-) -> Documented | MAISIVAEWrapper:
-    """MONAI's autoencoder or ours, with the same random weights."""
+    network: str, architecture: Architecture = PUBLISHED, *, num_splits: int = SPLITS
+) -> MonaiAutoencoder | MAISIVAEWrapper:
+    """The network "MONAI" or "ours", with the same random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        documented = Documented(architecture, num_splits=num_splits)
-    if name == "MONAI":
-        return documented
+        monai = MonaiAutoencoder(architecture, num_splits=num_splits)
+    if network == "MONAI":
+        return monai
     ours = MAISIVAEWrapper(architecture)
-    ours.net.load_state_dict(documented.net.state_dict())
+    ours.net.load_state_dict(monai.net.state_dict())
     return ours
 
 
-def given(task: str, side: int) -> Tensor:
-    """What is encoded, a volume of so many voxels along each axis, or decoded, its latent."""
+def random_input(task: str, side: int) -> Tensor:
+    """Volume (1, 1, side, side, side) to encode, or a latent of such a volume to decode."""
     g = torch.Generator().manual_seed(1)
-    shape = (1, 1, *(side,) * 3) if task == "encode" else (1, LATENT_CHANNELS, *(side // 4,) * 3)
-    return torch.rand(shape, generator=g) if task == "encode" else torch.randn(shape, generator=g)
+    if task == "encode":
+        return torch.rand((1, 1, side, side, side), generator=g)
+    return torch.randn((1, LATENT_CHANNELS, *(side // DOWNSAMPLING,) * 3), generator=g)
 
 
-def once(net: Documented | MAISIVAEWrapper, precision: str, task: str, x: Tensor) -> Tensor:
-    """The posterior mean, or the volume."""
-    return getattr(net, task)(x) if isinstance(net, Documented) else evaluate(net, task, x, precision=precision)[0]
+def call(net: MonaiAutoencoder | MAISIVAEWrapper, precision: str, task: str, x: Tensor) -> Tensor:
+    """Posterior mean of a volume, or the volume of a latent."""
+    if isinstance(net, MAISIVAEWrapper):
+        encoding = task == "encode"
+        return encode_safely(net, x, precision=precision)[0] if encoding else decode_safely(net, x, precision=precision)
+    with torch.no_grad():
+        return net.net.encode(x)[0] if task == "encode" else net.net.decode(x)
 
 
-def timed(task: str, *, side: int, rounds: int, num_splits: int) -> list[dict]:
-    """One row per way: median seconds and the relative error against MONAI's result (root mean squares)."""
-    nets, x = {name: build(name, num_splits=num_splits) for name, _ in WAYS}, given(task, side)
-    taken: dict[tuple[str, str], list[float]] = {way: [] for way in WAYS}
+def measure_times(task: str, *, side: int, rounds: int, num_splits: int) -> list[tuple[float, float]]:
+    """Median seconds and error relative to MONAI's result (root mean squares), per variant."""
+    nets = {network: build(network, num_splits=num_splits) for network, _ in VARIANTS}
+    x = random_input(task, side)
+    seconds: dict[tuple[str, str], list[float]] = {variant: [] for variant in VARIANTS}
     results: dict[tuple[str, str], Tensor] = {}
     for number in range(rounds + 1):
-        for way in WAYS:
+        for variant in VARIANTS:
             start = time.perf_counter()
-            out = once(nets[way[0]], way[1], task, x)
-            taken[way].append(time.perf_counter() - start)
-            results.setdefault(way, out)
-            logger.info("%s, round %d of %d: %s %s %.1f s", task, number, rounds, *way, taken[way][-1])
-    exact = results[WAYS[0]]
-    errors = [float((results[way] - exact).square().mean().sqrt() / exact.square().mean().sqrt()) for way in WAYS]
-    medians = [statistics.median(taken[way][1:]) for way in WAYS]
-    return [{"seconds": s, "relative_error": error} for s, error in zip(medians, errors, strict=True)]
+            result = call(nets[variant[0]], variant[1], task, x)
+            seconds[variant].append(time.perf_counter() - start)
+            results.setdefault(variant, result)
+            logger.info("%s, round %d of %d: %s %s %.1f s", task, number, rounds, *variant, seconds[variant][-1])
+    exact = results[VARIANTS[0]]
+    errors = [float((results[v] - exact).square().mean().sqrt() / exact.square().mean().sqrt()) for v in VARIANTS]
+    return [(statistics.median(seconds[v][1:]), error) for v, error in zip(VARIANTS, errors, strict=True)]
 
 
-def peak_mb(way: tuple[str, str], task: str, *, side: int, num_splits: int) -> float:
-    """Largest resident memory in MB of a process of its own that does this once, libraries and weights included."""
+def peak_mb(variant: tuple[str, str], task: str, *, side: int, num_splits: int) -> float:
+    """Largest resident memory in MB of a fresh process that does one call, libraries and weights included."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (way, task, side, num_splits, torch.get_num_threads()))
+        return pool.apply(_peak, (variant, task, side, num_splits, torch.get_num_threads()))
 
 
-def _peak(way: tuple[str, str], task: str, side: int, num_splits: int, threads: int) -> float:
-    torch.set_num_threads(threads)
-    once(build(way[0], num_splits=num_splits), way[1], task, given(task, side))
+def _peak(variant: tuple[str, str], task: str, side: int, num_splits: int, n_threads: int) -> float:
+    torch.set_num_threads(n_threads)
+    call(build(variant[0], num_splits=num_splits), variant[1], task, random_input(task, side))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
-def study(*, side: int = 128, rounds: int = 3, num_splits: int = SPLITS) -> list[dict]:
-    """Rows of every task and way: seconds, how often faster than MONAI's, peak_mb, relative_error."""
-    rows = []
-    for task in TASKS:
-        times = timed(task, side=side, rounds=rounds, num_splits=num_splits)
-        for way, row in zip(WAYS, times, strict=True):
-            peak = peak_mb(way, task, side=side, num_splits=num_splits)
-            named = {"task": task, "network": way[0], "precision": way[1], "side": side}
-            faster = times[0]["seconds"] / row["seconds"]
-            rows.append({**named, "seconds": row["seconds"], "times_faster": faster, "peak_mb": peak})
-            rows[-1]["relative_error"] = row["relative_error"]
-    return rows

@@ -1,17 +1,17 @@
-"""Simulated focal cortical dysplasia of type II: embedded people in FLAIR, each with one lesion and its true mask.
+"""Simulated focal cortical dysplasia (FCD) type II: embedded participants in FLAIR, each with one lesion and its mask.
 
-The lesion grows in the template, from the bottom of a sulcus along the cortex, as far as its volume asks: a field
-of a geodesic distance, cheap in grey matter, dearer in white, very dear across fluid. Inside it the cortex is thicker,
-its border to white matter is blurred, cortex and white matter are brighter, and in a share of people a funnel tapers
-through the white matter to the ventricle (the transmantle sign). A person's deformation and the scanner follow, as in
-`phantom`. The mask is this field itself, never a threshold of intensities; it stands where all signs are off, too.
-Everything about a person follows from (seed, person number) alone. Fields have shape (I, J, K) on voxels of 1 mm.
+A lesion grows in the template from the bottom of a sulcus until it has its volume: a level set of a geodesic distance
+that is short in grey matter, longer in white matter and very long across fluid. Inside it the cortex is thicker, its
+border to white matter is blurred, and both tissues are hyperintense. In some participants a cone tapers through the
+white matter to the ventricle (the transmantle sign). The participant's deformation and the scanner follow, as in
+`brains`. The mask comes from the level set, never from intensities; it is the same with all signs off.
+A participant depends only on seed and number. Fields have shape (I, J, K) on 1 mm voxels.
 
 References:
     Small focal cortical dysplasia lesions are located at the bottom of a deep sulcus (Besson et al., 2008), Brain
-    131:3246: most small ones do; volumes of all from 0.1 to 95 ml (their abstract of 2006)
+    131:3246; their abstract of 2006 reports volumes from 0.1 to 95 ml
     Open presurgery MRI dataset of people with epilepsy and FCD type II (Schuch et al., 2023), Sci Data 10:475: lobes
-    of the 76 of 85 people whose lesion lies in one of these four alone, sides of all (its participants.tsv)
+    of the 76 of 85 participants with a lesion in exactly one of four lobes, hemispheres of all (participants.tsv)
     MRI features of type 2 FCD (Mellerio et al., 2012), AJNR 33:1932: signs, three of them together in 64 %
 """
 
@@ -37,96 +37,91 @@ from neuromf.simulation.brains import Variation
 
 logger = logging.getLogger(__name__)
 
-LOBES = {"frontal": 54, "parietal": 15, "temporal": 5, "occipital": 2}  # people of Schuch et al. with a lesion there
-LEFT = 46 / 85  # share of lesions on the left, of the same
-MEDIAN_ML, SPREAD, SMALLEST_ML, LARGEST_ML = 4.0, 0.7, 1.0, 15.0  # log-normal, drawn again outside of the last two
-COSTS = {
-    "fluid": 10.0,
-    "grey": 1.0,
-    "white": 5.0,
-    "outside": 50.0,
-}  # of a millimetre; fluid parts the walls of a sulcus
-REACH = 30  # voxels around a seed in which a lesion grows
-EDGE_MM = 1.2  # how softly it ends
-FADED = 0.5  # by how much its brightness falls from the bottom of the sulcus to its edge
-FUNNEL = {"wide": 0.45, "end_mm": 1.5, "strength": 0.8}  # radius at the cortex as a share of the lesion's
-COIL = 2.0  # factor of the bias field of T1
-MOTTLE = {"size": 0.05, "sigma_mm": 6.0}  # cortex is not equally bright everywhere: standard deviation, and smoothness
-DARKER = 0.3  # what is bright in T1 beyond its tissue, such as the pallidum, is dark here
-FLAIR = {"csf_flair": 0.12, "grey_flair": 0.86, "white_flair": 0.74}  # intensities, where white matter of T1 is 1
+LOBES = {"frontal": 54, "parietal": 15, "temporal": 5, "occipital": 2}  # participants per lobe, Schuch et al.
+LEFT = 46 / 85  # fraction of lesions in the left hemisphere, Schuch et al.
+MEDIAN_ML, LOG_STD, SMALLEST_ML, LARGEST_ML = 4.0, 0.7, 1.0, 15.0  # truncated log-normal volumes
+COSTS = {"fluid": 10.0, "grey": 1.0, "white": 5.0, "outside": 50.0}  # geodesic distance per mm
+REACH = 30  # largest extent of a lesion from its seed, in voxels
+EDGE_MM = 1.2  # width of the lesion's soft edge
+FADING = 0.5  # relative loss of hyperintensity from the bottom of the sulcus to the edge
+CONE = {"width": 0.45, "end_mm": 1.5, "strength": 0.8}  # transmantle sign; width relative to the lesion's radius
+BIAS_FIELD_FACTOR = 2.0  # relative to T1
+TEXTURE = {"std": 0.05, "sigma_mm": 6.0}  # relative texture noise of cortical intensity, and its smoothness
+T1_TEXTURE = 0.3  # tissue brighter than its mean in T1, such as the pallidum, is darker in FLAIR
+FLAIR = {"csf_flair": 0.12, "grey_flair": 0.86, "white_flair": 0.74}  # intensities in units of white matter in T1
 
 
 class Lesion(NamedTuple):
-    """Where a lesion is in the template and how large."""
+    """Position, volume and contrast of a lesion in the template."""
 
     lobe: str
     side: str  # L or R
     seed: tuple[int, int, int]  # voxel of the template
-    target_ml: float  # of the person's own head, without the funnel
+    target_ml: float  # volume in the participant's brain, without the transmantle sign
     strength: float  # factor of the hyperintensity
     transmantle: bool
 
 
-class Change(NamedTuple):
-    """What a lesion changes, on a box of the template."""
+class LesionEffect(NamedTuple):
+    """Effect of a lesion on a box of the template."""
 
-    fields: Tensor  # (1, 3, i, j, k): white matter that became grey (share), brightness and mask field in [0, 1]
-    origin: Tensor  # (3,) voxel of the template where the box begins
+    fields: Tensor  # (1, 3, i, j, k): fraction of white matter that becomes grey; hyperintensity and mask in [0, 1]
+    origin: Tensor  # (3,) first voxel of the box
 
 
 def draw_lesion(number: int, seed: int, *, transmantle: float) -> Lesion:
-    """The lesion of person `number`: lobe and side as often as published, a sulcus in it, volume, strength.
+    """Lesion of participant `number`, with the published distribution of lobes and hemispheres.
 
     Arguments:
-        transmantle: Share of lesions with a funnel to the ventricle, in [0, 1].
+        transmantle: Fraction of lesions with the transmantle sign, in [0, 1].
     """
-    draw = generator("lesion", seed, number)
-    u = torch.rand(4, generator=draw).tolist()
+    random = generator("lesion", seed, number)
+    u = torch.rand(4, generator=random).tolist()
     edges = np.cumsum(list(LOBES.values())) / sum(LOBES.values())
     lobe = list(LOBES)[int(np.searchsorted(edges[:-1], u[0], side="right"))]
     side = "L" if u[1] < LEFT else "R"
-    places = cortex.fundi()[lobe, side]
-    place = places[int(u[2] * len(places))]
-    strength = math.exp(0.15 * float(torch.randn((), generator=draw)))
+    bottoms = cortex.sulcus_bottoms()[lobe, side]
+    i, j, k = (int(n) for n in bottoms[int(u[2] * len(bottoms))])
+    strength = math.exp(0.15 * float(torch.randn((), generator=random)))
     volume = 0.0
     while not SMALLEST_ML <= volume <= LARGEST_ML:
-        volume = MEDIAN_ML * math.exp(SPREAD * float(torch.randn((), generator=draw)))
-    i, j, k = (int(n) for n in place)
+        volume = MEDIAN_ML * math.exp(LOG_STD * float(torch.randn((), generator=random)))
     return Lesion(lobe, side, (i, j, k), round(volume, 2), round(strength, 4), u[3] < transmantle)
 
 
-# --- what --------------------------------------------------------------------------------------------
+# --- effect on the template --------------------------------------------------------------------------
 
 
-def change(lesion: Lesion, facts: dict, *, thickening_mm: float, blurring_mm: float) -> Change:
-    """What the lesion does to a person's tissue, still in the template.
+def lesion_effect(lesion: Lesion, traits: dict, *, thickening_mm: float, blurring_mm: float) -> LesionEffect:
+    """Effect of a lesion on a participant's tissue, in the template.
 
     Arguments:
-        facts: The person, as from `phantom.person`: sizes and the tissue's proportions.
-        thickening_mm: How far grey matter grows into white.
-        blurring_mm: Full width at half maximum by which their border is blurred.
+        traits: Size and tissue proportions of the participant, as from `brains.draw_traits`.
+        thickening_mm: Growth of the cortex into white matter in mm.
+        blurring_mm: Full width at half maximum of the blurred border between grey and white matter in mm.
     """
     end = _nearest_ventricle(lesion.seed) if lesion.transmantle else np.array(lesion.seed)
     box, origin = _box(lesion.seed, end)
-    shares = brains.tissue_shares(brains.load_template().maps[(slice(None), slice(3), *box)], facts)[0].numpy()
+    fractions = brains.tissue_fractions(brains.load_template().maps[(slice(None), slice(3), *box)], traits)[0].numpy()
     seed = np.array(lesion.seed) - origin
-    size = math.prod(facts[f"scale_{axis}"] for axis in "xyz")
-    distance, radius = _grown(shares, seed, 1000 * lesion.target_ml / size)
+    size = math.prod(traits[f"scale_{axis}"] for axis in "xyz")
+    distance, radius = _grow(fractions, seed, 1000 * lesion.target_ml / size)
     body = 1 / (1 + np.exp(np.clip((distance - radius) / EDGE_MM, -30, 30)))
-    tissue = shares[1] + shares[2]
-    field = body * tissue
+    tissue = fractions[1] + fractions[2]
+    mask = body * tissue
     if lesion.transmantle:
-        field = np.maximum(field, _funnel(seed, end - origin, FUNNEL["wide"] * radius, shares))
-    bright = np.where(
-        field > body * tissue, FUNNEL["strength"] * field, field * (1 - FADED * (distance / radius).clip(0, 1))
-    )
-    gained = _border(shares, body, thickening_mm, blurring_mm) - shares[1]
-    fields = _fenced(np.stack([gained, bright, field]))
-    return Change(torch.from_numpy(fields.astype(np.float32))[None], torch.from_numpy(origin).float())
+        mask = np.maximum(mask, _transmantle_cone(seed, end - origin, CONE["width"] * radius, fractions))
+    fading = 1 - FADING * (distance / radius).clip(0, 1)
+    bright = np.where(mask > body * tissue, CONE["strength"] * mask, mask * fading)
+    gained = _changed_grey(fractions, body, thickening_mm, blurring_mm) - fractions[1]
+    inner = np.zeros(mask.shape, bool)
+    inner[1:-1, 1:-1, 1:-1] = True  # zero at the border of the box, so that interpolation outside gives 0
+    fields = np.stack([gained, bright, mask]) * inner
+    return LesionEffect(torch.from_numpy(fields.astype(np.float32))[None], torch.from_numpy(origin).float())
 
 
 def _box(*points: NDArray | tuple) -> tuple[tuple[slice, ...], NDArray]:
-    """Slices of the template that hold what lies within reach of points, and their first voxel."""
+    """Slices of the template within `REACH` of the points, and the first voxel of this box."""
     shape = np.array(cortex.average()[1].shape)
     low = np.maximum(np.min(points, axis=0) - REACH, 0)
     high = np.minimum(np.max(points, axis=0) + REACH + 1, shape)
@@ -134,43 +129,43 @@ def _box(*points: NDArray | tuple) -> tuple[tuple[slice, ...], NDArray]:
 
 
 def _nearest_ventricle(seed: tuple[int, int, int]) -> NDArray:
-    places = cortex.ventricles()
-    return places[((places - np.array(seed)) ** 2).sum(1).argmin()]
+    voxels = cortex.ventricles()
+    return voxels[((voxels - np.array(seed)) ** 2).sum(1).argmin()]
 
 
-def _grown(shares: NDArray, seed: NDArray, volume_mm3: float) -> tuple[NDArray, float]:
-    """Geodesic distance from the seed in mm, and the one within which grey and white matter have this volume."""
+def _grow(fractions: NDArray, seed: NDArray, volume_mm3: float) -> tuple[NDArray, float]:
+    """Geodesic distance from the seed in mm, and the radius within which grey and white matter have this volume."""
     costs = np.array([COSTS["fluid"], COSTS["grey"], COSTS["white"]])
-    cost = np.einsum("t,tijk->ijk", costs, shares) + COSTS["outside"] * (1 - shares.sum(0)).clip(0, 1)
+    cost = np.einsum("t,tijk->ijk", costs, fractions) + COSTS["outside"] * (1 - fractions.sum(0)).clip(0, 1)
     low = np.maximum(seed - REACH, 0)
     near = tuple(slice(a, b) for a, b in zip(low, seed + REACH + 1, strict=True))
     distance = np.full(cost.shape, np.inf)
     distance[near] = MCP_Geometric(cost[near]).find_costs([tuple(seed - low)])[0]
     order = np.argsort(distance[near], axis=None)
-    volumes = np.cumsum((shares[1] + shares[2])[near].ravel()[order])
+    volumes = np.cumsum((fractions[1] + fractions[2])[near].ravel()[order])
     last = min(int(np.searchsorted(volumes, volume_mm3)), len(order) - 1)
     return distance, float(distance[near].ravel()[order[last]])
 
 
-def _funnel(seed: NDArray, end: NDArray, wide_mm: float, shares: NDArray) -> NDArray:
-    """A cone in the white matter from the seed, where it is widest, to the ventricle: a field in [0, 1]."""
+def _transmantle_cone(seed: NDArray, end: NDArray, width_mm: float, fractions: NDArray) -> NDArray:
+    """Field in [0, 1] of a cone in white matter from the seed, where it is widest, to the ventricle."""
     line = (end - seed).astype(float)
     length = max(float(np.linalg.norm(line)), 1.0)
-    offset = np.moveaxis(np.indices(shares.shape[1:], dtype=np.float32), 0, -1) - seed
+    offset = np.moveaxis(np.indices(fractions.shape[1:], dtype=np.float32), 0, -1) - seed
     along = (offset @ line) / length**2
-    away = np.linalg.norm(offset - along[..., None] * line, axis=-1)
-    radius = FUNNEL["end_mm"] + (max(wide_mm, FUNNEL["end_mm"]) - FUNNEL["end_mm"]) * (1 - along)
+    from_axis = np.linalg.norm(offset - along[..., None] * line, axis=-1)
+    radius = CONE["end_mm"] + (max(width_mm, CONE["end_mm"]) - CONE["end_mm"]) * (1 - along)
     inside = (along >= 0) & (along <= 1)
-    return np.clip((radius - away) / 2 + 0.5, 0, 1) * inside * shares[2]
+    return np.clip((radius - from_axis) / 2 + 0.5, 0, 1) * inside * fractions[2]
 
 
-def _border(shares: NDArray, body: NDArray, thickening_mm: float, blurring_mm: float) -> NDArray:
-    """The share of grey matter once the cortex has grown and its border is blurred, where the lesion is."""
-    _, grey, white = shares
+def _changed_grey(fractions: NDArray, body: NDArray, thickening_mm: float, blurring_mm: float) -> NDArray:
+    """Fraction of grey matter after thickening of the cortex and blurring of its border inside the lesion."""
+    _, grey, white = fractions
     tissue = grey + white
     if thickening_mm:
-        away = ndimage.distance_transform_edt(grey < 0.5)
-        grown = np.clip(thickening_mm * np.clip(1.25 * body, 0, 1) - away + 1, 0, 1) * (away > 0) * (body > 0.05)
+        depth = ndimage.distance_transform_edt(grey < 0.5)
+        grown = np.clip(thickening_mm * np.clip(1.25 * body, 0, 1) - depth + 1, 0, 1) * (depth > 0) * (body > 0.05)
         grey = np.maximum(grey, grown * tissue)
     if blurring_mm:
         sigma = blurring_mm / math.sqrt(8 * math.log(2))
@@ -180,17 +175,10 @@ def _border(shares: NDArray, body: NDArray, thickening_mm: float, blurring_mm: f
     return grey
 
 
-def _fenced(fields: NDArray) -> NDArray:
-    """The fields (3, i, j, k) with 0 at the border of the box, so that reading beyond it gives 0."""
-    inner = np.zeros(fields.shape[1:], bool)
-    inner[1:-1, 1:-1, 1:-1] = True
-    return fields * inner
+# --- scans -------------------------------------------------------------------------------------------
 
 
-# --- a person ----------------------------------------------------------------------------------------
-
-
-def scan(
+def simulate_scan(
     number: int,
     *,
     seed: int,
@@ -202,78 +190,82 @@ def scan(
     hyperintensity: float = 0.35,
     transmantle: float = 0.5,
 ) -> tuple[NDArray, NDArray, NDArray, dict]:
-    """One person's FLAIR with a lesion.
+    """FLAIR volume of participant `number` with a lesion; arguments as in `simulate_cohort`.
 
-    Arguments:
-        thickening_mm: How far the cortex grows into white matter; each sign is off at 0.
-        hyperintensity: Of cortex and white matter in the lesion, as a share of their own signal.
-        transmantle: Share of lesions with a funnel to the ventricle.
     Returns:
-        Intensities in [0, 1] with shape `shape`, zero outside the brain; the true mask, 0 or 1 (uint8); the
-        voxel-to-mm affine; and facts: the person's, lobe, hemisphere, transmantle and lesion_ml (of the mask).
+        Intensities (I, J, K) in [0, 1], zero outside the brain; lesion mask (I, J, K), uint8; voxel-to-mm affine;
+        traits of the participant with lobe, hemisphere, transmantle and lesion_ml (volume of the mask).
     """
-    facts = brains.person(number, seed, variation)
-    facts |= _contrast(number, seed, variation)
+    traits = brains.draw_traits(number, seed, variation) | _flair_contrast(number, seed, variation)
     lesion = draw_lesion(number, seed, transmantle=transmantle)
-    displacement, _ = brains.warp(number, seed, facts, variation)
-    draw = generator("flair", seed, number)
-    affine = brains.scanner_affine(shape, spacing_mm, oblique_deg=float(4 * torch.randn((), generator=draw)))
-    made = change(lesion, facts, thickening_mm=thickening_mm, blurring_mm=blurring_mm)
-    near, voxels = brains.template_voxels(brains.head_points(affine, shape, facts), displacement)
-    found = torch.stack(_flair(voxels, facts, made, hyperintensity * lesion.strength, _mottle(draw)))
-    intensity, brain, field = torch.zeros(3, *shape).masked_scatter_(near, found)
-    coil = dataclasses.replace(variation, bias_field=COIL * variation.bias_field)
-    volume = brains.acquire(intensity, brain, coil, draw)
+    displacement, _ = brains.draw_deformation(number, seed, traits, variation)
+    random = generator("flair", seed, number)
+    affine = brains.scanner_affine(shape, spacing_mm, oblique_deg=float(4 * torch.randn((), generator=random)))
+    effect = lesion_effect(lesion, traits, thickening_mm=thickening_mm, blurring_mm=blurring_mm)
+    near, voxels = brains.template_voxels(brains.template_points(affine, shape, traits), displacement)
+    values = _flair(voxels, traits, effect, hyperintensity * lesion.strength, _texture_noise(random))
+    intensity, brain, field = torch.zeros(3, *shape).masked_scatter_(near, torch.stack(values))
+    coil = dataclasses.replace(variation, bias_field=BIAS_FIELD_FACTOR * variation.bias_field)
+    volume = brains.acquire(intensity, brain, coil, random)
     mask = ((field > 0.5) & (brain > 0.5)).numpy().astype(np.uint8)
     lesion_ml = round(float(mask.sum() * abs(np.linalg.det(affine[:3, :3]))) / 1000, 3)
-    told = {"lobe": lesion.lobe, "hemisphere": lesion.side, "transmantle": int(lesion.transmantle)}
-    return volume, mask, affine, facts | told | {"lesion_ml": lesion_ml}
+    labels = {"lobe": lesion.lobe, "hemisphere": lesion.side, "transmantle": int(lesion.transmantle)}
+    return volume, mask, affine, traits | labels | {"lesion_ml": lesion_ml}
 
 
-def _contrast(number: int, seed: int, variation: Variation) -> dict[str, float]:
-    """A person's FLAIR intensity of each tissue."""
-    draw = generator("contrast", seed, number)
-    spread = 0.5 * variation.contrast * torch.randn(len(FLAIR), generator=draw)
-    return {name: round(value + float(s), 4) for (name, value), s in zip(FLAIR.items(), spread, strict=True)}
+def _flair_contrast(number: int, seed: int, variation: Variation) -> dict[str, float]:
+    """FLAIR intensity of each tissue of a participant."""
+    random = generator("contrast", seed, number)
+    noise = 0.5 * variation.contrast * torch.randn(len(FLAIR), generator=random)
+    return {name: round(value + float(e), 4) for (name, value), e in zip(FLAIR.items(), noise, strict=True)}
 
 
-def _mottle(draw: torch.Generator) -> Tensor:
-    """Brightness of grey matter from place to place, about 0, on the coarse grid of the template: (1, 1, i, j, k)."""
+def _texture_noise(random: torch.Generator) -> Tensor:
+    """Relative brightness (1, 1, i, j, k) of grey matter around 0, on the grid of deformations."""
     shape = tuple(brains.load_template().ventricle_push.shape[2:])
-    noise = brains.smooth_noise((1, *shape), MOTTLE["sigma_mm"], draw)
-    return torch.from_numpy(MOTTLE["size"] * noise).float()[None]
+    noise = brains.smooth_noise((1, *shape), TEXTURE["sigma_mm"], random)
+    return torch.from_numpy(TEXTURE["std"] * noise).float()[None]
 
 
 def _flair(
-    voxels: Tensor, facts: dict, made: Change, hyperintensity: float, mottle: Tensor
+    voxels: Tensor, traits: dict, effect: LesionEffect, hyperintensity: float, texture: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """FLAIR intensity, share of brain and mask field, (N,) each, at voxels (N, 1, 1, 3) of the template."""
-    maps = brains.read_at(brains.load_template().maps, voxels)
-    gained, bright, field = brains.read_at(made.fields, voxels - made.origin)[0, :, :, 0, 0]
+    """FLAIR intensity, brain fraction and lesion field, each (N,), at template voxels (N, 1, 1, 3)."""
+    maps = brains.interpolate(brains.load_template().maps, voxels)
+    gained, bright, field = brains.interpolate(effect.fields, voxels - effect.origin)[0, :, :, 0, 0]
     coarse = (voxels - (brains.GRID_MM - 1) / 2) / brains.GRID_MM
-    uneven = brains.read_at(mottle, coarse)[0, 0, :, 0, 0]
-    fluid, grey, white = brains.tissue_shares(maps[:, :3], facts)[0, :, :, 0, 0]
-    moved = torch.minimum(torch.maximum(gained, -grey), white)
-    tissue = (fluid, (grey + moved) * (1 + uneven), white - moved)
-    signal = sum(facts[name] * share for name, share in zip(FLAIR, tissue, strict=True))
-    signal = signal - DARKER * maps[0, 3, :, 0, 0] * (grey + white)
-    return signal.clamp(min=0) * (1 + hyperintensity * bright), fluid + grey + white, field
+    noise = brains.interpolate(texture, coarse)[0, 0, :, 0, 0]
+    csf, grey, white = brains.tissue_fractions(maps[:, :3], traits)[0, :, :, 0, 0]
+    converted = torch.minimum(torch.maximum(gained, -grey), white)
+    tissue = (csf, (grey + converted) * (1 + noise), white - converted)
+    signal = sum(traits[name] * fraction for name, fraction in zip(FLAIR, tissue, strict=True))
+    signal = signal - T1_TEXTURE * maps[0, 3, :, 0, 0] * (grey + white)
+    return signal.clamp(min=0) * (1 + hyperintensity * bright), csf + grey + white, field
 
 
-def write_people(numbers: list[int], folder: Path, *, seed: int, variation: dict, **settings: Any) -> None:
-    """Scan people onto disk as BIDS: sub-*/anat/sub-*_FLAIR.nii.gz, their masks *_FLAIR_roi.nii.gz, participants.tsv.
+def simulate_cohort(*, out: Path, n_participants: int, seed: int, variation: dict, **settings: Any) -> None:
+    """Write participants as BIDS: sub-*/anat/sub-*_FLAIR.nii.gz, masks sub-*_FLAIR_roi.nii.gz, participants.tsv.
 
     Arguments:
-        settings: Those of `scan`: shape, spacing_mm and the signs.
+        out: Folder to write to.
+        n_participants: Number of participants, each with one lesion.
+        seed: Seed of the cohort.
+        variation: Fields of `brains.Variation` that differ from their defaults.
+        shape: Voxels of a scan along its axes P, S, R.
+        spacing_mm: Voxel size along these axes in mm.
+        thickening_mm: Growth of the cortex into white matter in mm; 0 switches the sign off, as for the next three.
+        blurring_mm: Full width at half maximum of the blurred grey-white border in mm.
+        hyperintensity: Increase of the signal of cortex and white matter, relative to their own.
+        transmantle: Fraction of lesions with the transmantle sign.
     """
     rows = []
-    for done, number in enumerate(numbers, start=1):
-        volume, mask, affine, facts = scan(number, seed=seed, variation=Variation(**variation), **settings)
+    for number in range(n_participants):
+        scan = simulate_scan(number, seed=seed, variation=Variation(**variation), **settings)
+        volume, mask, affine, traits = scan
         name = f"sub-{number:04d}"
-        stem = folder / name / "anat" / f"{name}_FLAIR"
-        write_volume(stem.with_name(f"{stem.name}.nii.gz"), volume, affine)
-        write_mask(stem.with_name(f"{stem.name}_roi.nii.gz"), mask, affine)
-        rows.append({"participant_id": name, **facts})
-        if done % 12 == 0 or done == len(numbers):
-            logger.info("simulated dysplasia: %d of %d people", done, len(numbers))
-    write_table(pd.DataFrame(rows), folder / "participants.tsv")
+        write_volume(out / name / "anat" / f"{name}_FLAIR.nii.gz", volume, affine)
+        write_mask(out / name / "anat" / f"{name}_FLAIR_roi.nii.gz", mask, affine)
+        rows.append({"participant_id": name, **traits})
+        if (number + 1) % 12 == 0 or number + 1 == n_participants:
+            logger.info("simulated FCD: %d of %d participants written", number + 1, n_participants)
+    write_table(pd.DataFrame(rows), out / "participants.tsv")

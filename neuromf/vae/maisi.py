@@ -1,40 +1,42 @@
-"""The frozen autoencoder between volumes and latents: MAISI's, published or compact.
+"""The frozen MAISI autoencoder between volumes and latents: NVIDIA's published network or a compact one.
 
-A volume (B, 1, I, J, K) in [0, 1] becomes the posterior mean and standard deviation of a latent
-(B, 4, I/4, J/4, K/4), and back. Latents are MONAI's own, unscaled: the 0.96240234375 of NVIDIA's
-diffusion checkpoints belongs to their diffusion model and is applied nowhere here; each study
-normalises latents by its own per-channel statistics (`latents.py`).
+`encode` maps a volume (B, 1, I, J, K) in [0, 1] to the mean and standard deviation of a Gaussian posterior over
+latents (B, 4, I/4, J/4, K/4); `decode` maps latents to volumes. Latents are unscaled. The scale factor
+0.96240234375 belongs to NVIDIA's diffusion checkpoint and is applied only when that checkpoint is loaded, in
+`meanflow.pretrained`. Each study normalises its latents by its own channel statistics (`vae.statistics`).
 
-The compact layout is the same MONAI class behind a 2x space-to-depth, so that no convolution runs at full
-resolution: about ten times faster on a CPU at the same contract.
+The compact network is the same MONAI class behind a 2x space-to-depth: no convolution runs at full resolution, and
+encoding is about ten times faster on a CPU.
 
 References:
     MAISI: Medical AI for Synthetic Imaging (Guo et al., 2024), arXiv:2409.11169
 """
 
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
-    AutoencoderKlMaisi,
-    MaisiConvolution,
-    MaisiGroupNorm3D,
-)
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi, MaisiGroupNorm3D
 from torch import Tensor, nn
 
-logger = logging.getLogger(__name__)
-
 LATENT_CHANNELS = 4
-DOWNSAMPLING = 4  # voxels per latent position, along each axis
-MAX_SPLITS, MIN_PIECE = 16, 3  # pieces of a convolution, and latent positions in each that MONAI's overlap needs
+DOWNSAMPLING = 4  # voxels per latent position along each axis
+MIN_SPLIT = 3  # latent positions per piece of a split convolution: the overlap that MONAI adds needs them
 PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the network is made of; `patch` is the space-to-depth factor in front of the first convolution."""
+    """Size of the autoencoder.
+
+    Arguments:
+        patch: Space-to-depth factor before the first convolution.
+        widths: Channels of each resolution level.
+        res_blocks: Residual blocks per level.
+        norm_groups: Groups of each group normalisation.
+    """
 
     patch: int = 1
     widths: tuple[int, ...] = (64, 128, 256)
@@ -55,17 +57,17 @@ ARCHITECTURES = {"published": PUBLISHED, "compact": COMPACT}
 
 
 class MAISIVAEWrapper(nn.Module):
-    """Frozen autoencoder with posterior moments out and latents in.
+    """Frozen autoencoder with random weights; `vae.weights.load` returns one with stored weights.
 
     Arguments:
-        architecture: The layout; weights are random until `load_weights`.
-        num_splits: Pieces in which MONAI computes a convolution, to save memory at 256^3 and beyond.
-            More than one fails on small or odd sizes, so 1 unless memory forbids.
+        architecture: Size of the network.
+        num_splits: Pieces in which MONAI computes each convolution, along the second axis (`autoencoder.num_splits`).
+            More pieces need less memory; results differ by about 1e-6.
     """
 
     def __init__(self, architecture: Architecture = PUBLISHED, *, num_splits: int = 1) -> None:
         super().__init__()
-        self.architecture = architecture
+        self.architecture, self.num_splits = architecture, num_splits
         depth = architecture.patch**3
         self.net = AutoencoderKlMaisi(
             spatial_dims=3,
@@ -84,9 +86,7 @@ class MAISIVAEWrapper(nn.Module):
             dim_split=1,
             save_mem=False,
         )
-        _use_native_group_norm(self.net)
-        _use_one_kernel(self.net)
-        self.num_splits = num_splits
+        _use_native_kernels(self.net)
         self.requires_grad_(False)
         self.eval()
 
@@ -94,34 +94,16 @@ class MAISIVAEWrapper(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def split(self, num_splits: int, side: int) -> None:
-        """Compute every convolution in so many pieces along the second axis, `side` latent positions long.
-
-        Results differ by about 1e-6 from those in one piece.
-
-        Raises:
-            ValueError: If MONAI's pieces would be unequal or shorter than their overlap: it fails there, or returns
-                another shape.
-        """
-        if num_splits > 1 and (side % num_splits or side // num_splits < MIN_PIECE):
-            raise ValueError(
-                f"{side} latent positions cannot be computed in {num_splits} pieces: each needs the same whole number, "
-                f"at least {MIN_PIECE}"
-            )
-        self.num_splits = num_splits
-        for module in self.net.modules():
-            if isinstance(module, MaisiConvolution):
-                module.num_splits = num_splits
-
     def encode(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and standard deviation (B, 4, I/4, J/4, K/4) of volumes (B, 1, I, J, K) in [0, 1]."""
         if volume.ndim != 5 or volume.shape[1] != 1 or any(n % DOWNSAMPLING for n in volume.shape[2:]):
-            wanted = f"(B, 1, I, J, K) with I, J, K multiples of {DOWNSAMPLING}"
-            raise ValueError(f"volumes must have shape {wanted}; got {tuple(volume.shape)}: crop or pad them first")
+            allowed = f"(B, 1, I, J, K) with I, J, K multiples of {DOWNSAMPLING}"
+            raise ValueError(f"volumes must have shape {allowed}; got {tuple(volume.shape)}: crop or pad them first")
+        self._check_splits(volume.shape[3] // DOWNSAMPLING)
         return self.net.encode(self.space_to_depth(volume))
 
     def space_to_depth(self, volume: Tensor) -> Tensor:
-        """Volumes (B, 1, I, J, K) as the first convolution takes them: space to depth, where the layout has patches."""
+        """Input of the first convolution (B, p^3, I/p, J/p, K/p) for volumes (B, 1, I, J, K) and patch size p."""
         p = self.architecture.patch
         return rearrange(volume, "b c (i p) (j q) (k s) -> b (c p q s) i j k", p=p, q=p, s=p)
 
@@ -129,6 +111,7 @@ class MAISIVAEWrapper(nn.Module):
         """Volumes (B, 1, 4I, 4J, 4K) of latents (B, 4, I, J, K); not clipped to [0, 1]."""
         if latent.ndim != 5 or latent.shape[1] != LATENT_CHANNELS:
             raise ValueError(f"latents must have shape (B, {LATENT_CHANNELS}, I, J, K); got {tuple(latent.shape)}")
+        self._check_splits(latent.shape[3])
         p = self.architecture.patch
         return rearrange(self.net.decode(latent), "b (c p q s) i j k -> b c (i p) (j q) (k s)", p=p, q=p, s=p)
 
@@ -136,71 +119,75 @@ class MAISIVAEWrapper(nn.Module):
         """Decoded posterior mean of volumes (B, 1, I, J, K)."""
         return self.decode(self.encode(volume)[0])
 
-
-def _use_native_group_norm(net: nn.Module) -> None:
-    """Replace MONAI's group-by-group normalisation by torch's own: same weights, 1e-6 apart, far faster."""
-    for module in net.modules():
-        if isinstance(module, MaisiGroupNorm3D):
-            module.__class__ = nn.GroupNorm  # type: ignore[assignment]  # its own parent
+    def _check_splits(self, side: int) -> None:
+        """Refuse splits of `side` latent positions for which MONAI fails or returns another shape."""
+        n = self.num_splits
+        if n > 1 and (side % n or side // n < MIN_SPLIT):
+            raise ValueError(
+                f"{side} latent positions along the second axis cannot be split into {n} pieces: "
+                f"autoencoder.num_splits must be 1 or divide {side} into pieces of at least {MIN_SPLIT}"
+            )
 
 
 class _Convolution(nn.Conv3d):
-    """`nn.Conv3d` that takes oneDNN's kernel for a single small volume too, where torch alone takes its slow one.
+    """`nn.Conv3d` that always uses the oneDNN kernel on a CPU, without gradients.
 
-    With one kernel for every batch size, latents are the same bytes whatever the batch, on a CPU. torch's own choice
-    depends on batch and threads; for one small volume on one thread it is also half as fast.
+    PyTorch chooses the kernel by batch size and number of threads. With one kernel, a latent has the same bytes in
+    any batch, and a single small volume takes half the time.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         plain = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-        learning = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        if not plain or learning or torch.is_autocast_enabled("cpu"):
+        training = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if not plain or training or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         sizes = (self.padding, self.stride, self.dilation, self.groups)
-        return torch.mkldnn_convolution(x, self.weight, self.bias, *sizes)  # type: ignore[arg-type]  # no padding by word
+        return torch.mkldnn_convolution(x, self.weight, self.bias, *sizes)  # type: ignore[arg-type]  # padding is a tuple
 
 
-def _use_one_kernel(net: nn.Module) -> None:
-    """Replace torch's choice of kernels by oneDNN's, where torch was built with it: same weights, 1e-6 apart."""
-    if torch.backends.mkldnn.is_available():
-        for module in net.modules():
-            if type(module) is nn.Conv3d and module.padding_mode == "zeros":
-                module.__class__ = _Convolution
+def _use_native_kernels(net: nn.Module) -> None:
+    """Replace MONAI's group normalisation by PyTorch's and convolutions by oneDNN's: faster, differences of 1e-6."""
+    for module in net.modules():
+        if isinstance(module, MaisiGroupNorm3D):
+            module.__class__ = nn.GroupNorm  # type: ignore[assignment]  # its parent class
+        elif type(module) is nn.Conv3d and module.padding_mode == "zeros" and torch.backends.mkldnn.is_available():
+            module.__class__ = _Convolution
 
 
-def evaluate(vae: MAISIVAEWrapper, way: str, x: Tensor, *, precision: str = "float32") -> tuple[Tensor, ...]:
-    """What an autoencoder makes of x, as float32 on the CPU: (mean, std) to "encode", (volume,) to "decode".
-
-    Where memory runs out, convolutions are computed in twice as many pieces from there on, up to 16.
+def encode_safely(vae: MAISIVAEWrapper, volume: Tensor, *, precision: str = "float32") -> tuple[Tensor, Tensor]:
+    """Posterior mean and standard deviation of volumes (B, 1, I, J, K), float32 on the CPU, without gradients.
 
     Arguments:
-        precision: "float32", or "bf16": convolutions in bfloat16, about 1 % off.
+        volume: Intensities in [0, 1] on any device.
+        precision: "float32", or "bf16" for convolutions in bfloat16 (error about 1 %).
+
+    Raises:
+        MemoryError: If memory does not suffice; the message names the config key that reduces it.
     """
+    with _inference(vae, precision):
+        mean, std = vae.encode(volume.to(vae.device))
+    return mean.float().cpu(), std.float().cpu()
+
+
+def decode_safely(vae: MAISIVAEWrapper, latent: Tensor, *, precision: str = "float32") -> Tensor:
+    """Volumes (B, 1, 4I, 4J, 4K) of latents (B, 4, I, J, K), float32 on the CPU; otherwise as `encode_safely`."""
+    with _inference(vae, precision):
+        volume = vae.decode(latent.to(vae.device))
+    return volume.float().cpu()
+
+
+@contextmanager
+def _inference(vae: MAISIVAEWrapper, precision: str) -> Iterator[None]:
+    """No gradients, convolutions in `precision`, and a MemoryError that names the way out."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
-    while True:
-        try:
-            with torch.no_grad(), torch.autocast(vae.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                out = getattr(vae, way)(x.to(vae.device))
-            return tuple(part.float().cpu() for part in (out if isinstance(out, tuple) else (out,)))
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-        _split_further(vae, x.shape[3] // DOWNSAMPLING if way == "encode" else x.shape[3])
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _split_further(vae: MAISIVAEWrapper, side: int) -> None:
-    n = 2 * vae.num_splits
     try:
-        if n > MAX_SPLITS:
-            raise ValueError(f"{MAX_SPLITS} pieces are the most")
-        vae.split(n, side)
-    except ValueError as error:
-        raise MemoryError(f"out of memory, in smaller pieces it cannot be computed ({error}): give it more") from error
-    if vae.device.type == "cuda":
-        torch.cuda.empty_cache()
-    logger.warning("out of memory: convolutions go on in %d pieces (results differ by about 1e-6)", n)
+        with torch.no_grad(), torch.autocast(vae.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
+            raise
+        raise MemoryError(
+            f"the autoencoder ran out of memory on {vae.device}: set autoencoder.num_splits higher than "
+            f"{vae.num_splits} (pieces of each convolution), or reduce volumes.shape"
+        ) from error

@@ -6,65 +6,60 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-KEYS = {"scans", "mean", "std", "copies", "copied"}  # of a shard
-
-
-# --- shards and splits -------------------------------------------------------------------------------
+# tensors of a shard and the names of the scans in their rows, see `vae.latents`
+ROW_NAMES = {"mean": "scans", "std": "scans", "augmented": "augmented_scans"}
+KEYS = {*ROW_NAMES, *ROW_NAMES.values()}
 
 
 def open_shards(paths: Sequence[Path]) -> list[dict]:
-    """The shards that hold any scan, memory-mapped: what is not looked at is not read."""
+    """Memory-mapped dicts of the shards that hold at least one scan."""
     shards = [torch.load(path, weights_only=True, mmap=True) for path in paths]
     for path, shard in zip(paths, shards, strict=True):
         if shard.keys() != KEYS:
             raise ValueError(
-                f"{path} holds {', '.join(sorted(shard))}, wanted {', '.join(sorted(KEYS))}: another version made it; "
-                "encode again"
+                f"{path} holds {', '.join(sorted(shard))}, expected {', '.join(sorted(KEYS))}: another version of "
+                "neuromf wrote it; encode again"
             )
     if not any(shard["scans"] for shard in shards):
-        raise ValueError(f"no scan in any of {len(shards)} shards: all were set aside, each with its reason in qc.tsv")
-    return [shard for shard in shards if shard["scans"]]  # one may hold only scans that were set aside
+        raise ValueError(f"none of {len(shards)} shards holds a scan: all are quarantined, see the reasons in qc.tsv")
+    return [shard for shard in shards if shard["scans"]]
 
 
 def load_shards(paths: Sequence[Path]) -> dict:
-    """All shards as one dict, memory-mapped where there is only one."""
-    return _joined(open_shards(paths))
+    """All shards as one dict, memory-mapped if there is only one."""
+    return _join(open_shards(paths))
 
 
 def load_split(paths: Sequence[Path], splits: Mapping[str, str], split: str) -> dict:
-    """The scans of one split from all shards: as `select_split` of `load_shards`, without the others in memory."""
-    return _joined([select_split(shard, splits, split) for shard in open_shards(paths)])
+    """Scans of one split from all shards as one dict; the other scans are not read."""
+    return _join([select_split(shard, splits, split) for shard in open_shards(paths)])
 
 
-def _joined(shards: list[dict]) -> dict:
+def _join(shards: list[dict]) -> dict:
     if len(shards) == 1:
         return shards[0]
-    names = {name: [scan for shard in shards for scan in shard[name]] for name in ("scans", "copied")}
-    return names | {name: torch.cat([shard[name] for shard in shards]) for name in ("mean", "std", "copies")}
+    names = {key: [scan for shard in shards for scan in shard[key]] for key in ROW_NAMES.values()}
+    return names | {key: torch.cat([shard[key] for shard in shards]) for key in ROW_NAMES}
 
 
-def select_split(shards: dict, splits: Mapping[str, str], split: str) -> dict:
-    """The part of joined shards whose scans belong to a split; splits maps scans to splits."""
-    rows, copied = (rows_of_split(shards[name], splits, split) for name in ("scans", "copied"))
-    return {
-        "scans": [shards["scans"][i] for i in rows],
-        "mean": shards["mean"][rows],
-        "std": shards["std"][rows],
-        "copies": shards["copies"][copied],
-        "copied": [shards["copied"][i] for i in copied],
-    }
+def select_split(shard: dict, splits: Mapping[str, str], split: str) -> dict:
+    """Rows of a shard whose scans belong to a split; `splits` maps scans to splits."""
+    rows = {names: rows_of_split(shard[names], splits, split) for names in ROW_NAMES.values()}
+    selected = {names: [shard[names][i] for i in rows[names]] for names in rows}
+    return selected | {key: shard[key][rows[names]] for key, names in ROW_NAMES.items()}
 
 
 def rows_of_split(scans: Sequence[str], splits: Mapping[str, str], split: str) -> Tensor:
+    """Indices (n,) of the scans that belong to a split."""
     return torch.tensor([i for i, scan in enumerate(scans) if splits[scan] == split], dtype=torch.long)
 
 
 def check_shards(paths: Sequence[Path]) -> dict:
-    """How many scans are encoded, in which shapes, and whether every value of theirs and of their copies is finite."""
+    """Number of scans (`encoded`) and augmented versions, latent shapes, and whether all values are finite."""
     shards = open_shards(paths)
     return {
         "encoded": sum(len(shard["scans"]) for shard in shards),
-        "copies": sum(len(shard["copied"]) for shard in shards),
+        "augmented": sum(len(shard["augmented_scans"]) for shard in shards),
         "shapes": sorted({str(list(shard["mean"].shape[1:])) for shard in shards}),
-        "finite": all(bool(shard[name].isfinite().all()) for shard in shards for name in ("mean", "std", "copies")),
+        "finite": all(bool(shard[key].isfinite().all()) for shard in shards for key in ROW_NAMES),
     }

@@ -1,4 +1,4 @@
-"""Per-channel statistics of the training latents, and normalisation by them."""
+"""Channel statistics of the training latents, and normalisation by them."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,20 +9,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-PCA_PEOPLE = 4096  # at most so many span the principal components, whose Gram matrix is people x people
-EDGES = np.linspace(-8, 8, 161)  # of histograms, in standard deviations; what lies beyond is in the outermost bins
-
-
-# --- statistics --------------------------------------------------------------------------------------
+MAX_PCA_SCANS = 4096  # the principal components need a Gram matrix of scans x scans
+EDGES = np.linspace(-8, 8, 161)  # of histograms, in standard deviations; the outermost bins are open
 
 
 def statistics(mean: Tensor, std: Tensor, n_components: int = 256) -> dict:
-    """What training latents (N, C, I, J, K) look like, per channel over people and positions.
+    """Statistics of training latents per channel, over scans and positions.
+
+    Arguments:
+        mean: Posterior means, shape (N, C, I, J, K).
+        std: Posterior standard deviations, same shape.
+        n_components: Maximum number of principal components to report.
 
     Returns:
-        mean, std, skewness, kurtosis (excess) and posterior_std, C values each; correlation (C x C); histogram,
-        with edges in standard deviations and C rows of counts; pca_share, the share of variance along the first
-        principal components over people, and effective_rank.
+        mean, std, skewness, excess kurtosis and mean posterior_std, C values each; correlation (C x C); histogram with
+        edges in standard deviations and counts (C rows); pca_fraction, the fraction of variance along each principal
+        component over scans; effective_rank, the exponential of the entropy of these fractions.
     """
     if not len(mean):
         raise ValueError("no training latents to describe: no accepted scan is in split train; see cohort.split")
@@ -36,7 +38,7 @@ def statistics(mean: Tensor, std: Tensor, n_components: int = 256) -> dict:
         z = (x - centre[:, None]) / spread[:, None]
         third, fourth = third + (z**3).sum(1) / n, fourth + (z**4).sum(1) / n
         counts += np.stack([np.histogram(values.clip(EDGES[0], EDGES[-1]), EDGES)[0] for values in z])
-    variances = _eigenvalues(mean)
+    variances = _principal_variances(mean)
     return {
         "n": len(mean),
         "shape": list(mean.shape[1:]),
@@ -47,23 +49,20 @@ def statistics(mean: Tensor, std: Tensor, n_components: int = 256) -> dict:
         "posterior_std": (sum(x.sum(1) for x in _chunks(std)) / n).tolist(),
         "correlation": (covariance / np.outer(spread, spread)).tolist(),
         "histogram": {"edges": EDGES.tolist(), "counts": counts.tolist()},
-        "pca_share": (variances / variances.sum())[:n_components].tolist(),
-        "effective_rank": _rank(variances),
+        "pca_fraction": (variances / variances.sum())[:n_components].tolist(),
+        "effective_rank": _effective_rank(variances),
     }
 
 
-def _chunks(latent: Tensor, people: int = 32) -> Iterator[NDArray]:
-    """Latents of so many people at a time as (C, people x positions) in float64, so that many fit."""
-    for some in latent.split(people):
+def _chunks(latent: Tensor, n_scans: int = 32) -> Iterator[NDArray]:
+    """Latents of `n_scans` scans at a time as float64 arrays (C, scans x positions), which bounds the memory."""
+    for some in latent.split(n_scans):
         yield some.double().transpose(0, 1).flatten(1).numpy()
 
 
-def _eigenvalues(mean: Tensor) -> NDArray:
-    """Eigenvalues of the covariance over people, largest first, from their Gram matrix, channel by channel.
-
-    Of more than `PCA_PEOPLE`, every so-manyth is taken.
-    """
-    some = mean[:: -(-len(mean) // PCA_PEOPLE)]
+def _principal_variances(mean: Tensor) -> NDArray:
+    """Eigenvalues of the covariance over scans, largest first; above `MAX_PCA_SCANS` scans, of an even subsample."""
+    some = mean[:: -(-len(mean) // MAX_PCA_SCANS)]
     gram = mean.new_zeros((), dtype=torch.float64)
     for channel in some.unbind(1):
         x = channel.double().flatten(1)
@@ -72,30 +71,26 @@ def _eigenvalues(mean: Tensor) -> NDArray:
     return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0).numpy()
 
 
-def _rank(variances: NDArray) -> float:
-    """Exponential of the entropy of the principal variances: how many directions people really differ in."""
-    share = variances / variances.sum()
-    share = share[share > 1e-12]
-    return float(np.exp(-(share * np.log(share)).sum()))
-
-
-# --- normalisation -----------------------------------------------------------------------------------
-
-
-def _as_channels(values: Sequence[float], like: Tensor) -> Tensor:
-    if len(values) != like.shape[1]:
-        raise ValueError(f"statistics are of {len(values)} channels, latents have {like.shape[1]}: wrong stats.json?")
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1, 1)
+def _effective_rank(variances: NDArray) -> float:
+    fraction = variances / variances.sum()
+    fraction = fraction[fraction > 1e-12]
+    return float(np.exp(-(fraction * np.log(fraction)).sum()))
 
 
 def normalise(latent: Tensor, stats: dict) -> Tensor:
-    """Latents (B, C, I, J, K) with the channel means and deviations of the training people taken out."""
-    return (latent - _as_channels(stats["mean"], latent)) / _as_channels(stats["std"], latent)
+    """Latents (B, C, I, J, K) with zero mean and unit variance per channel of the training latents."""
+    return (latent - _per_channel(stats["mean"], latent)) / _per_channel(stats["std"], latent)
 
 
 def denormalise(latent: Tensor, stats: dict) -> Tensor:
-    """Inverse of `normalise`, due before decoding."""
-    return latent * _as_channels(stats["std"], latent) + _as_channels(stats["mean"], latent)
+    """Inverse of `normalise`; the decoder expects denormalised latents."""
+    return latent * _per_channel(stats["std"], latent) + _per_channel(stats["mean"], latent)
+
+
+def _per_channel(values: Sequence[float], latent: Tensor) -> Tensor:
+    if len(values) != latent.shape[1]:
+        raise ValueError(f"stats.json describes {len(values)} channels, latents have {latent.shape[1]}: wrong file?")
+    return torch.tensor(values, dtype=latent.dtype, device=latent.device).view(1, -1, 1, 1, 1)
 
 
 def read_stats(path: Path) -> dict:

@@ -1,71 +1,128 @@
-"""Training of the compact autoencoder: its loss, the wiring, and the scale of its latents afterwards."""
+"""Training of the compact autoencoder: loss, Lightning module, and the scale of its latents afterwards."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from neuromf.core.files import sha256 as file_sha256
+from neuromf.data.nifti import read_volumes
+from neuromf.data.participants import read_table
+from neuromf.data.preprocessing import volumes_of_split
+from neuromf.training import checkpoints, run_record, trainer
 from neuromf.training.module import ResumableModule
-from neuromf.vae.maisi import MAISIVAEWrapper
+from neuromf.vae.maisi import ARCHITECTURES, MAISIVAEWrapper
+from neuromf.vae.weights import build_autoencoder, resolve_weights, save_weights
+
+
+def train(
+    *,
+    qc: Path,
+    out: Path,
+    architecture: str,
+    weights: str | None,
+    sha256: str | None,
+    steps: int,
+    batch: int,
+    lr: float,
+    kl_weight: float,
+    precision: str,
+    seed: int,
+    num_splits: int = 1,
+    code: str = "",
+) -> MAISIVAEWrapper:
+    """Write and return the frozen autoencoder of a study: stored weights, trained further if `steps` > 0.
+
+    An interrupted training resumes from `out`'s folder `ckpt`; its history is written to history.csv beside `out`.
+
+    Arguments:
+        qc: Table of the volumes with their splits; only training participants are used.
+        out: Safetensors file to write.
+        architecture: "compact" or "published".
+        weights: "packaged", a file of weights, or None for random weights.
+        sha256: Expected SHA-256 of the file of weights, or None.
+        steps: Optimiser steps; 0 takes the stored weights unchanged.
+        batch: Volumes per step.
+        lr: Peak learning rate.
+        kl_weight: Weight of the KL divergence in the loss.
+        precision: Lightning precision, "32-true" or "bf16-mixed".
+        seed: Seed of the random weights and of all draws.
+        num_splits: Pieces in which each convolution is computed, to save memory; stored with the weights.
+        code: Digest of the code; a checkpoint written by other code is not resumed.
+    """
+    start = resolve_weights(weights, sha256)
+    vae = build_autoencoder(ARCHITECTURES[architecture], start, seed=seed, num_splits=num_splits)
+    checkpoint = out.parent / "ckpt" / "vae.ckpt"
+    if steps:
+        volumes = read_volumes(volumes_of_split(read_table(qc), "train"))
+        settings = {"steps": steps, "batch": batch, "lr": lr, "kl_weight": kl_weight, "seed": seed}
+        module = AutoencoderModule(vae, volumes, **settings)
+        provenance = json.dumps([settings, architecture, weights, sha256, precision, num_splits, code, file_sha256(qc)])
+        trainer.fit(module, checkpoint=checkpoint, provenance=provenance, keep_checkpoint=True, precision=precision)
+        run_record.write_rows(module.history, out.with_name("history.csv"))
+        standardise_latents(vae.eval().requires_grad_(False), volumes)
+    save_weights(vae, out)
+    checkpoints.delete_checkpoints(checkpoint)
+    return vae
 
 
 def reconstruction_loss(
-    volume: Tensor, decoded: Tensor, mean: Tensor, std: Tensor, *, kl_weight: float
+    volume: Tensor, reconstruction: Tensor, mean: Tensor, std: Tensor, *, kl_weight: float
 ) -> dict[str, Tensor]:
-    """L1 of intensities, L1 of their differences along each axis (sharp cortex), and KL to N(0, 1).
+    """L1 of intensities, L1 of finite differences along each axis (sharp cortex), and KL divergence to N(0, 1).
 
-    Each part is a mean over elements, the gradient part summed over the three axes; "loss" is
-    intensity + gradient + kl_weight * KL. No adversary.
+    Each term is a mean over elements; the gradient term is summed over the three axes. "loss" is
+    intensity + gradient + kl_weight * kl. There is no adversarial term.
     """
-    intensity = F.l1_loss(decoded, volume)
-    along = [F.l1_loss(decoded.diff(dim=axis), volume.diff(dim=axis)) for axis in (2, 3, 4)]
+    intensity = F.l1_loss(reconstruction, volume)
+    along = [F.l1_loss(reconstruction.diff(dim=axis), volume.diff(dim=axis)) for axis in (2, 3, 4)]
     gradient = along[0] + along[1] + along[2]
     kl = 0.5 * (mean**2 + std**2 - 2 * std.log() - 1).mean()
-    return {
-        "loss": intensity + gradient + kl_weight * kl,
-        "intensity": intensity,
-        "gradient": gradient,
-        "kl": kl,
-    }
+    loss = intensity + gradient + kl_weight * kl
+    return {"loss": loss, "intensity": intensity, "gradient": gradient, "kl": kl}
 
 
 class AutoencoderModule(ResumableModule):
-    """Train the compact autoencoder on volumes (N, 1, I, J, K) held in memory."""
+    """Training of an autoencoder on volumes (N, 1, I, J, K) in memory; half of them are mirrored."""
 
-    SHOWN = ("intensity", "gradient", "kl")
+    PROGRESS = ("intensity", "gradient", "kl")
 
-    def __init__(self, vae: MAISIVAEWrapper, volumes: Tensor, *, kl_weight: float, **study: Any) -> None:
-        super().__init__(len(volumes), **study)
+    def __init__(self, vae: MAISIVAEWrapper, volumes: Tensor, *, kl_weight: float, **settings: Any) -> None:
+        super().__init__(len(volumes), **settings)
         self.vae, self.volumes, self.kl_weight = vae.requires_grad_(True).train(), volumes, kl_weight
 
     def training_step(self, _: object, __: int) -> Tensor:
-        chosen = self.batch_indices()
-        volume = self.volumes[chosen].to(self.device, torch.float32)
+        volume = self.volumes[self.batch_indices()].to(self.device, torch.float32)
         if torch.rand((), generator=self.draw("mirror")) < 0.5:
             volume = volume.flip(2)
         mean, std = self.vae.encode(volume)
         eps = torch.randn(mean.shape, generator=self.draw("posterior")).to(mean)
-        decoded = self.vae.decode(mean + std * eps)
-        parts = reconstruction_loss(volume, decoded.float(), mean.float(), std.float(), kl_weight=self.kl_weight)
-        self.record(**parts, std=std.float().mean())
-        return parts["loss"]
+        reconstruction = self.vae.decode(mean + std * eps).float()
+        terms = reconstruction_loss(volume, reconstruction, mean.float(), std.float(), kl_weight=self.kl_weight)
+        self.record(**terms, std=std.float().mean())
+        return terms["loss"]
 
 
 @torch.no_grad()
-def standardise(vae: MAISIVAEWrapper, volumes: Tensor) -> None:
-    """Give latents mean 0 and standard deviation 1 per channel over these volumes, exactly, in place.
+def standardise_latents(vae: MAISIVAEWrapper, volumes: Tensor) -> None:
+    """Rescale the autoencoder in place: latents of `volumes` get mean 0 and standard deviation 1 per channel.
 
-    A weak KL term leaves a trained autoencoder's latents at any scale; the 1x1 convolutions around the latent
-    absorb scale and shift, so that no reconstruction changes.
+    A weak KL term leaves latents at any scale. The 1x1 convolutions around the latent absorb shift and scale, so
+    reconstructions do not change.
+
+    Arguments:
+        volumes: Training volumes, shape (N, 1, I, J, K).
     """
     means = torch.cat([vae.encode(volume[None].float())[0] for volume in volumes])
     centre = means.double().mean((0, 2, 3, 4)).float()
     scale = means.double().std((0, 2, 3, 4)).float()
-    net: Any = vae.net  # what stands in MONAI's blocks is not declared
-    mu, log_sigma, post = net.quant_conv_mu.conv, net.quant_conv_log_sigma.conv, net.post_quant_conv.conv
+    net: Any = vae.net  # MONAI does not declare the types of its blocks
+    mu, log_var, post = net.quant_conv_mu.conv, net.quant_conv_log_sigma.conv, net.post_quant_conv.conv
     post.bias += torch.einsum("oi...,i->o", post.weight, centre)
     post.weight *= scale.view(1, -1, 1, 1, 1)
     mu.weight /= scale.view(-1, 1, 1, 1, 1)
     mu.bias.copy_((mu.bias - centre) / scale)
-    log_sigma.bias -= 2 * scale.log()  # this convolution gives the logarithm of the variance
+    log_var.bias -= 2 * scale.log()

@@ -1,4 +1,4 @@
-"""The frozen autoencoder: its published architecture, what it refuses, its shapes, and the loss of the compact one."""
+"""The frozen autoencoder: architecture, refused weights and inputs, shapes, memory, and the training loss."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,6 @@ from neuromf.simulation import brains
 from neuromf.vae import maisi, train, weights
 
 SHAPE_CASES = [("compact", 16), ("compact", 32), ("published", 16), ("published", 32)]
-SOURCES = "autoencoder_v1.pt of nvidia/NV-Generate-CT, autoencoder_v2.pt of nvidia/NV-Generate-MR"
 FIRST = "encoder.blocks.0.conv.conv.weight"
 
 
@@ -23,11 +22,11 @@ def uniform(*shape, key="vae"):
     return torch.rand(shape, generator=seeds.generator("test", key))
 
 
-def seeded(architecture):
-    """Weights that are the same in every run."""
+def seeded(architecture, **settings):
+    """An autoencoder with the same random weights in every run."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return maisi.MAISIVAEWrapper(architecture)
+        return maisi.MAISIVAEWrapper(architecture, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def nets(published, compact):
 
 @pytest.fixture
 def stored(published, tmp_path):
-    """Writes the published state dict, edited and saved as asked, and says where."""
+    """Function that saves the published state dict after an edit and returns the file."""
 
     def make(edit=lambda state: state, name="autoencoder.pt"):
         torch.save(edit(dict(published.net.state_dict())), tmp_path / name)
@@ -87,23 +86,23 @@ def test_P0_T1_published_weights_load_wrapped_or_not(published, stored, wrapped)
 def test_P0_T1_a_missing_tensor_is_named(stored):
     path = stored(lambda state: {name: w for name, w in state.items() if name != FIRST})
     assert refusal(path) == (
-        f"{path} is not this autoencoder: wanted 130 tensors, got 129; missing ['{FIRST}'], unknown none. "
-        f"Expected {SOURCES}, or a file made by the rule vae"
+        f"{path} is not this autoencoder: expected 130 tensors, got 129; missing ['{FIRST}'], unknown none. "
+        f"Use {weights.PUBLISHED_FILES}, or a file written by the rule vae"
     )
 
 
 def test_P0_T1_an_unknown_tensor_is_named(stored):
     path = stored(lambda state: {**state, "discriminator.weight": torch.zeros(1)})
     assert refusal(path) == (
-        f"{path} is not this autoencoder: wanted 130 tensors, got 131; missing none, "
-        f"unknown ['discriminator.weight']. Expected {SOURCES}, or a file made by the rule vae"
+        f"{path} is not this autoencoder: expected 130 tensors, got 131; missing none, "
+        f"unknown ['discriminator.weight']. Use {weights.PUBLISHED_FILES}, or a file written by the rule vae"
     )
 
 
 def test_P0_T1_a_wrong_shape_is_named_with_the_right_one(stored):
     path = stored(lambda state: {**state, FIRST: state[FIRST][:, :, :1]})
     assert refusal(path) == (
-        f"{path} is not this autoencoder: {FIRST} has shape (64, 1, 1, 3, 3), wanted (64, 1, 3, 3, 3)"
+        f"{path} is not this autoencoder: {FIRST} has shape (64, 1, 1, 3, 3), expected (64, 1, 3, 3, 3)"
     )
 
 
@@ -118,29 +117,29 @@ def test_P0_T1_values_that_are_not_finite_are_refused(stored):
 
 
 @pytest.mark.parametrize(
-    "thing", [[1, 2], {}, {"epoch": 3, "loss": 0.5}, torch.ones(3)], ids=["list", "empty", "numbers", "tensor"]
+    "content", [[1, 2], {}, {"epoch": 3, "loss": 0.5}, torch.ones(3)], ids=["list", "empty", "numbers", "tensor"]
 )
-def test_P0_T1_what_is_no_state_dict_is_refused(tmp_path, thing):
-    torch.save(thing, tmp_path / "other.pt")
+def test_P0_T1_a_file_without_a_state_dict_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "other.pt")
     assert refusal(tmp_path / "other.pt") == (
         f"{tmp_path / 'other.pt'} holds no state dict of tensors; a MAISI autoencoder has 130 named tensors"
     )
 
 
-def test_a_wrapped_thing_that_is_no_state_dict_is_refused_too(tmp_path):
+def test_a_wrapped_object_that_is_no_state_dict_is_refused(tmp_path):
     torch.save({"unet_state_dict": torch.ones(3)}, tmp_path / "other.pt")
     assert refusal(tmp_path / "other.pt").startswith(f"{tmp_path / 'other.pt'} holds no state dict of tensors;")
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
-def test_P0_T1_a_truncated_file_is_refused(stored, keep):
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
+def test_P0_T1_a_truncated_file_is_refused(stored, fraction):
     path = stored()
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole))])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(fraction * len(content))])
     assert refusal(path).startswith(f"{path} cannot be read as weights (")
 
 
-def test_P0_T1_a_pickle_that_holds_more_than_tensors_is_never_run(stored, tmp_path):
+def test_P0_T1_a_pickle_with_code_is_never_run(stored, tmp_path):
     witness = tmp_path / "was-run"
 
     class Payload:
@@ -148,26 +147,26 @@ def test_P0_T1_a_pickle_that_holds_more_than_tensors_is_never_run(stored, tmp_pa
             return (Path.touch, (witness,))
 
     path = stored(lambda state: {**state, "note": Payload()})
-    assert refusal(path).startswith(f"{path} cannot be read as weights (it holds ")
+    assert refusal(path).startswith(f"{path} cannot be read as weights (it is a pickle with ")
     assert not witness.exists()
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
-def test_a_truncated_safetensors_file_is_refused_as_any_other(compact, tmp_path, keep):
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
+def test_a_truncated_safetensors_file_is_refused(compact, tmp_path, fraction):
     path = tmp_path / "vae.safetensors"
     weights.save_weights(compact, path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole))])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(fraction * len(content))])
     assert refusal(path).startswith(f"{path} cannot be read as weights (")
 
 
-def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
+def test_a_safetensors_file_of_another_network_is_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"weight": torch.ones(2)}, path)
-    assert refusal(path).startswith(f"{path} is not this autoencoder: wanted 130 tensors, got 1; missing ['decoder.")
+    assert refusal(path).startswith(f"{path} is not this autoencoder: expected 130 tensors, got 1; missing ['decoder.")
 
 
-def test_P0_T1_a_wrong_digest_is_refused_and_the_right_one_taken(tmp_path):
+def test_P0_T1_a_wrong_digest_is_refused(tmp_path):
     path = tmp_path / "autoencoder_v1.pt"
     path.write_bytes(b"weights")
     digest = hashlib.sha256(b"weights").hexdigest()
@@ -175,30 +174,30 @@ def test_P0_T1_a_wrong_digest_is_refused_and_the_right_one_taken(tmp_path):
     with pytest.raises(ValueError) as error:
         weights.resolve_weights(str(path), "0" * 64)
     assert message(error) == (
-        f"{path} has SHA-256 {digest}, vae.sha256 asks for {'0' * 64}: it is another file or damaged"
+        f"{path} has SHA-256 {digest}, but autoencoder.sha256 is {'0' * 64}: it is another file or damaged"
     )
 
 
-def test_P0_T1_a_missing_file_says_where_to_get_it_and_which_key_to_set(tmp_path):
+def test_P0_T1_the_message_for_a_missing_file_names_source_and_config_key(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         weights.resolve_weights(str(tmp_path / "autoencoder_v1.pt"), "0" * 64)
     assert message(error) == (
-        f"no autoencoder weights at {tmp_path / 'autoencoder_v1.pt'} (config key vae.weights; SHA-256 {'0' * 64}). "
-        "Take autoencoder_v1.pt from nvidia/NV-Generate-CT or autoencoder_v2.pt from nvidia/NV-Generate-MR, "
-        "put it there, or set vae.weights to packaged or null"
+        f"no autoencoder weights at {tmp_path / 'autoencoder_v1.pt'} (config key autoencoder.weights; SHA-256 "
+        f"{'0' * 64}). Put autoencoder_v1.pt of nvidia/NV-Generate-CT or autoencoder_v2.pt of nvidia/NV-Generate-MR "
+        "there, or set autoencoder.weights to packaged or null"
     )
-    with pytest.raises(FileNotFoundError, match=r"\(config key vae.weights; SHA-256 not given\)"):
+    with pytest.raises(FileNotFoundError, match=r"\(config key autoencoder.weights; SHA-256 not given\)"):
         weights.resolve_weights(str(tmp_path / "autoencoder_v1.pt"))
 
 
-def test_no_weights_are_a_fresh_start_that_its_seed_repeats():
+def test_random_weights_are_determined_by_their_seed():
     assert weights.resolve_weights(None) is None
     first, again, other = (weights.build_autoencoder(maisi.COMPACT, None, seed=seed) for seed in (1, 1, 2))
     states = [net.net.state_dict()[FIRST] for net in (first, again, other)]
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
 
 
-def test_a_fresh_posterior_is_narrow():
+def test_the_initial_posterior_is_narrow():
     std = weights.build_autoencoder(maisi.COMPACT, None, seed=0).encode(torch.zeros(1, 1, 16, 16, 16))[1]
     assert 0.5 * np.exp(weights.START_LOG_STD) < std.median() < 2 * np.exp(weights.START_LOG_STD)
 
@@ -209,7 +208,7 @@ def test_weights_of_another_architecture_are_refused(compact, tmp_path):
     assert weights.build_autoencoder(maisi.COMPACT, path, seed=0).architecture == maisi.COMPACT
     with pytest.raises(ValueError) as error:
         weights.build_autoencoder(maisi.PUBLISHED, path, seed=0)
-    assert message(error) == f"{path} is {maisi.COMPACT}; the study asks for {maisi.PUBLISHED}"
+    assert message(error) == f"{path} is {maisi.COMPACT}; autoencoder.architecture asks for {maisi.PUBLISHED}"
 
 
 def test_an_architecture_that_does_not_downsample_four_times_is_refused():
@@ -221,7 +220,7 @@ def test_an_architecture_that_does_not_downsample_four_times_is_refused():
 
 
 @pytest.mark.parametrize("name", ["compact", "published"])
-def test_saved_weights_come_back_bit_by_bit_and_halves_close(nets, tmp_path, name):
+def test_saved_weights_are_loaded_exactly_and_float16_ones_closely(nets, tmp_path, name):
     net = nets[name]
     weights.save_weights(net, tmp_path / "full.safetensors")
     weights.save_weights(net, tmp_path / "half.safetensors", half=True)
@@ -249,7 +248,7 @@ def test_P0_T6_every_parameter_is_frozen(nets, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "side"), SHAPE_CASES)
-def test_P0_T2_volumes_become_latents_a_quarter_as_wide(nets, name, side):
+def test_P0_T2_latents_are_downsampled_four_times(nets, name, side):
     volume = uniform(1, 1, side, side, side)
     mean, std = nets[name].encode(volume)
     assert mean.shape == std.shape == (1, 4, side // 4, side // 4, side // 4)
@@ -257,14 +256,14 @@ def test_P0_T2_volumes_become_latents_a_quarter_as_wide(nets, name, side):
 
 
 @pytest.mark.parametrize(("name", "side"), SHAPE_CASES)
-def test_P0_T3_latents_become_volumes_four_times_as_wide(nets, name, side):
+def test_P0_T3_volumes_are_upsampled_four_times(nets, name, side):
     volume = nets[name].decode(uniform(1, 4, side // 4, side // 4, side // 4))
     assert volume.shape == (1, 1, side, side, side) and volume.isfinite().all()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["compact", "published"])
-def test_P0_T2_P0_T3_full_size_goes_there_and_back(nets, name):
+def test_P0_T2_P0_T3_full_size_volumes_are_encoded_and_decoded(nets, name):
     volume = uniform(1, 1, 128, 128, 128)
     with torch.inference_mode():
         mean, std = nets[name].encode(volume)
@@ -273,7 +272,7 @@ def test_P0_T2_P0_T3_full_size_goes_there_and_back(nets, name):
 
 
 @pytest.mark.parametrize("name", ["compact", "published"])
-def test_axes_keep_their_order_and_people_their_place(nets, name):
+def test_axes_and_batch_rows_keep_their_order(nets, name):
     volume = uniform(2, 1, 8, 12, 16)
     mean = nets[name].encode(volume)[0]
     assert mean.shape == (2, 4, 2, 3, 4)
@@ -282,11 +281,11 @@ def test_axes_keep_their_order_and_people_their_place(nets, name):
     torch.testing.assert_close(nets[name].reconstruct(volume), nets[name].decode(mean))
 
 
-class Through(nn.Module):
-    """An autoencoder that changes nothing, so that only the space-to-depth around it is left."""
+class Identity(nn.Module):
+    """A network that returns its input, to test the space-to-depth around it."""
 
     def encode(self, x):
-        self.seen = x
+        self.input = x
         return x, x
 
     def decode(self, x):
@@ -296,17 +295,17 @@ class Through(nn.Module):
 def test_space_to_depth_is_a_permutation_that_the_decoder_undoes(monkeypatch):
     monkeypatch.setattr(maisi, "LATENT_CHANNELS", 8)
     net = seeded(maisi.COMPACT)
-    net.net = Through()
+    net.net = Identity()
     volume = torch.arange(2 * 8 * 12 * 16.0).view(2, 1, 8, 12, 16)
     assert torch.equal(net.reconstruct(volume), volume)
-    seen = net.net.seen
-    assert seen.shape == (2, 8, 4, 6, 8)
+    received = net.net.input
+    assert received.shape == (2, 8, 4, 6, 8)
     for channel, (p, q, s) in enumerate(np.ndindex(2, 2, 2)):
-        assert torch.equal(seen[:, channel], volume[:, 0, p::2, q::2, s::2])
+        assert torch.equal(received[:, channel], volume[:, 0, p::2, q::2, s::2])
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 10, 16, 16), (1, 1, 16, 16, 18), (1, 2, 16, 16, 16), (1, 16, 16, 16)])
-def test_volumes_that_cannot_be_encoded_are_refused_in_full(compact, shape):
+def test_volumes_of_a_wrong_shape_are_refused(compact, shape):
     with pytest.raises(ValueError) as error:
         compact.encode(torch.zeros(shape))
     assert message(error) == (
@@ -315,14 +314,14 @@ def test_volumes_that_cannot_be_encoded_are_refused_in_full(compact, shape):
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 4, 4), (4, 4, 4, 4)])
-def test_latents_that_cannot_be_decoded_are_refused_in_full(compact, shape):
+def test_latents_of_a_wrong_shape_are_refused(compact, shape):
     with pytest.raises(ValueError) as error:
         compact.decode(torch.zeros(shape))
     assert message(error) == f"latents must have shape (B, 4, I, J, K); got {shape}"
 
 
 def test_P0_T7_bf16_is_finite_and_close_to_float32(compact):
-    """Within 2 % of a standard deviation on average: bf16 carries 8 bits, and the roundings of all layers add up."""
+    """The mean error is below 2 % of a standard deviation: bf16 has 8 significant bits, errors of all layers add up."""
     volume = uniform(1, 1, 32, 32, 32)
     mean, std = compact.encode(volume)
     decoded = compact.decode(mean)
@@ -334,7 +333,7 @@ def test_P0_T7_bf16_is_finite_and_close_to_float32(compact):
         assert (half.float() - exact).abs().mean() < 0.02 * exact.std()
 
 
-def test_native_group_norm_equals_that_of_monai():
+def test_native_group_norm_equals_group_norm_of_monai():
     ours = seeded(maisi.COMPACT)
     replaced = [module for module in ours.net.modules() if type(module) is nn.GroupNorm]
     assert len(replaced) > 5 and not any(isinstance(module, MaisiGroupNorm3D) for module in ours.net.modules())
@@ -349,7 +348,7 @@ def test_native_group_norm_equals_that_of_monai():
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
-def test_one_kernel_for_every_batch_equals_that_of_torch_and_lets_gradients_through():
+def test_the_onednn_convolution_equals_that_of_torch_and_has_gradients():
     ours = seeded(maisi.COMPACT)
     replaced = [module for module in ours.net.modules() if type(module) is maisi._Convolution]
     assert len(replaced) > 10
@@ -369,73 +368,63 @@ def test_one_kernel_for_every_batch_equals_that_of_torch_and_lets_gradients_thro
 
 
 @pytest.mark.parametrize(("latent_side", "n"), [(12, 2), (12, 4), (20, 4), (24, 8)])
-def test_pieces_give_what_the_whole_gives(compact, latent_side, n):
+def test_split_convolutions_give_the_result_of_whole_ones(compact, latent_side, n):
+    split = seeded(maisi.COMPACT, num_splits=n)
     volume = uniform(1, 1, 8, 4 * latent_side, 8)
-    whole = compact.encode(volume)[0]
-    decoded = compact.decode(whole)
-    compact.split(n, latent_side)
-    try:
-        torch.testing.assert_close(compact.encode(volume)[0], whole, rtol=0, atol=1e-4)
-        torch.testing.assert_close(compact.decode(whole), decoded, rtol=0, atol=1e-4)
-    finally:
-        compact.split(1, latent_side)
+    latent = compact.encode(volume)[0]
+    torch.testing.assert_close(split.encode(volume)[0], latent, rtol=0, atol=1e-4)
+    torch.testing.assert_close(split.decode(latent), compact.decode(latent), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("latent_side", "n"), [(8, 4), (10, 4), (14, 4), (16, 8), (28, 8)])
-def test_pieces_that_monai_cannot_join_are_refused(compact, latent_side, n):
-    with pytest.raises(ValueError) as error:
-        compact.split(n, latent_side)
-    assert message(error) == (
-        f"{latent_side} latent positions cannot be computed in {n} pieces: each needs the same whole number, at least 3"
-    )
-    assert compact.num_splits == 1
+def test_sizes_that_monai_cannot_split_are_refused(latent_side, n):
+    split = seeded(maisi.COMPACT, num_splits=n)
+    for call in (
+        lambda: split.encode(uniform(1, 1, 8, 4 * latent_side, 8)),
+        lambda: split.decode(uniform(1, 4, 2, latent_side, 2)),
+    ):
+        with pytest.raises(ValueError) as error:
+            call()
+        assert message(error) == (
+            f"{latent_side} latent positions along the second axis cannot be split into {n} pieces: "
+            f"autoencoder.num_splits must be 1 or divide {latent_side} into pieces of at least 3"
+        )
 
 
-def starving(net, monkeypatch, needed):
-    """An autoencoder that runs out of memory in fewer pieces than needed; tells in how many each try was made."""
-    tried, exact = [], net.encode
+def test_the_number_of_splits_is_stored_with_the_weights(tmp_path):
+    weights.save_weights(seeded(maisi.COMPACT, num_splits=2), tmp_path / "vae.safetensors")
+    assert weights.load(tmp_path / "vae.safetensors").num_splits == 2
+    assert weights.build_autoencoder(maisi.COMPACT, tmp_path / "vae.safetensors", seed=0, num_splits=4).num_splits == 4
+
+
+@pytest.mark.parametrize(
+    "reason", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: ")]
+)
+def test_the_message_for_too_little_memory_names_the_config_key(monkeypatch, reason):
+    net = seeded(maisi.COMPACT)
 
     def encode(volume):
-        tried.append(net.num_splits)
-        if net.num_splits < needed:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return exact(volume)
+        raise reason
 
     monkeypatch.setattr(net, "encode", encode)
-    return tried
-
-
-def test_where_memory_runs_out_pieces_double_until_it_suffices(monkeypatch, caplog):
-    net, volume = seeded(maisi.COMPACT), uniform(1, 1, 8, 48, 8)
-    expected = net.encode(volume)[0]
-    tried = starving(net, monkeypatch, needed=4)
-    torch.testing.assert_close(maisi.evaluate(net, "encode", volume)[0], expected, rtol=0, atol=1e-4)
-    maisi.evaluate(net, "encode", volume)
-    assert tried == [1, 2, 4, 4]  # and it stays with what sufficed
-    assert caplog.messages[-1] == "out of memory: convolutions go on in 4 pieces (results differ by about 1e-6)"
-
-
-def test_where_no_smaller_pieces_are_possible_the_reason_is_given(monkeypatch):
-    net = seeded(maisi.COMPACT)
-    starving(net, monkeypatch, needed=99)
     with pytest.raises(MemoryError) as error:
-        maisi.evaluate(net, "encode", uniform(1, 1, 8, 40, 8))
+        maisi.encode_safely(net, uniform(1, 1, 8, 40, 8))
     assert message(error) == (
-        "out of memory, in smaller pieces it cannot be computed (10 latent positions cannot be computed in 4 pieces: "
-        "each needs the same whole number, at least 3): give it more"
+        "the autoencoder ran out of memory on cpu: set autoencoder.num_splits higher than 1 (pieces of each "
+        "convolution), or reduce volumes.shape"
     )
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(compact):
+def test_other_errors_are_raised_unchanged(compact):
     with pytest.raises(ValueError, match="volumes must have shape"):
-        maisi.evaluate(compact, "encode", torch.zeros(1, 1, 10, 8, 8))
+        maisi.encode_safely(compact, torch.zeros(1, 1, 10, 8, 8))
     with pytest.raises(RuntimeError, match="should be the same"):
-        maisi.evaluate(compact, "encode", torch.zeros(1, 1, 8, 8, 8, dtype=torch.int64))
+        maisi.encode_safely(compact, torch.zeros(1, 1, 8, 8, 8, dtype=torch.int64))
 
 
 def test_an_unknown_precision_is_refused(compact):
     with pytest.raises(ValueError) as error:
-        maisi.evaluate(compact, "encode", torch.zeros(1, 1, 8, 8, 8), precision="fp8")
+        maisi.encode_safely(compact, torch.zeros(1, 1, 8, 8, 8), precision="fp8")
     assert message(error) == "precision must be one of float32, bf16; got 'fp8'"
 
 
@@ -456,7 +445,7 @@ def test_reconstruction_loss_equals_numpy():
     assert {name: float(part) for name, part in parts.items()} == pytest.approx(expected, rel=1e-12)
 
 
-def test_kl_is_that_of_torch_and_zero_for_the_prior():
+def test_kl_equals_that_of_torch_and_is_zero_for_the_prior():
     volume = torch.zeros(1, 1, 4, 4, 4)
     mean, std = torch.tensor([[0.7]]).double().view(1, 1, 1, 1, 1), torch.tensor(0.4).double().view(1, 1, 1, 1, 1)
     posterior, prior = torch.distributions.Normal(mean, std), torch.distributions.Normal(0.0, 1.0)
@@ -466,14 +455,14 @@ def test_kl_is_that_of_torch_and_zero_for_the_prior():
     assert all(float(part) == 0 for part in perfect.values())
 
 
-def test_a_shift_of_intensity_costs_no_gradient():
+def test_a_constant_shift_of_intensity_has_no_gradient_loss():
     volume = uniform(1, 1, 4, 4, 4).double()
     mean, std = torch.zeros(1, 4, 1, 1, 1).double(), torch.ones(1, 4, 1, 1, 1).double()
     parts = train.reconstruction_loss(volume, volume + 0.25, mean, std, kl_weight=1.0)
     assert float(parts["intensity"]) == pytest.approx(0.25) and float(parts["gradient"]) == pytest.approx(0, abs=1e-12)
 
 
-def test_the_size_of_an_autoencoder_is_that_of_its_state(nets):
+def test_count_parameters_counts_the_state_dict(nets):
     assert weights.count_parameters(nets["compact"]) == {"parameters": 697_000, "entries": 58}
     assert weights.count_parameters(nets["published"]) == {"parameters": 20_944_897, "entries": 130}
 
@@ -482,10 +471,10 @@ def test_the_size_of_an_autoencoder_is_that_of_its_state(nets):
 
 
 @pytest.mark.skipif(not weights.PACKAGED.is_file(), reason=f"{weights.PACKAGED.name} is not in the package")
-def test_P0_T1_the_packaged_weights_load_and_take_a_brain_there_and_back():
+def test_P0_T1_the_packaged_weights_reconstruct_a_brain():
     net = weights.build_autoencoder(maisi.COMPACT, weights.resolve_weights("packaged"), seed=0)
     scanner = {"shape": (32, 32, 24), "spacing_mm": (7.5, 7.5, 7.5)}
-    volume = torch.from_numpy(brains.scan(0, seed=0, variation=brains.Variation(), **scanner)[0])[None, None]
+    volume = torch.from_numpy(brains.simulate_scan(0, seed=0, variation=brains.Variation(), **scanner)[0])[None, None]
     mean, std = net.encode(volume)
     assert mean.shape == std.shape == (1, 4, 8, 8, 6) and (std > 0).all()
     assert net.decode(mean).shape == volume.shape and net.decode(mean).isfinite().all()
