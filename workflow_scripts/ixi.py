@@ -1,4 +1,4 @@
-"""Fetch the T1 scans of IXI and the table of its people: download, verify, unpack, clean."""
+"""Download the T1 scans and the demographics of IXI."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from workflow_scripts._cli import arguments
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "config:json", "scans", "participants")
     try:
-        ixi.fetch(args.scans, args.participants, **args.config)
+        ixi.fetch(args.scans, args.participants, **args.config["ixi"])
     except (FetchError, ValueError) as error:
         raise SystemExit(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""Fetch the published autoencoder: show its licence, download, verify."""
+"""Download the published autoencoder."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,10 @@ from workflow_scripts._cli import arguments
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "config:json", "out")
-    show_licence(**args.config["licence"])
+    autoencoder = args.config["autoencoder"]
+    show_licence(**autoencoder["licence"])
     try:
-        download(args.config["url"], args.out, sha256=args.config["sha256"])
+        download(autoencoder["url"], args.out, sha256=autoencoder["sha256"])
     except FetchError as error:
         raise SystemExit(str(error)) from error
 

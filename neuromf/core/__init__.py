@@ -1,1 +1,1 @@
-"""Plumbing without domain knowledge: files, seeds, threads, hardware."""
+"""Plumbing without domain knowledge: files, random generators, threads, hardware."""

@@ -1,15 +1,18 @@
-"""Files that are there whole or not at all, whatever stops the one who writes them."""
+"""Files: atomic writes, JSON and SHA-256. A file is complete or absent, whenever a run is killed."""
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to: it becomes `path` when the block ends well, and is removed when it does not."""
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it is renamed to `path` on success and deleted on failure."""
+    path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -18,36 +21,53 @@ def atomic_write(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def save_tensors(thing: object, path: Path) -> None:
-    """torch.save, whole or not at all; the bytes follow from `thing` alone, and not from the name of any file.
+def write_json(path: str | Path, value: Any, *, indent: int = 1, sort_keys: bool = True) -> None:  # noqa: ANN401 - JSON
+    """Write JSON as UTF-8 with a final newline, atomically."""
+    write_text(path, json.dumps(value, indent=indent, sort_keys=sort_keys) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text as UTF-8, atomically."""
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_tensors(value: object, path: Path) -> None:
+    """torch.save, atomically; the bytes depend on `value` only, not on the file name.
 
     Raises:
-        OSError: If it cannot be written, with the reason; torch alone would speak of an unexpected position.
+        OSError: If the file cannot be written. torch alone raises a RuntimeError that hides the reason.
     """
-    import torch  # others write without it
+    import torch  # not needed by light scripts
 
     with atomic_write(path) as part, open(part, "wb") as file:
-        watched = _Watched(file)
+        recorder = _ErrorRecorder(file)
         try:
-            torch.save(thing, watched)  # type: ignore[arg-type]  # which asks for write and flush alone
+            torch.save(value, recorder)  # type: ignore[arg-type]  # torch only calls write and flush
         except RuntimeError as error:
-            raise watched.trouble or error from None
+            raise recorder.error or error from None
         file.flush()
         os.fsync(file.fileno())
 
 
-class _Watched:
-    """A file that remembers why it could not be written to."""
+class _ErrorRecorder:
+    """A writable file that records the OSError of a failed write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.trouble: OSError | None = None
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         try:
             return self.file.write(data)
         except OSError as error:
-            self.trouble = error
+            self.error = error
             raise
 
     def flush(self) -> None:

@@ -1,7 +1,7 @@
-"""The same of each of many volumes, a thread and a core for each.
+"""A function applied to many volumes in parallel: one thread and one core per volume.
 
-The threads of torch and BLAS share the work on one small volume badly: they wait for each other, and two cores take as
-long as one. What comes of a volume does not depend on how many cores there are, either.
+The threads of torch and BLAS speed up work on one small volume badly: they wait for each other, and two cores take as
+long as one. Results do not depend on the number of cores.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,24 +11,24 @@ from typing import TypeVar
 import torch
 from threadpoolctl import threadpool_limits
 
-CORES = torch.get_num_threads()  # those of OMP_NUM_THREADS where it is set, as rules do
+CORES = torch.get_num_threads()  # OMP_NUM_THREADS where it is set, as rules do
 Result = TypeVar("Result")
 
 
 def map_in_threads(function: Callable[..., Result], *items: Iterable) -> list[Result]:
-    """function(a, b, ...) of each a, b, ... of items, in their order, as many at once as there are CORES.
+    """[function(a, b, ...) for each a, b, ... of `items`], CORES at a time, on the CPU and without gradients.
 
-    On a CPU and without gradients. What the function raises is raised here.
+    An exception in `function` is raised here.
     """
     before = torch.get_num_threads()
     try:
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(CORES, initializer=_alone) as pool:
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(CORES, initializer=_use_one_core) as pool:
             return list(pool.map(function, *items))
     finally:
-        torch.set_num_threads(before)  # threads that torch starts later take the number of the last who said one
+        torch.set_num_threads(before)  # new threads take the number set last, in any thread
 
 
-def _alone() -> None:
-    threadpool_limits(1)  # OpenMP counts by thread and by library
+def _use_one_core() -> None:
+    threadpool_limits(1)  # OpenMP limits hold per thread and per library
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

@@ -1,1 +1,1 @@
-"""Readers and preprocessing of scans: sources, participants, NIfTI, external tools, downloads."""
+"""Scans: sources, participants tables, NIfTI, preprocessing, external tools, augmentation, downloads."""

@@ -1,8 +1,8 @@
-"""Tools from outside: N4 takes the bias field out (SimpleITK), SynthStrip or HD-BET says where the brain is.
+"""External tools: N4 bias field correction (SimpleITK), skull stripping (SynthStrip or HD-BET).
 
-Both are options. A tool is looked for once, before any scan is handled; on each scan it runs without a shell, in a
-folder of its own that goes with it, and no longer than it may. Scans are handed over in RAS+, since HD-BET before
-version 2 expects the axes of MNI152. What a tool does wrong on one scan sets that scan aside, as `BadScan`.
+Both are optional. A tool is searched for once, before any scan is read. For each scan it runs without a shell, in a
+temporary folder and with a time limit. It gets the scan in RAS+, because HD-BET before version 2 expects the axes of
+MNI152. A failure on one scan excludes that scan (`BadScan`).
 
 References:
     N4ITK: Improved N3 Bias Correction (Tustison et al., 2010), doi:10.1109/TMI.2010.2046908
@@ -24,31 +24,45 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
+from neuromf.data import nifti
 from neuromf.data.scans import BadScan, read_image
 
-N4_SPACING_MM = 4.0  # voxels that the field is estimated on; it is smooth over centimetres
-N4_ITERATIONS = (50, 50, 50, 50)  # at most, per resolution of the field: 1, 2, 4, 8 B-spline intervals per axis
+N4_SPACING_MM = 4.0  # voxel size for the estimate of the field, which is smooth over centimetres
+N4_ITERATIONS = (50, 50, 50, 50)  # limits at 1, 2, 4 and 8 B-spline intervals per axis
 N4_MIN_VOXELS = 100
 EXECUTABLES = {
-    "synthstrip": ("mri_synthstrip", "synthstrip-docker", "synthstrip-singularity"),  # one syntax for all three
+    "synthstrip": (
+        "mri_synthstrip",
+        "synthstrip-docker",
+        "synthstrip-singularity",
+    ),  # the three take the same arguments
     "hd-bet": ("hd-bet",),
 }
-SOURCES = {
+DOWNLOADS = {
     "synthstrip": "FreeSurfer 7.3 or later, or a container: https://surfer.nmr.mgh.harvard.edu/docs/synthstrip/",
-    "hd-bet": "pip install hd-bet, in an environment of its own: https://github.com/MIC-DKFZ/HD-BET",
+    "hd-bet": "pip install hd-bet, in a separate environment: https://github.com/MIC-DKFZ/HD-BET",
 }
-HD_BET_MASKS = ("brain_bet.nii.gz", "brain_mask.nii.gz")  # as version 2 and 1 name them
-OTHER_WAYS = "or give brain masks in cohort.folder.masks, or set volumes.strip to none"
+MASKS = ("mask.nii.gz", "brain_bet.nii.gz", "brain_mask.nii.gz")  # of SynthStrip, HD-BET 2 and HD-BET 1
+ALTERNATIVES = "or give brain masks in cohort.folder.masks, or set volumes.skull_strip to none"
 
 
 class MissingTool(RuntimeError):
-    """A tool that the study asks for is not installed."""
+    """A tool that the study needs is not installed."""
 
 
 @dataclass(frozen=True)
-class Stripper:
-    """An installed tool for skull stripping: where it is, its version, and how it runs."""
+class SkullStripper:
+    """An installed tool for skull stripping.
+
+    Arguments:
+        name: "synthstrip" or "hd-bet".
+        executable: Path of the program.
+        version: Version of the program.
+        device: "cpu" or "cuda".
+        timeout_s: Time limit per scan, in seconds.
+    """
 
     name: str
     executable: str
@@ -58,9 +72,6 @@ class Stripper:
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
-
-
-# --- bias field --------------------------------------------------------------------------------------
 
 
 def n4_version() -> str:
@@ -79,40 +90,41 @@ def n4_version() -> str:
     return SimpleITK.Version.VersionString()
 
 
-def without_bias_field(array: np.ndarray, inside: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """An image without its smooth multiplicative field, which N4 estimates where `inside` holds and values are above 0.
+def correct_bias_field(array: NDArray, inside: NDArray, spacing_mm: float) -> NDArray:
+    """An image divided by its smooth multiplicative bias field, which N4 estimates in the foreground above 0.
 
-    The field is estimated on every n-th voxel, about 4 mm apart, and divided out of all of them. Its mean is not
-    defined: intensities keep their order of size, not their scale. Equal images give equal results.
+    The field is estimated on every n-th voxel, about 4 mm apart, and evaluated at all voxels. Its mean is undefined:
+    the correction changes the scale of the intensities. Equal images give equal results.
 
     Arguments:
-        array: The image, with shape (I, J, K).
-        inside: The foreground, booleans of the same shape.
-        spacing_mm: Size of its isotropic voxels.
+        array: Intensities, shape (I, J, K).
+        inside: Foreground mask, booleans of the same shape.
+        spacing_mm: Isotropic voxel size in mm.
+
     Raises:
-        BadScan: If too little of the foreground is above 0, whose logarithm N4 takes.
+        BadScan: If fewer than `N4_MIN_VOXELS` voxels of the foreground are above 0; N4 takes logarithms.
     """
     import SimpleITK as sitk
 
     step = max(1, round(N4_SPACING_MM / spacing_mm))
     usable = inside & (array > 0)
     if (n := int(usable[::step, ::step, ::step].sum())) < N4_MIN_VOXELS:
-        raise BadScan(f"no bias field: only {n} voxels of the foreground are above 0, {N4_MIN_VOXELS} are needed by N4")
-    whole = _itk(array.astype(np.float32), spacing_mm, 1)
+        raise BadScan(f"no bias field: only {n} voxels of the foreground are above 0, N4 needs {N4_MIN_VOXELS}")
+    image = array.astype(np.float32)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations(N4_ITERATIONS)
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # sums over threads differ from run to run
     try:
-        n4.Execute(_itk(array.astype(np.float32), spacing_mm, step), _itk(usable.astype(np.uint8), spacing_mm, step))
-        log_field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(whole)).T
+        n4.Execute(_itk(image, spacing_mm, step), _itk(usable.astype(np.uint8), spacing_mm, step))
+        log_field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(_itk(image, spacing_mm, 1))).T
     finally:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     return array / np.exp(log_field)
 
 
-def _itk(array: np.ndarray, spacing_mm: float, step: int) -> object:
-    """Every step-th voxel as an image of SimpleITK, whose arrays have their axes turned round."""
+def _itk(array: NDArray, spacing_mm: float, step: int) -> object:
+    """Every step-th voxel as a SimpleITK image, whose arrays have the axes in reverse order."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(array[::step, ::step, ::step].T))
@@ -120,34 +132,32 @@ def _itk(array: np.ndarray, spacing_mm: float, step: int) -> object:
     return image
 
 
-# --- skull stripping ---------------------------------------------------------------------------------
-
-
-def find_stripper(name: str, *, device: str = "cpu", timeout_s: float = 1800) -> Stripper:
-    """The tool of this name, as it is installed.
+def find_skull_stripper(name: str, *, device: str = "cpu", timeout_s: float = 1800) -> SkullStripper:
+    """Find an installed tool for skull stripping.
 
     Arguments:
         name: "synthstrip" or "hd-bet".
         device: "cpu" or "cuda".
-        timeout_s: Seconds that it may take for one scan.
+        timeout_s: Time limit per scan, in seconds.
+
     Raises:
-        ValueError: If the name is none of these.
-        MissingTool: If it is not on the PATH; with where to get it, and the other ways.
+        ValueError: If the name is unknown.
+        MissingTool: If the tool is not on the PATH.
     """
     if name not in EXECUTABLES:
-        raise ValueError(f"strip must be none, {' or '.join(EXECUTABLES)}; got {name}")
+        raise ValueError(f"skull_strip must be none, {' or '.join(EXECUTABLES)}; got {name}")
     found = [path for path in map(shutil.which, EXECUTABLES[name]) if path]
     if not found:
         raise MissingTool(
-            f"volumes.strip is {name}, but no {' or '.join(EXECUTABLES[name])} is on the PATH; "
-            f"get it from {SOURCES[name]}; {OTHER_WAYS}"
+            f"volumes.skull_strip is {name}, but no {' or '.join(EXECUTABLES[name])} is on the PATH; "
+            f"get it from {DOWNLOADS[name]}; {ALTERNATIVES}"
         )
     version = _hd_bet_version(found[0]) if name == "hd-bet" else _synthstrip_version(found[0])
-    return Stripper(name, found[0], version, device, timeout_s)
+    return SkullStripper(name, found[0], version, device, timeout_s)
 
 
 def _synthstrip_version(executable: str) -> str:
-    """That of FreeSurfer where it belongs to one, else what the script says: a container's, or the model's."""
+    """The version of FreeSurfer for its own mri_synthstrip, else the version in the script (container or model)."""
     stamp = Path(os.environ.get("FREESURFER_HOME", "/nowhere"), "build-stamp.txt")
     if Path(executable).name == "mri_synthstrip" and stamp.is_file():
         return stamp.read_text().strip()
@@ -157,70 +167,71 @@ def _synthstrip_version(executable: str) -> str:
 
 
 def _hd_bet_version(executable: str) -> str:
-    """2 or 1, by the options that its help names; they are not the same."""
+    """2 or 1, from the options in its help text; the two versions take different arguments."""
     try:
-        code, said = _run([executable, "--help"], timeout_s=300)
+        code, output = _run([executable, "--help"], timeout_s=300)
     except subprocess.TimeoutExpired:
-        code, said = -1, "nothing within 300 s"
-    if "--save_bet_mask" in said:
+        code, output = -1, "nothing within 300 s"
+    if "--save_bet_mask" in output:
         return "2"
-    if "-mode" in said and "-tta" in said:
+    if "-mode" in output and "-tta" in output:
         return "1"
     raise MissingTool(
-        f"{executable} is not the HD-BET that is known here: --help ended with {code} and said "
-        f'"{_last_line(said)}"; get it from {SOURCES["hd-bet"]}; {OTHER_WAYS}'
+        f"{executable} is no known version of HD-BET: --help ended with {code}, last line "
+        f'"{_last_line(output)}"; get it from {DOWNLOADS["hd-bet"]}; {ALTERNATIVES}'
     )
 
 
-def brain_mask(stripper: Stripper, scan: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Where the brain is, as an image with values above 0, on a grid that a tool chooses.
+def brain_mask(stripper: SkullStripper, scan: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Brain mask of a scan (brain above 0), on the grid that the tool chooses.
 
     Raises:
-        BadScan: If the tool fails, takes too long, or leaves no mask that can be read; with its last message.
-        OSError: If the disk was full, which is no fault of the scan.
+        BadScan: If the tool fails, exceeds its time limit, or writes no readable mask.
+        OSError: If the disk is full, which is not the fault of the scan.
     """
     with tempfile.TemporaryDirectory(prefix="neuromf-strip-") as folder:
-        nib.save(nib.as_closest_canonical(scan), Path(folder, "scan.nii.gz"))
+        Path(folder, "scan.nii.gz").write_bytes(nifti.compress(nib.as_closest_canonical(scan), level=1))
         try:
-            code, said = _run(_command(stripper), timeout_s=stripper.timeout_s, folder=folder)
+            code, output = _run(_command(stripper), timeout_s=stripper.timeout_s, folder=folder)
         except subprocess.TimeoutExpired:
             raise BadScan(
-                f"stripping failed: {stripper} took over {stripper.timeout_s:g} s, which is volumes.skull_strip_timeout_s"
+                f"skull stripping failed: {stripper} took over {stripper.timeout_s:g} s, "
+                "the limit volumes.skull_strip_timeout_s"
             ) from None
-        if os.strerror(errno.ENOSPC) in said:
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, said {stripper}", folder)
-        masks = [path for name in ("mask.nii.gz", *HD_BET_MASKS) if (path := Path(folder, name)).exists()]
+        if os.strerror(errno.ENOSPC) in output:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, reported by {stripper}", folder)
+        masks = [path for name in MASKS if (path := Path(folder, name)).exists()]
         if code or not masks:
-            what = f"ended with {code}" if code else "left no mask"
-            raise BadScan(f"stripping failed: {stripper} {what}; its last words: {_last_line(said)}")
+            what = f"ended with {code}" if code else "wrote no mask"
+            raise BadScan(f"skull stripping failed: {stripper} {what}; last line of its output: {_last_line(output)}")
         try:
             return read_image(masks[0])
         except BadScan as error:
-            raise BadScan(f"stripping failed: {stripper} left a mask that cannot be used, {error}") from error
+            raise BadScan(f"skull stripping failed: {stripper} wrote an unusable mask, {error}") from error
 
 
-def _command(stripper: Stripper) -> list[str]:
-    """The command line, to be run in the folder of scan.nii.gz."""
+def _command(stripper: SkullStripper) -> list[str]:
+    """The command line, for the folder of scan.nii.gz."""
     cuda = stripper.device == "cuda"
-    if stripper.name == "synthstrip":
-        return [stripper.executable, "-i", "scan.nii.gz", "-o", "brain.nii.gz", "-m", "mask.nii.gz", *["-g"] * cuda]
     start = [stripper.executable, "-i", "scan.nii.gz", "-o", "brain.nii.gz"]
+    if stripper.name == "synthstrip":
+        return [*start, "-m", "mask.nii.gz", *["-g"] * cuda]
     if stripper.version == "1":
         return [*start, "-s", "1", *(["-device", "0"] if cuda else ["-device", "cpu", "-mode", "fast", "-tta", "0"])]
     return [*start, "--save_bet_mask", *(["-device", "cuda"] if cuda else ["-device", "cpu", "--disable_tta"])]
 
 
 def _run(command: Sequence[str], *, timeout_s: float, folder: str | None = None) -> tuple[int, str]:
-    """Exit status and output of a command; one that takes too long is ended with all that it started.
+    """Exit status and output of a command; after the time limit it is killed with all its child processes.
 
-    Output goes to a file: a pipe would stay open, and be waited for, as long as any grandchild lives.
+    The output goes to a file: a pipe would stay open, and block, as long as any child process lives.
     """
     with tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(command, cwd=folder, start_new_session=True, stdin=subprocess.DEVNULL,
                                        stdout=output, stderr=output)  # fmt: skip
         except OSError as error:
-            raise MissingTool(f"{command[0]} cannot be run ({error}); install it again, {OTHER_WAYS}") from error
+            raise MissingTool(f"{command[0]} cannot be run ({error}); install it again, {ALTERNATIVES}") from error
         try:
             process.wait(timeout_s)
         except BaseException:
@@ -231,6 +242,6 @@ def _run(command: Sequence[str], *, timeout_s: float, folder: str | None = None)
         return process.returncode, output.read().decode(errors="replace")
 
 
-def _last_line(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1][-200:] if lines else "none"

@@ -1,44 +1,48 @@
-"""Where the head or the brain is in an image, and what can be said of it. Arrays (I, J, K), RAS+, isotropic voxels."""
+"""Foreground of an image: head or brain mask, centre and size. Arrays (I, J, K), RAS+, isotropic voxels."""
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-LOWEST_ABOVE = 1 / 3  # share of voxels at the lowest value without which a scan was not stripped of its background
-SPECKS_BELOW = 0.004  # share of the others that lie scattered; 0.0006 to 0.0012 in stripped scans, 0.009 to 0.07 in raw
-NECK_BELOW_MM = 180  # from the top of a head: no brain reaches so far down (at most 168 in 136 heads of IXI)
-CROWN_MM, BRAIN_BELOW_MM = 120, 82  # the part of a head with a neck that shows where its brain is, and how far down
-RIM = 2  # voxels around a head that count as head
+LOWEST_ABOVE = 1 / 3  # smallest fraction of voxels at the minimum in a skull-stripped scan
+SPECKS_BELOW = 0.004  # fraction of isolated voxels: 0.0006 to 0.0012 in skull-stripped scans, 0.009 to 0.07 in raw ones
+NECK_BELOW_MM = 180  # below the top of the head; the brain ends above (at most 168 mm in 136 scans of IXI)
+CROWN_MM, BRAIN_BELOW_MM = 120, 82  # upper part of a head with a neck, and depth of the brain's centre
+RIM = 2  # voxels that the head mask is dilated by
 
 
-def is_stripped(array: np.ndarray) -> bool:
-    """Whether a scan was stripped of its background already.
+def is_skull_stripped(array: NDArray) -> bool:
+    """Whether the background of a scan was removed already.
 
-    Then over a third of its voxels hold one and the same lowest value, and the others lie together. A raw scan may
-    have as many zeros, but noise and ringing scatter specks among them: voxels with two like neighbours of six or less.
-    To be asked of the scan as it came: on a finer grid specks are no specks any more.
+    In a skull-stripped scan, more than a third of the voxels hold the minimum and the other voxels are connected. A
+    raw scan may have as many zeros, but noise and ringing leave isolated voxels among them: voxels with at most two of
+    six neighbours above the minimum. Use the scan on its own grid: resampling enlarges isolated voxels.
     """
-    array = array.T if array.flags.f_contiguous else array  # as NIfTI comes; twenty times faster along its lines
+    array = array.T if array.flags.f_contiguous else array  # 20 times faster along the memory order of NIfTI
     above = array > array.min()
     if np.mean(above) >= 1 - LOWEST_ABOVE:
         return False
-    like = np.zeros(array.shape, np.uint8)
+    neighbours = np.zeros(array.shape, np.uint8)
     for axis in range(3):
-        here, there = ([slice(None)] * 3 for _ in range(2))
-        here[axis], there[axis] = slice(1, None), slice(None, -1)
-        like[tuple(here)] += above[tuple(there)]
-        like[tuple(there)] += above[tuple(here)]
-    return bool(np.count_nonzero(above & (like <= 2)) < SPECKS_BELOW * np.count_nonzero(above))
+        lower, upper = ([slice(None)] * 3 for _ in range(2))
+        lower[axis], upper[axis] = slice(1, None), slice(None, -1)
+        neighbours[tuple(lower)] += above[tuple(upper)]
+        neighbours[tuple(upper)] += above[tuple(lower)]
+    return bool(np.count_nonzero(above & (neighbours <= 2)) < SPECKS_BELOW * np.count_nonzero(above))
 
 
-def head(array: np.ndarray, *, stripped: bool | None = None) -> np.ndarray:
-    """Where the head is: the largest bright piece (Otsu), what it encloses in any plane, a rim of two voxels.
+def foreground_mask(array: NDArray, *, stripped: bool | None = None) -> NDArray:
+    """Mask of the head: the largest component above Otsu's threshold, holes filled in every plane, dilated by `RIM`.
 
-    Where a scan was stripped already, which `is_stripped` says if nobody else does, it is all above the lowest value.
+    In a skull-stripped scan, the mask holds every voxel above the minimum.
+
+    Arguments:
+        stripped: Whether the scan is skull-stripped; None calls `is_skull_stripped`.
     """
-    if is_stripped(array) if stripped is None else stripped:
+    if is_skull_stripped(array) if stripped is None else stripped:
         return array > array.min()
     top = np.percentile(array, 99.5)
     array = np.minimum(array, top) if top > array.min() else array
@@ -46,34 +50,33 @@ def head(array: np.ndarray, *, stripped: bool | None = None) -> np.ndarray:
     labels, _ = ndimage.label(bright)
     inside = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
     for axis in range(3):
-        # dark fluid and bone are enclosed by scalp in some plane even where, in 3D, an ear canal leads to them
+        # in 3D the ear canal connects dark fluid and bone to the outside; in some plane the scalp encloses them
         in_plane = np.expand_dims(ndimage.generate_binary_structure(2, 1), axis)
         inside = ndimage.binary_fill_holes(inside, in_plane)
     return ndimage.binary_dilation(inside, iterations=RIM)
 
 
-def centre(inside: np.ndarray, spacing_mm: float, *, whole_head: bool) -> np.ndarray:
-    """The point, in voxels from the corner, that belongs in the middle of the study's grid.
+def crop_centre(inside: NDArray, spacing_mm: float, *, whole_head: bool) -> NDArray:
+    """Centre of the crop, shape (3,), in voxels from the corner.
 
-    It is the middle of the foreground's box, except for a whole head with a neck, whose box has its brain far up and
-    back: there it is the mean of its upper part across, and a fixed length below its top.
+    It is the centre of the foreground's bounding box. In a whole head with a neck, the brain lies in the upper back
+    of that box: there the centre is the mean of the upper part in the axial plane, at a fixed depth below the top.
     """
     box = ndimage.find_objects(inside.astype(np.uint8))[0]
-    middle = np.array([(side.start + side.stop) / 2 for side in box])
+    centre = np.array([(side.start + side.stop) / 2 for side in box])
     top, bottom = box[2].stop, box[2].start
     if whole_head and (top - bottom) * spacing_mm > NECK_BELOW_MM:
         crown = np.argwhere(inside[:, :, top - round(CROWN_MM / spacing_mm) :])
-        middle[:2], middle[2] = crown.mean(axis=0)[:2] + 0.5, top - RIM - BRAIN_BELOW_MM / spacing_mm
-    return middle
+        centre[:2], centre[2] = crown.mean(axis=0)[:2] + 0.5, top - RIM - BRAIN_BELOW_MM / spacing_mm
+    return centre
 
 
-def measures(volume: np.ndarray, inside: np.ndarray, spacing_mm: float) -> dict[str, Any]:
-    """What helps to choose a grid and to find what is odd."""
+def foreground_measures(volume: NDArray, inside: NDArray, spacing_mm: float) -> dict[str, Any]:
+    """Extent in mm, volume in ml and mean intensity of the foreground: they help to choose a grid and find outliers."""
     box = ndimage.find_objects(inside.astype(np.uint8))[0]
     extent = [round((side.stop - side.start) * spacing_mm) for side in box]
-    ml = round(float(inside.sum()) * spacing_mm**3 / 1000, 1)
     return {
         "extent_mm": "x".join(map(str, extent)),
-        "foreground_ml": ml,
+        "foreground_ml": round(float(inside.sum()) * spacing_mm**3 / 1000, 1),
         "mean": round(float(volume[inside].mean()), 4),
     }

@@ -1,9 +1,8 @@
-r"""IXI: nearly 600 heads of healthy people from three London scanners; here the T1 scans and the table of people.
+r"""IXI: nearly 600 brains of healthy volunteers from three London scanners; here the T1 scans and the demographics.
 
-Scans are named `IXI012-HH-1211-T1.nii.gz`: person, hospital (Guys, HH, IOP), number. The table, IXI.xls, has a row per
-person and oddities of its own: zeros for unknown, ages missing, people without a row, people with two rows that may
-contradict each other. What is not known for sure is unknown here. Dates of birth are used where an age is missing, and
-never leave this file. Ages are in years at the scan, to two digits.
+Scans are named `IXI012-HH-1211-T1.nii.gz`: participant, hospital (Guys, HH, IOP), number. IXI.xls has zeros for unknown
+values, missing ages, participants without a row, and participants with contradicting rows. Uncertain values become
+unknown. Dates of birth replace missing ages and are never written. Ages are in years at the scan, to two digits.
 
 References:
     IXI, https://brain-development.org/ixi-dataset/, CC BY-SA 3.0
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SCAN = r"(?P<person>IXI\d{3})-(?P<site>Guys|HH|IOP)-\d+-T1\.nii\.gz"
-BOUNDS = {"age": (10.0, 110.0), "height_cm": (120.0, 220.0), "weight_kg": (30.0, 250.0)}  # beyond them: unknown
-COLUMNS = {"IXI_ID": "id", "SEX": "sex", "AGE": "age", "HEIGHT": "height_cm", "WEIGHT": "weight_kg"}  # by their starts
-DATES = {"DOB": "born", "STUDY_DATE": "scanned"}  # only for ages that are missing
+SCAN = r"(?P<participant>IXI\d{3})-(?P<site>Guys|HH|IOP)-\d+-T1\.nii\.gz"
+BOUNDS = {"age": (10.0, 110.0), "height_cm": (120.0, 220.0), "weight_kg": (30.0, 250.0)}  # values outside are unknown
+COLUMNS = {"IXI_ID": "id", "SEX": "sex", "AGE": "age", "HEIGHT": "height_cm", "WEIGHT": "weight_kg"}  # by prefix
+DATES = {"DOB": "born", "STUDY_DATE": "scanned"}  # only for missing ages
 YEAR_DAYS = 365.25
 
 
@@ -43,88 +42,91 @@ def fetch(
     demographics_sha256: str | None = None,
     expected: int = 581,
 ) -> "pd.DataFrame":
-    """Have the T1 scans in a folder and their people in a tsv, and give that table.
+    """Download the T1 scans and the demographics of IXI; write and return the participants table.
 
-    The archive and the table of IXI are kept beside the folder. Where it already holds all scans expected, the archive
-    is not needed, and not downloaded.
+    The archive and IXI.xls are kept in the parent of the folder of scans. If that folder holds all expected scans, the
+    archive is not downloaded.
 
     Arguments:
-        scans: Folder of the scans, absent or as this function left it.
-        participants: The tsv: participant_id, sex, age, height_cm, weight_kg of everyone with a scan.
+        scans: Folder of the scans, missing or from an earlier call.
+        participants: Output tsv: participant_id, sex, age, height_cm, weight_kg of every participant with a scan.
         t1: Address of IXI-T1.tar.
         demographics: Address of IXI.xls.
-        t1_sha256: Digest that the archive must have.
-        demographics_sha256: Digest that the table must have.
-        expected: Scans that the archive should hold; another number is warned of.
+        t1_sha256: Expected SHA-256 of the archive.
+        demographics_sha256: Expected SHA-256 of IXI.xls.
+        expected: Expected number of scans; another number gives a warning.
 
     Raises:
-        FetchError: If a file cannot be had or is another; the message says how to get it by hand.
+        FetchError: If a file cannot be downloaded or has another digest.
+        ValueError: If IXI.xls is not that table.
     """
-    scans, people = Path(scans), _beside(scans, demographics)
+    scans, workbook = Path(scans), _path_beside(scans, demographics)
     show_licence(**licences.IXI)
-    download(demographics, people, sha256=demographics_sha256)
-    if scans.is_dir() and len(_names(scans)) >= expected:
-        logger.info("%s holds %d scans: no archive is needed", scans, len(_names(scans)))
+    download(demographics, workbook, sha256=demographics_sha256)
+    if scans.is_dir() and len(_scan_names(scans)) >= expected:
+        logger.info("%s holds %d scans: the archive is not needed", scans, len(_scan_names(scans)))
     else:
-        archive = _beside(scans, t1)
-        download(t1, archive, sha256=t1_sha256, room=2)
+        archive = _path_beside(scans, t1)
+        download(t1, archive, sha256=t1_sha256, space_factor=2)
         extract(archive, scans, pattern=SCAN)
-    if (found := len(_names(scans))) != expected:
-        logger.warning("%s holds %d T1 scans, %d were expected", scans, found, expected)
-    return _write_people(people, scans, participants)
-
-
-def _write_people(people: Path, scans: Path, participants: str | Path) -> "pd.DataFrame":
-    table = of_scans(demographics(people), _names(scans))
+    names = _scan_names(scans)
+    if len(names) != expected:
+        logger.warning("%s holds %d T1 scans, expected %d", scans, len(names), expected)
+    table = participants_of_scans(read_demographics(workbook), names)
     write_table(table, participants)
     return table
 
 
-def of_scans(people: "pd.DataFrame", names: list[str]) -> "pd.DataFrame":
-    """A row for everyone with a scan, unknown where the table has none; people without a scan are left out."""
-    persons = sorted({re.fullmatch(SCAN, name)["person"] for name in names})  # type: ignore[index]  # the source asked for SCAN
-    table = people.set_index("participant_id").reindex(persons).rename_axis("participant_id").reset_index()
+def participants_of_scans(demographics: "pd.DataFrame", names: list[str]) -> "pd.DataFrame":
+    """One row per participant with a scan, unknown values if the table has no row; other rows are dropped.
+
+    Arguments:
+        demographics: Table from `read_demographics`.
+        names: File names of the scans.
+    """
+    scanned = sorted({re.fullmatch(SCAN, name)["participant"] for name in names})  # type: ignore[index]  # names match
+    table = demographics.set_index("participant_id").reindex(scanned).rename_axis("participant_id").reset_index()
     table["sex"] = table["sex"].fillna("")
-    absent = len(set(people["participant_id"]) - set(persons))
+    unscanned = len(set(demographics["participant_id"]) - set(scanned))
     unknown = (table.isna() | (table == "")).sum().drop("participant_id")
     counts = ", ".join(f"{name} of {n}" for name, n in unknown.items())
-    logger.info("%d people with a T1 scan; unknown: %s. %d in the table have none", len(table), counts, absent)
+    logger.info("%d participants with a T1 scan; unknown: %s. %d without a scan", len(table), counts, unscanned)
     return table
 
 
-def _names(scans: Path) -> list[str]:
-    """Names of the T1 scans in a folder, sorted."""
+def _scan_names(scans: Path) -> list[str]:
+    """File names of the T1 scans in a folder, sorted."""
     return sorted(path.name for path in scans.iterdir() if re.fullmatch(SCAN, path.name))
 
 
-def _beside(scans: Path, url: str) -> Path:
-    """Where the file of an address is kept."""
+def _path_beside(scans: Path, url: str) -> Path:
+    """Path of a downloaded file, beside the folder of scans."""
     name = PurePosixPath(unquote(urlsplit(url).path)).name
     if not name:
         raise FetchError(f"the address {url!r} names no file; it should end in one, such as .../IXI-T1.tar")
     return scans.parent / name
 
 
-# --- the table of people -----------------------------------------------------------------------------
+def read_demographics(path: str | Path) -> "pd.DataFrame":
+    """The demographics in IXI.xls (or the same table as csv or tsv), one row per participant, sorted.
 
-
-def demographics(path: str | Path) -> "pd.DataFrame":
-    """People of IXI.xls (or of the same table as csv or tsv), one row each, sorted.
-
-    Columns: participant_id (IXI012), sex (M, F, "" where unknown), age (years), height_cm and weight_kg (NaN where
-    unknown, or beyond `BOUNDS`). Rows of one person are one: what agrees stays, what contradicts is unknown.
+    Columns: participant_id (IXI012), sex (M, F, "" if unknown), age (years), height_cm and weight_kg (NaN if unknown or
+    outside `BOUNDS`). Several rows of a participant are merged; contradicting values become unknown.
 
     Raises:
-        ValueError: If the file is no such table; the message says what it lacks.
+        ValueError: If the file is not that table.
     """
-    table = _cleaned(_renamed(_read(Path(path)), Path(path)))
-    people, contradictions = _one_row_each(table)
-    twice = int((table.groupby("participant_id").size() > 1).sum())
-    if twice:
-        named = "; ".join(f"{name} of {', '.join(who)}" for name, who in contradictions.items()) or "none"
-        logger.warning("%s: %d people have several rows. Contradicting, so unknown: %s", Path(path).name, twice, named)
-    people["age"] = people["age"].fillna(people.pop("computed"))
-    return people
+    path = Path(path)
+    table = _clean(_rename(_read(path), path))
+    merged, contradictions = _merge_rows(table)
+    repeated = int((table.groupby("participant_id").size() > 1).sum())
+    if repeated:
+        listed = "; ".join(f"{name} of {', '.join(who)}" for name, who in contradictions.items()) or "none"
+        logger.warning(
+            "%s: %d participants have several rows. Contradicting, so unknown: %s", path.name, repeated, listed
+        )
+    merged["age"] = merged["age"].fillna(merged.pop("computed"))
+    return merged
 
 
 def _read(path: Path) -> "pd.DataFrame":
@@ -135,9 +137,9 @@ def _read(path: Path) -> "pd.DataFrame":
         if path.suffix in (".csv", ".tsv"):
             return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", encoding="utf-8-sig")
         sheets = pd.read_excel(path, sheet_name=None)
-    except Exception as error:  # each reader has errors of its own
+    except Exception as error:  # each reader has its own errors
         raise ValueError(
-            f"{path} cannot be read as a table ({type(error).__name__}: {error}). Wanted is IXI.xls as IXI publishes "
+            f"{path} cannot be read as a table ({type(error).__name__}: {error}). Expected is IXI.xls as IXI publishes "
             f"it; a web page saved under its name is not: remove it, and run again"
         ) from error
     for sheet in sheets.values():
@@ -146,8 +148,8 @@ def _read(path: Path) -> "pd.DataFrame":
     raise ValueError(f"{path} has no sheet with a column IXI_ID; its sheets are {', '.join(map(str, sheets))}")
 
 
-def _renamed(raw: "pd.DataFrame", path: Path) -> "pd.DataFrame":
-    """The columns we know, under our names; sex as a letter, by the code that stands in the name of its column."""
+def _rename(raw: "pd.DataFrame", path: Path) -> "pd.DataFrame":
+    """The columns in use, under our names; sex as a letter, by the code in the name of its column."""
     import pandas as pd
 
     found: dict[str, pd.Series] = {}
@@ -162,22 +164,18 @@ def _renamed(raw: "pd.DataFrame", path: Path) -> "pd.DataFrame":
     return table.assign(sex=pd.to_numeric(table["sex"], errors="coerce").map(codes or {1: "M", 2: "F"}))
 
 
-def _cleaned(raw: "pd.DataFrame") -> "pd.DataFrame":
-    """Rows with a person, numbers within bounds, and the age that dates give where none is told."""
+def _clean(raw: "pd.DataFrame") -> "pd.DataFrame":
+    """Rows with a participant, values within bounds, and `computed`, the age from the dates."""
     import pandas as pd
 
     number = pd.to_numeric(raw["id"].astype(str).str.extract(r"^\s*(?:IXI)?0*(\d{1,3})(?:\.0)?\s*$")[0])
     if lost := int(number.isna().sum()):
-        logger.warning("%d rows name no person and are left out", lost)
+        logger.warning("%d rows without a participant are ignored", lost)
     table = pd.DataFrame({"participant_id": number.map("IXI{:03.0f}".format, na_action="ignore"), "sex": raw["sex"]})
-    for name, bounds in BOUNDS.items():
-        table[name] = _within(pd.to_numeric(raw[name], errors="coerce"), bounds).round(2)
-    table["computed"] = _within(_age_from_dates(raw), BOUNDS["age"]).round(2)
+    values = {name: pd.to_numeric(raw[name], errors="coerce") for name in BOUNDS}
+    for name, column in {**values, "computed": _age_from_dates(raw)}.items():
+        table[name] = column.where(column.between(*BOUNDS.get(name, BOUNDS["age"]))).round(2)
     return table[number.notna()]
-
-
-def _within(column: "pd.Series", bounds: tuple[float, float]) -> "pd.Series":
-    return column.where(column.between(*bounds))
 
 
 def _age_from_dates(raw: "pd.DataFrame") -> "pd.Series":
@@ -186,24 +184,24 @@ def _age_from_dates(raw: "pd.DataFrame") -> "pd.Series":
 
     if not set(DATES.values()) <= set(raw.columns):
         return pd.Series(float("nan"), index=raw.index)
-    born, scanned = (pd.to_datetime(raw[name].map(_date), errors="coerce") for name in DATES.values())
+    born, scanned = (pd.to_datetime(raw[name].map(_iso_date), errors="coerce") for name in DATES.values())
     return (scanned - born).dt.days / YEAR_DAYS
 
 
-def _date(value: object) -> str | None:
-    """An ISO date; None for anything that could be read in more than one way."""
-    if isinstance(value, datetime.date):  # also pandas' own
+def _iso_date(value: object) -> str | None:
+    """An ISO date; None for an ambiguous value."""
+    if isinstance(value, datetime.date):  # includes the timestamps of pandas
         return value.strftime("%Y-%m-%d") if value == value else None
     match = re.match(r"\d{4}-\d{2}-\d{2}(?!\d)", str(value).strip())
     return match[0] if match else None
 
 
-def _one_row_each(table: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, list[str]]]:
-    """One row per person, with what all rows that know it agree on, and who contradicts what."""
-    people = table.groupby("participant_id", sort=True)
-    several = people.nunique() > 1
-    merged = people.first().mask(several)
-    merged["computed"] = merged["computed"].where(people["age"].count() == 0)  # only where no row tells an age
+def _merge_rows(table: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, list[str]]]:
+    """One row per participant, without contradicting values, and the participants with contradictions by column."""
+    rows = table.groupby("participant_id", sort=True)
+    several = rows.nunique() > 1
+    merged = rows.first().mask(several)
+    merged["computed"] = merged["computed"].where(rows["age"].count() == 0)  # only if no row has an age
     contradictions = {name: several.index[several[name]].tolist() for name in ("sex", *BOUNDS) if several[name].any()}
     merged["sex"] = merged["sex"].fillna("")
     return merged.reset_index(), contradictions

@@ -1,4 +1,4 @@
-"""Terms of data that a study may rest on, as they are shown before a download and in a model card."""
+"""Licences of data sets, shown before a download and in the model card."""
 
 IXI = {
     "name": "CC BY-SA 3.0 (IXI)",

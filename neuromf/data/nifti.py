@@ -1,7 +1,6 @@
-"""NIfTI in and out: volumes in [0, 1] as scaled int16, masks as uint8; every file is written whole or not at all."""
+"""NIfTI files of this project: volumes in [0, 1] as scaled int16, masks as uint8. Arrays (I, J, K), RAS+."""
 
 import gzip
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,20 +8,20 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from neuromf.core.files import atomic_write
 
-LEVELS = 32767  # steps of int16 between 0 and 1
+LEVELS = 32767  # int16 steps between 0 and 1
 
 
-def write_volume(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
-    """Write a volume in [0, 1] as int16 NIfTI (error below 2e-5), whole or not at all.
+def write_volume(path: str | Path, array: NDArray, affine: NDArray) -> None:
+    """Write a volume in [0, 1] as int16 NIfTI (rounding error below 2e-5), atomically.
 
-    The same volume gives the same bytes, on any day and under any name.
+    Equal volumes give equal bytes, whatever the date or the file name.
 
     Raises:
-        ValueError: If the array is not 3D, or reaches outside [0, 1], or the name does not end in .nii.gz.
+        ValueError: If the array is not 3D or leaves [0, 1], or the name does not end in .nii.gz.
     """
     path, array = Path(path), np.asarray(array)
     if not path.name.endswith(".nii.gz"):
@@ -32,50 +31,47 @@ def write_volume(path: str | Path, array: np.ndarray, affine: np.ndarray) -> Non
         raise ValueError(
             f"a volume must be 3D within 0..1; got shape {array.shape} within {span}; clip or select first"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        part.write_bytes(gzip.compress(_nifti(array, affine).to_bytes(), compresslevel=3, mtime=0))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _nifti(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
-    image = nib.Nifti1Image(np.rint(array * float(LEVELS)).astype(np.int16), affine)
-    image.header.set_slope_inter(1 / LEVELS, 0)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    return image
-
-
-def read_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """A volume as written by write_volume: float32 array and affine."""
-    image: Any = nib.load(path)
-    return image.get_fdata(dtype=np.float32), image.affine
-
-
-def read_volumes(paths: Sequence[str | Path]) -> torch.Tensor:
-    """Volumes of one study as a float16 tensor (N, 1, I, J, K): its rounding is below that of 8-bit intensities."""
-    return torch.stack([torch.from_numpy(read_volume(path)[0]).half()[None] for path in paths])
+    _write(path, np.rint(array * float(LEVELS)), affine, np.int16, slope=1 / LEVELS)
 
 
 def write_mask(path: str | Path, mask: NDArray, affine: NDArray) -> None:
-    """Write a mask of 0 and 1 as NIfTI of bytes, whole or not at all; equal masks give equal bytes.
+    """Write a mask of 0 and 1 as uint8 NIfTI, atomically; equal masks give equal bytes.
 
     Raises:
-        ValueError: If it is not 3D, or holds anything else.
+        ValueError: If the mask is not 3D or holds other values.
     """
-    path, mask = Path(path), np.asarray(mask)
+    mask = np.asarray(mask)
     if mask.ndim != 3 or not np.isin(mask, (0, 1)).all():
         raise ValueError(
             f"a mask must be 3D and of 0 and 1; got shape {mask.shape}, values {np.unique(mask)[:5].tolist()}"
         )
-    image = nib.Nifti1Image(mask.astype(np.uint8), affine)
+    _write(Path(path), mask, affine, np.uint8)
+
+
+def compress(image: nib.Nifti1Image, level: int = 3) -> bytes:
+    """The bytes of an image as a .nii.gz file, without a date: equal images give equal bytes."""
+    return gzip.compress(image.to_bytes(), compresslevel=level, mtime=0)
+
+
+def _write(path: Path, array: NDArray, affine: NDArray, dtype: DTypeLike, slope: float | None = None) -> None:
+    """Write values of `dtype`, which readers multiply by `slope`, atomically."""
+    image = nib.Nifti1Image(array.astype(dtype), affine)
+    if slope is not None:
+        image.header.set_slope_inter(slope, 0)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
-        part.write_bytes(gzip.compress(image.to_bytes(), compresslevel=3, mtime=0))
+        part.write_bytes(compress(image))
+
+
+def read_volume(path: str | Path) -> tuple[NDArray, NDArray]:
+    """A volume (I, J, K), float32, and its affine."""
+    image: Any = nib.load(path)
+    return image.get_fdata(dtype=np.float32), image.affine
+
+
+def read_volumes(paths: Sequence[str | Path]) -> torch.Tensor:
+    """Volumes of one grid, shape (N, 1, I, J, K), float16: the rounding is below that of 8-bit intensities."""
+    return torch.stack([torch.from_numpy(read_volume(path)[0]).half()[None] for path in paths])

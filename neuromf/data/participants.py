@@ -1,37 +1,71 @@
-"""Who is in the study: a tidy participants table from the rows of a source, and splits by person.
+"""Participants tables: from the rows of a source to one tidy table with splits by participant.
 
-One row per scan. `scan` is unique and safe as a file name, `person` never carries the "sub-" of BIDS,
-`age` is in years, `site` a name; every column is text, and "" where unknown, except age (NaN where unknown).
-What the table alone can tell to be wrong with a scan stands in `problem`, as "kind: what happened"; such a
-row is kept, has no split, and is set aside later. No column of anyone's own table is copied but these.
+One row per scan. `scan` is unique and safe as a file name, `participant` is without the "sub-" of BIDS, `age` is in
+years, `site` is a name. All columns are text, "" where unknown, except age (NaN where unknown). A scan that the table
+alone shows to be unusable has a `problem`, "kind: explanation"; its row stays, without a split, and the scan is
+excluded later. No other column of a user's table is copied.
 """
 
 import csv
 import hashlib
-import os
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from neuromf.core.files import atomic_write
+from neuromf.data.sources.bids import read_bids
+from neuromf.data.sources.folder import read_folder
+from neuromf.data.sources.table import read_listed_scans
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ["scan", "person", "file", "mask", "sex", "age", "site", "split", "problem"]
+logger = logging.getLogger(__name__)
+
+COLUMNS = ["scan", "participant", "file", "mask", "sex", "age", "site", "split", "problem"]
 SPLITS = ("train", "val", "test")
-LONGEST = 120  # characters of an id, which is a file name: 255 bytes is what most disks take
+LONGEST = 120  # characters of a scan id, which is a file name: most disks take 255 bytes
+SOURCES: dict[str, Callable[..., list[dict[str, Any]]]] = {
+    "folder": read_folder,
+    "bids": read_bids,
+    "table": read_listed_scans,
+}
+
+
+def list_participants(source: str, *, split: Mapping[str, float], seed: int, **settings: Any) -> "pd.DataFrame":
+    """The participants table of a study, with splits.
+
+    Arguments:
+        source: "folder", "bids" or "table"; or "embedded" for tables of simulated participants.
+        split: Fraction of the participants per split, such as {"train": 0.8, "val": 0.1, "test": 0.1}.
+        seed: Seed of the split.
+        settings: Arguments of `read_folder`, `read_bids` or `read_listed_scans`; for "embedded": `tables`, paths of
+            participants tables.
+
+    Raises:
+        ValueError: If the source has no scan, or a setting is invalid.
+    """
+    table = merge_tables(settings["tables"]) if source == "embedded" else tidy(SOURCES[source](**settings))
+    table.insert(table.columns.get_loc("problem"), "split", split_by_participant(table, split, seed))
+    usable = table[table["problem"] == ""]
+    counts = ", ".join(f"{n} {name}" for name, n in usable["split"].value_counts().items())
+    n, bad = usable["participant"].nunique(), len(table) - len(usable)
+    logger.info("%d scans of %d participants (%s), %d more with a problem", len(usable), n, counts, bad)
+    return table
 
 
 def merge_tables(paths: Sequence[str | Path]) -> "pd.DataFrame":
-    """One participants table from several (tsv), without splits; columns beyond the usual ones are kept.
+    """One participants table from several tsv files, without splits; further columns are kept.
 
     Raises:
-        ValueError: If there is no table or row, or a table lacks one of scan, person and file.
+        ValueError: If there is no table or row, or a table lacks scan, participant or file.
     """
     rows = []
     for path in paths:
         table = read_table(path)
-        if absent := [name for name in ("scan", "person", "file") if name not in table]:
+        if absent := [name for name in ("scan", "participant", "file") if name not in table]:
             raise ValueError(f"{path} lacks the columns {', '.join(absent)}; got {', '.join(table.columns)}")
         rows += table.drop(columns="split", errors="ignore").to_dict("records")
     if not rows:
@@ -40,35 +74,35 @@ def merge_tables(paths: Sequence[str | Path]) -> "pd.DataFrame":
 
 
 def tidy(rows: Sequence[dict[str, Any]]) -> "pd.DataFrame":
-    """The table of these rows, without splits: unique ids, problems where an id came twice, columns in order."""
+    """The table of these rows, without splits: unique scan ids, problems of repeated ids, columns in order."""
     import pandas as pd
 
     table = pd.DataFrame(rows)
     for name in COLUMNS:
         if name not in table and name != "split":
             table[name] = float("nan") if name == "age" else ""
-    table["scan"], twice = _unique(table["scan"].tolist(), table["file"].tolist())
+    table["scan"], repeated = _unique_ids(table["scan"].tolist(), table["file"].tolist())
     text = table.columns.drop("age")
     table[text] = table[text].fillna("").astype(str)
     table["age"] = table["age"].astype(float)
-    table["problem"] = [problem or again for problem, again in zip(table["problem"], twice, strict=True)]
+    table["problem"] = [problem or again for problem, again in zip(table["problem"], repeated, strict=True)]
     order = [name for name in COLUMNS if name in table]
     return table[order + [name for name in table if name not in COLUMNS]]
 
 
-def _unique(names: Sequence[str], files: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Ids safe as file names, one per scan, and for each name that came before a sentence that says so."""
-    first: dict[str, tuple[str, str]] = {}  # name -> its id, and the file that has it
+def _unique_ids(names: Sequence[str], files: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Unique ids that are safe as file names, and a problem for each name that occurred before."""
+    first: dict[str, tuple[str, str]] = {}  # name -> its id and its file
     ids, taken = [], set()
     for name, file in zip(names, files, strict=True):
-        safe = _safe(name)
-        if name not in first:
-            safe = f"{safe}-{_digest(name)[:6]}" if safe in taken else safe
-            first[name] = safe, file
-            taken.add(safe)
-            ids.append(safe)
-        else:
+        if name in first:
             ids.append("")
+            continue
+        safe = _safe(name)
+        safe = f"{safe}-{_digest(name)[:6]}" if safe in taken else safe
+        first[name] = safe, file
+        taken.add(safe)
+        ids.append(safe)
     problems, numbers = [""] * len(ids), dict.fromkeys(first, 2)
     for k in (k for k, scan in enumerate(ids) if not scan):
         safe, file = first[names[k]]
@@ -89,92 +123,103 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode()).hexdigest()
 
 
-def split_by_participant(table: "pd.DataFrame", shares: Mapping[str, float], seed: int) -> "pd.Series":
-    """The split of each scan: all scans of a person in the same one, each site shared out alike.
+def split_by_participant(table: "pd.DataFrame", fractions: Mapping[str, float], seed: int) -> "pd.Series":
+    """The split of each scan: all scans of a participant in one split, each site with the same fractions.
 
-    People stand in a line, site by site, within a site in the order of a hash of seed and person; each in turn
-    goes to the split that is furthest behind its share. So the order of rows does not matter, and counts are
-    within about one person of what the shares ask. Rows with a problem get "".
+    Participants are sorted by site, and within a site by a hash of seed and participant. In this order, each one goes
+    to the split that is furthest below its fraction. So the result does not depend on the order of rows, and counts
+    differ from the fractions by about one participant. Scans with a problem have no split ("").
 
     Arguments:
-        shares: Share of the people per split, such as {"train": 0.8, "val": 0.1, "test": 0.1}. Each share
-            above zero gets someone, where there are people enough.
+        table: Participants table.
+        fractions: Fraction of the participants per split, such as {"train": 0.8, "val": 0.1, "test": 0.1}. Each split
+            above zero has a participant if there are enough of them.
+        seed: Seed of the hash.
     """
     import pandas as pd
 
-    wanted = _checked_shares(shares)
-    fine = table[table["problem"] == ""]
-    site = fine.groupby("person")["site"].min()
-    line = sorted(site.index, key=lambda person: (site[person], _digest(f"{seed}\0{person}")))
-    split = _share_out(line, wanted)
-    for name in (name for name in wanted if name not in split.values() and len(line) >= len(wanted)):
+    wanted = _checked_fractions(fractions)
+    usable = table[table["problem"] == ""]
+    site = usable.groupby("participant")["site"].min()
+    ordered = sorted(site.index, key=lambda name: (site[name], _digest(f"{seed}\0{name}")))
+    split = _assign(ordered, wanted)
+    for name in (name for name in wanted if name not in split.values() and len(ordered) >= len(wanted)):
         largest = max(wanted, key=list(split.values()).count)
-        given = min((p for p in line if split[p] == largest), key=lambda p: _digest(f"{seed}\0{p}"))
-        split[given] = name
-    chosen = [split[p] if not bad else "" for p, bad in zip(table["person"], table["problem"], strict=True)]
+        moved = min((p for p in ordered if split[p] == largest), key=lambda p: _digest(f"{seed}\0{p}"))
+        split[moved] = name
+    chosen = [split[p] if not bad else "" for p, bad in zip(table["participant"], table["problem"], strict=True)]
     return pd.Series(chosen, index=table.index, name="split", dtype="str")
 
 
-def _share_out(line: Iterable[str], wanted: Mapping[str, float]) -> dict[str, str]:
-    """Each in line to the split that is furthest behind its share so far."""
+def _assign(participants: Iterable[str], wanted: Mapping[str, float]) -> dict[str, str]:
+    """Assign each participant, in order, to the split that is furthest below its fraction."""
     split, counts = {}, dict.fromkeys(wanted, 0)
-    for k, person in enumerate(line, start=1):
+    for k, participant in enumerate(participants, start=1):
         name = max(wanted, key=lambda name: wanted[name] * k - counts[name])
-        split[person] = name
+        split[participant] = name
         counts[name] += 1
     return split
 
 
-def subsample_training_participants(table: "pd.DataFrame", share: float) -> "pd.Series":
-    """Splits of the scans (scan -> split) when only a share of the training people is trained on, at least one.
+def subsample_training_participants(table: "pd.DataFrame", fraction: float) -> "pd.Series":
+    """The splits (scan -> split) with a fraction of the training participants only, at least one; the others have "".
 
-    The people of a smaller share are among those of a larger one; the others have the split "".
+    The participants of a smaller fraction are among those of a larger one.
     """
     splits = table.set_index("scan")["split"]
-    people = table[table["split"] == "train"].set_index("scan")["person"]
-    line = sorted(set(people), key=lambda person: _digest(f"share\0{person}"))
-    kept = set(line[: max(1, round(share * len(line)))])
-    return splits.where([scan not in people.index or people[scan] in kept for scan in splits.index], "")
+    trained = table[table["split"] == "train"].set_index("scan")["participant"]
+    ordered = sorted(set(trained), key=lambda name: _digest(f"share\0{name}"))
+    kept = set(ordered[: max(1, round(fraction * len(ordered)))])
+    return splits.where([scan not in trained.index or trained[scan] in kept for scan in splits.index], "")
 
 
-def _checked_shares(shares: Mapping[str, float]) -> dict[str, float]:
-    """Shares above zero, in the order train, val, test."""
-    right = set(shares) <= set(SPLITS) and all(share >= 0 for share in shares.values())
-    if not right or abs(sum(shares.values()) - 1) > 1e-6:
-        raise ValueError(f"shares must be of train, val and test, not negative, and sum to 1; got {dict(shares)}")
-    return {name: shares[name] for name in SPLITS if shares.get(name)}
+def _checked_fractions(fractions: Mapping[str, float]) -> dict[str, float]:
+    """Fractions above zero, in the order train, val, test."""
+    valid = set(fractions) <= set(SPLITS) and all(fraction >= 0 for fraction in fractions.values())
+    if not valid or abs(sum(fractions.values()) - 1) > 1e-6:
+        raise ValueError(f"fractions must be of train, val and test, not negative, and sum to 1; got {dict(fractions)}")
+    return {name: fractions[name] for name in SPLITS if fractions.get(name)}
+
+
+def merge_qc(shards: Sequence[str | Path]) -> "pd.DataFrame":
+    """One table from qc.tsv of each shard folder, sorted by scan; logs how many scans are excluded, and why.
+
+    Raises:
+        ValueError: If no scan was accepted.
+    """
+    import pandas as pd
+
+    table = pd.concat([read_table(Path(shard) / "qc.tsv") for shard in shards]).sort_values("scan")
+    accepted = (table["status"] == "accepted").sum()
+    kinds = table.loc[table["status"] != "accepted", "reason"].str.split(":").str[0].value_counts()
+    reasons = ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none"
+    if not accepted:
+        raise ValueError(
+            f"none of {len(table)} scans can be used ({reasons}); "
+            f"the column reason of {Path(shards[0]) / 'qc.tsv'} gives the reason of each scan"
+        )
+    logger.info("%d accepted, %d excluded: %s", accepted, len(table) - accepted, reasons)
+    return table
 
 
 def read_table(path: str | Path) -> "pd.DataFrame":
-    """A table as written by write_table: text, except age and coverage."""
+    """A table from `write_table`: text, except age and coverage."""
     import pandas as pd
 
-    table = _read_text(path, "\t")
+    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
     for name in {"age", "coverage"} & set(table.columns):
         table[name] = pd.to_numeric(table[name], errors="coerce").astype(float)
     return table
 
 
-def _read_text(path: str | Path, sep: str) -> "pd.DataFrame":
-    import pandas as pd
-
-    return pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-
-
 def write_table(table: "pd.DataFrame", path: str | Path) -> None:
-    """Write a tsv whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        table.to_csv(part, sep="\t", index=False, lineterminator="\n", quoting=_quoting(table))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write a tsv, atomically.
 
-
-def _quoting(table: "pd.DataFrame") -> int:
-    """Quotes where needed; around all fields if any holds a carriage return, which would end a row when read back."""
+    Fields are quoted where needed, all of them if any holds a carriage return, which would end a row when read back.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     text = table.select_dtypes(exclude="number").astype(str)
-    odd = any(text[name].str.contains("\r", regex=False).any() for name in text)
-    return csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+    all_fields = any(text[name].str.contains("\r", regex=False).any() for name in text)
+    quoting = csv.QUOTE_ALL if all_fields else csv.QUOTE_MINIMAL
+    with atomic_write(path) as part:
+        table.to_csv(part, sep="\t", index=False, lineterminator="\n", quoting=quoting)

@@ -1,9 +1,8 @@
-"""Anyone's scan: read as a 3D image that can be used, or refused with the reason why not.
+"""Reader of scans: a 3D image that can be used, or an error with the reason.
 
-Images are in float32, on their own grid; affines are 4x4, voxel to world in mm, RAS+. The header is judged before any
-data is read, and a file is read to its end, where the checksum of gzip stands. Intensities may be of any sign.
-
-A scan that cannot be used raises `BadScan` with one sentence, "kind: what was found and what to do".
+Images are float32, on their own grid; affines are 4x4, voxel to world in mm, RAS+. The header is checked before any
+data is read, and a file is read to its end, where gzip stores its checksum. Intensities may be negative. A
+scan that cannot be used raises `BadScan` with one sentence, "kind: value found and way out".
 """
 
 import errno
@@ -16,23 +15,24 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
 
 MAX_AXIS, MAX_VOXELS = 1024, 2**30
 MAX_SHEAR_DEG = 1.0
-MAX_TAIL = 2**20  # bytes after the voxels that are let pass, as padding
-GROWTH = {".nii": 1, ".img": 1, ".gz": 1032}  # times that a file of this kind can grow at most when it is unpacked
+MAX_TAIL = 2**20  # bytes after the voxels that are accepted as padding
+MAX_EXPANSION = {".nii": 1, ".img": 1, ".gz": 1032}  # largest ratio of uncompressed to compressed size
 DAMAGED = (OSError, EOFError, ValueError, TypeError, zlib.error, ImageFileError, HeaderDataError)
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOMEM}
 
 
 class BadScan(ValueError):
-    """The reason why one scan is set aside while the others go on."""
+    """The reason why a scan is excluded; the other scans are processed."""
 
 
 def read_scan(path: str | Path) -> nib.Nifti1Image:
-    """A 3D float32 image with finite, varying data and a known orientation.
+    """A 3D float32 image with finite, non-constant data and a known orientation.
 
-    Trailing axes of length one are dropped. A slope of 0, NaN or Inf means unscaled data, as NIfTI has it.
+    Trailing axes of length one are dropped. A slope of 0, NaN or Inf means unscaled data, as in the NIfTI standard.
 
     Raises:
         BadScan: If the file is anything else.
@@ -45,24 +45,24 @@ def read_scan(path: str | Path) -> nib.Nifti1Image:
 
 
 def read_image(path: str | Path) -> nib.Nifti1Image:
-    """A scan or a mask, in float32, all checks of read_scan done but that it varies."""
+    """A scan or a mask, float32, with all checks of `read_scan` except that for constant data."""
     path = Path(path)
     _check_file(path)
     image, pixdim = _open(path)
     _check_header(path.name, image, pixdim)
     try:
-        with np.errstate(over="ignore", invalid="ignore"):  # becomes Inf or NaN, which are counted below
-            data = nib.squeeze_image(_loaded(path, image)).get_fdata(dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # overflows become Inf or NaN, counted below
+            data = nib.squeeze_image(_load(path, image)).get_fdata(dtype=np.float32)
     except DAMAGED as error:
         if isinstance(error, BadScan):
             raise
-        reraise_trouble_of_the_machine(error)
+        reraise_machine_errors(error)
         raise BadScan(
             f"damaged: the data of {path.name} end too early or are broken ({error}); copy it again"
         ) from error
-    wrong = [int(np.count_nonzero(test(data))) for test in (np.isnan, np.isinf)]
-    if any(wrong):
-        raise BadScan(f"not finite: {path.name} has {wrong[0]} NaN and {wrong[1]} Inf among {data.size} voxels")
+    n_nan, n_inf = (int(np.count_nonzero(test(data))) for test in (np.isnan, np.isinf))
+    if n_nan or n_inf:
+        raise BadScan(f"not finite: {path.name} has {n_nan} NaN and {n_inf} Inf among {data.size} voxels")
     return nib.Nifti1Image(data, image.affine)
 
 
@@ -74,15 +74,15 @@ def _check_file(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise BadScan(f"missing file: {path} does not exist") from None
     except PermissionError as error:
-        raise BadScan(f"no permission: {path} may not be read; change its mode or that of its folder") from error
+        raise BadScan(f"no permission: {path} cannot be read; change its mode or that of its folder") from error
     except IsADirectoryError:
         raise BadScan(f"not a file: {path} is a folder; correct the pattern") from None
     if size == 0:
         raise BadScan(f"empty file: {path.name} has 0 bytes; copy or download it again")
 
 
-def _open(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:
-    """The image, its data still on disk, and the voxel sizes as written (nibabel would repair them unsaid)."""
+def _open(path: Path) -> tuple[nib.Nifti1Pair, NDArray]:
+    """The image, without its data, and the voxel sizes in the file, which nibabel would repair silently."""
     try:
         image = nib.load(path)
         if isinstance(image, nib.Nifti1Pair):
@@ -91,24 +91,24 @@ def _open(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:
                 raw = type(image.header).from_fileobj(file, check=False)
             return image, np.asarray(raw["pixdim"][1:4], float)
     except DAMAGED as error:
-        reraise_trouble_of_the_machine(error)
+        reraise_machine_errors(error)
         raise BadScan(f"unreadable: {path.name} cannot be read as NIfTI ({error}); convert or copy it again") from error
     raise BadScan(f"not NIfTI: {path.name} is {type(image).__name__}; convert it to .nii.gz")
 
 
-def _check_header(name: str, image: nib.Nifti1Pair, pixdim: np.ndarray) -> None:
-    """Refuse, before any data is read, what the header says cannot be a head."""
+def _check_header(name: str, image: nib.Nifti1Pair, pixdim: NDArray) -> None:
+    """Refuse a header that cannot describe a 3D scan, before any data is read."""
     shape = image.shape
     if not shape or min(shape) < 1:
-        raise BadScan(f"empty: {name} has shape {by(shape)}, so no voxels")
+        raise BadScan(f"empty: {name} has shape {format_shape(shape)}, so no voxels")
     if len(shape) < 3 or min(shape[:3]) < 2 or max(shape[3:], default=1) > 1:
-        raise BadScan(f"not 3D: {name} has shape {by(shape)}, wanted three axes; extract one volume first")
+        raise BadScan(f"not 3D: {name} has shape {format_shape(shape)}, expected three axes; extract one volume first")
     if max(shape) > MAX_AXIS or int(np.prod(shape, dtype=object)) > MAX_VOXELS:
         raise BadScan(
-            f"too large: the header of {name} claims {by(shape)} voxels, at most {MAX_AXIS} per axis are read"
+            f"too large: the header of {name} claims {format_shape(shape)} voxels, at most {MAX_AXIS} per axis are read"
         )
     if image.get_data_dtype().kind not in "iuf":
-        raise BadScan(f"not numbers: {name} stores {image.get_data_dtype()}, wanted integers or floats; convert it")
+        raise BadScan(f"not numbers: {name} stores {image.get_data_dtype()}, expected integers or floats; convert it")
     if image.header["sform_code"] == image.header["qform_code"] == 0:
         raise BadScan(
             f"no orientation: sform_code and qform_code of {name} are 0, so left and right are unknown; "
@@ -119,20 +119,21 @@ def _check_header(name: str, image: nib.Nifti1Pair, pixdim: np.ndarray) -> None:
 
 
 def _check_size(name: str, image: nib.Nifti1Pair) -> None:
-    """Refuse a claim of more voxels than the file can hold, before memory is taken for them."""
-    file = Path(image.file_map["image"].filename)  # type: ignore[arg-type]  # it came from a file
+    """Refuse a header that claims more voxels than the file can hold, before memory is allocated."""
+    file = Path(image.file_map["image"].filename)  # type: ignore[arg-type]  # read from a file
     size, claimed = file.stat().st_size, int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
-    if size * GROWTH.get(file.suffix, np.inf) < claimed:
+    if size * MAX_EXPANSION.get(file.suffix, np.inf) < claimed:
         raise BadScan(
-            f"damaged: the data of {name} end too early or are broken ({size} bytes for {by(image.shape)} voxels, "
-            f"which take {claimed}); copy it again"
+            f"damaged: the data of {name} end too early or are broken ({size} bytes for {format_shape(image.shape)} "
+            f"voxels, which take {claimed}); copy it again"
         )
 
 
-def _check_affine(name: str, affine: np.ndarray, pixdim: np.ndarray) -> None:
+def _check_affine(name: str, affine: NDArray, pixdim: NDArray) -> None:
     sizes = np.concatenate([nib.affines.voxel_sizes(affine), np.abs(pixdim), np.abs(affine[:3, 3]) + 1])
     if not (np.isfinite(sizes).all() and (sizes > 1e-6).all()):
-        raise BadScan(f"no voxel size: {name} has voxels of {by(pixdim, 'g')} mm and affine {affine[:3].tolist()}")
+        voxels = format_shape(pixdim, "g")
+        raise BadScan(f"no voxel size: {name} has voxels of {voxels} mm and affine {affine[:3].tolist()}")
     axes = affine[:3, :3] / nib.affines.voxel_sizes(affine)
     shear = np.degrees(np.arcsin(np.clip(np.abs(axes.T @ axes - np.eye(3)).max(), 0, 1)))
     if shear > MAX_SHEAR_DEG:
@@ -141,10 +142,10 @@ def _check_affine(name: str, affine: np.ndarray, pixdim: np.ndarray) -> None:
         )
 
 
-def _loaded(path: Path, image: nib.Nifti1Pair) -> nib.Nifti1Pair:
-    """The image with its data unpacked in memory where it is one gzip file, and else as it came.
+def _load(path: Path, image: nib.Nifti1Pair) -> nib.Nifti1Pair:
+    """The image with its data decompressed in memory if it is a single gzip file, else unchanged.
 
-    nibabel stops reading before the checksum, and a few bytes of gzip may unpack to any number.
+    nibabel stops before the checksum of gzip, and a few bytes of gzip can expand to any size.
     """
     if path.suffix != ".gz" or "header" in image.file_map:
         return image
@@ -154,18 +155,18 @@ def _loaded(path: Path, image: nib.Nifti1Pair) -> nib.Nifti1Pair:
         data = file.read(most + 1)
     if len(data) > most:
         raise BadScan(
-            f"too long: {path.name} unpacks to more than the {by(image.shape)} voxels that its header claims; "
-            "convert it again"
+            f"too long: {path.name} unpacks to more than the {format_shape(image.shape)} voxels that its header "
+            "claims; convert it again"
         )
-    return type(image).from_bytes(data)  # type: ignore[attr-defined]  # what single files have
+    return type(image).from_bytes(data)  # type: ignore[attr-defined]  # defined for single files
 
 
-def reraise_trouble_of_the_machine(error: BaseException) -> None:
-    """A full disk or too many open files is no fault of the scan: it stops the run."""
+def reraise_machine_errors(error: BaseException) -> None:
+    """Raise the error again if the machine caused it, not the scan: a full disk, no memory, too many open files."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) in MACHINE:
         raise error
 
 
-def by(numbers: Iterable[float], form: str = "d") -> str:
+def format_shape(numbers: Iterable[float], form: str = "d") -> str:
     """Numbers as in 128x128x75."""
     return "x".join(format(n, form) for n in numbers)

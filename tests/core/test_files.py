@@ -1,4 +1,4 @@
-"""Checkpoints that are spoilt, disks that are full, memory at an end: what is kept, and what is said."""
+"""Damaged checkpoints, full disks, exhausted memory: remaining files and messages."""
 
 import contextlib
 import errno
@@ -27,9 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 1}
 
 
-# --- checkpoints -------------------------------------------------------------------------------------
-
-
 def study(steps=8, **settings):
     data = torch.randn(10, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     times = {"fraction_r_equals_t": 0.5, "fraction_corner": 0.25}
@@ -38,12 +35,14 @@ def study(steps=8, **settings):
 
 
 def fit(module, checkpoint, **settings):
-    trainer.fit(module, checkpoint=checkpoint, accelerator="cpu", checkpoint_every=2, **{"made_by": "this", **settings})
+    trainer.fit(
+        module, checkpoint=checkpoint, accelerator="cpu", checkpoint_every=2, **{"provenance": "this", **settings}
+    )
     return module
 
 
 def stopped(checkpoint, at=5):
-    """Train until a kill at this step, which leaves the checkpoints of the steps 2 and 4."""
+    """Train until a kill at this step, which leaves the checkpoints of steps 2 and 4."""
     module = study()
     step = module.training_step
 
@@ -67,7 +66,7 @@ def cut(path):
 
 
 def flip(path):
-    """Change bytes in the middle, as a failing disk does."""
+    """Change bytes in the middle of a file."""
     found = bytearray(path.read_bytes())
     found[len(found) // 2 : len(found) // 2 + 64] = bytes(64)
     path.write_bytes(found)
@@ -78,47 +77,42 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize(
-    ("damage", "spoilt", "first"),
+    ("damage", "damaged", "first"),
     [(cut, ["last"], 2), (flip, ["last"], 2), (cut, ["last", "before-last"], 0)],
     ids=["cut", "flipped", "both cut"],
 )
-def test_a_spoilt_checkpoint_is_named_and_the_one_before_or_the_start_taken(
-    tmp_path, unbroken, damage, spoilt, first, caplog
-):
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(tmp_path, unbroken, damage, damaged, first, caplog):
     caplog.set_level(logging.WARNING)
     stopped(tmp_path / "last.ckpt")
-    for name in spoilt:
+    for name in damaged:
         damage(tmp_path / f"{name}.ckpt")
     steps, module = [], study()
     step = module.training_step
     module.training_step = lambda batch, batch_idx: steps.append(module.global_step) or step(batch, batch_idx)
     assert same(fit(module, tmp_path / "last.ckpt").state_dict(), unbroken) and steps[0] == first
-    told = [message for message in caplog.messages if "is not gone on from: it is" in message]
-    assert len(told) == len(spoilt) and f"{tmp_path}/last.ckpt" in told[0]
+    warnings = [message for message in caplog.messages if "is not resumed: it is" in message]
+    assert len(warnings) == len(damaged) and f"{tmp_path}/last.ckpt" in warnings[0]
     assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_of_other_settings_or_code_is_left_out(tmp_path, unbroken, caplog):
+def test_a_checkpoint_of_other_settings_is_ignored(tmp_path, unbroken, caplog):
     caplog.set_level(logging.WARNING)
     stopped(tmp_path / "last.ckpt")
     assert checkpoints.find_checkpoint(tmp_path / "last.ckpt", "this") == tmp_path / "last.ckpt"
     assert checkpoints.find_checkpoint(tmp_path / "last.ckpt", "another") is None
-    assert "it is of other settings, data or code" in caplog.text
+    assert "it was written with other settings, data or code" in caplog.text
 
 
 def test_checkpoints_stay_until_the_results_are_written(tmp_path):
-    fit(study(), tmp_path / "last.ckpt", keep=True)
+    fit(study(), tmp_path / "last.ckpt", keep_checkpoint=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["before-last.ckpt", "last.ckpt"]
     checkpoints.delete_checkpoints(tmp_path / "last.ckpt")
     assert not list(tmp_path.iterdir())
 
 
-# --- full disks --------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def small_files(most=20_000):
-    """No file may grow beyond so many bytes, as on a disk that is full."""
+    """Limit files to `most` bytes, as a full disk would."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
     try:
@@ -139,7 +133,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_disk_that_fills_up_leaves_the_old_tensors_and_no_half_of_the_new(small_disk):
+def test_a_full_disk_leaves_the_old_tensors(small_disk):
     save_tensors({"old": torch.zeros(3)}, small_disk / "0.pt")
     before = (small_disk / "0.pt").read_bytes()
     with pytest.raises(OSError) as caught:
@@ -148,13 +142,13 @@ def test_a_disk_that_fills_up_leaves_the_old_tensors_and_no_half_of_the_new(smal
     assert [path.name for path in small_disk.iterdir()] == ["0.pt"] and (small_disk / "0.pt").read_bytes() == before
 
 
-def test_the_bytes_of_tensors_do_not_depend_on_the_name_of_their_file(tmp_path):
+def test_the_bytes_of_tensors_do_not_depend_on_the_file_name(tmp_path):
     for name in ("a.pt", "another.pt"):
         save_tensors({"x": torch.arange(5)}, tmp_path / name)
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "another.pt").read_bytes()
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, unbroken):
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, unbroken):
     stopped(tmp_path / "last.ckpt")
     sizes = {path: path.stat().st_size for path in tmp_path.iterdir()}
     with small_files(), pytest.raises(OSError) as caught:
@@ -163,7 +157,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, unbroken):
     assert same(fit(study(), tmp_path / "last.ckpt").state_dict(), unbroken)
 
 
-def test_a_full_disk_leaves_no_half_of_a_figure(tmp_path):
+def test_a_full_disk_leaves_no_partial_figure(tmp_path):
     fig, ax = plt.subplots()
     ax.imshow(np.random.default_rng(0).random((300, 300)))
     with small_files(), pytest.raises(OSError, match="File too large"):
@@ -171,14 +165,11 @@ def test_a_full_disk_leaves_no_half_of_a_figure(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+def test_a_failed_write_leaves_no_file(tmp_path):
     with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "table") as part:
         part.write_text("half")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
-
-
-# --- the machine is the reason -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -188,20 +179,20 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
             MemoryError(),
             "Rule train ran out of memory: raise its mem_mb (--set-resources train:mem_mb=N, or the profile)",
         ),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "or lower train.batch"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "or lower train.batch"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "or lower meanflow.train.batch"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "or lower meanflow.train.batch"),
         (
             OSError(errno.ENOSPC, "No space", "/data/0.pt"),
-            "Rule train found the disk of /data/0.pt full. What was whole",
+            "Rule train: the disk of /data/0.pt is full. Complete files",
         ),
-        (OSError(errno.EROFS, "Read-only", "/data/0.pt"), "Rule train may not write /data/0.pt. Make it writable, or"),
+        (OSError(errno.EROFS, "Read-only", "/data/0.pt"), "Rule train cannot write /data/0.pt. Make it writable, or"),
         (ValueError("a wrong value"), ""),
         (RuntimeError("shapes do not match"), ""),
     ],
 )
-def test_the_machine_is_named_where_it_is_the_reason_and_only_there(error, words):
-    said = advice(error, "train")
-    assert words in said and bool(words) == bool(said)
+def test_machine_errors_give_advice(error, words):
+    found = advice(error, "train")
+    assert words in found and bool(words) == bool(found)
 
 
 LITTLE = """
@@ -215,7 +206,7 @@ runpy.run_module("workflow_scripts.torus", run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.slow
-def test_a_script_without_memory_says_so_with_its_rule_and_its_setting(tmp_path):
+def test_a_script_out_of_memory_names_its_rule_and_setting(tmp_path):
     config = yaml.safe_load((ROOT / "config.yaml").read_text())["torus"] | {"batch": 10**8, "n_steps": 1}
     files = [word for name in ("history", "samples", "summary") for word in (f"--{name}", str(tmp_path / name))]
     command = [sys.executable, "-c", LITTLE, "--config", json.dumps(config), *files]

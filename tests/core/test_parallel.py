@@ -1,4 +1,4 @@
-"""The same of each of many volumes: in order, alone in its thread, and torch as it was."""
+"""Parallel map: results in order, one core per item, torch settings restored."""
 
 import threading
 
@@ -17,24 +17,24 @@ def two_threads(monkeypatch):
     torch.set_num_threads(before)
 
 
-def test_results_keep_the_order_of_what_they_are_made_of():
+def test_results_keep_the_order_of_their_items():
     assert parallel.map_in_threads(lambda a, b: 10 * a + b, range(50), range(50)) == [11 * k for k in range(50)]
     assert parallel.map_in_threads(str, []) == []
 
 
-def test_as_many_at_once_as_there_are_cores_and_each_has_one():
-    together = threading.Barrier(2, timeout=20)  # passed by two at once or not at all
+def test_items_run_in_parallel_with_one_core_each():
+    together = threading.Barrier(2, timeout=20)  # needs two threads at once
 
-    def seen(_):
+    def identify(_):
         together.wait()
         return threading.get_ident(), torch.get_num_threads(), torch.is_grad_enabled()
 
-    found = parallel.map_in_threads(seen, range(2))
+    found = parallel.map_in_threads(identify, range(2))
     assert len({thread for thread, *_ in found}) == 2
-    assert [rest for _, *rest in found] == 2 * [[1, False]]
+    assert [settings for _, *settings in found] == 2 * [[1, False]]
 
 
-def test_torch_is_left_as_it_was_also_by_what_fails():
+def test_torch_settings_are_restored_after_an_error():
     def fails(_):
         raise ValueError("volume 3 is no brain")
 

@@ -1,4 +1,4 @@
-"""Downloads and archives: whole, verified and taken once, or an error that says how to get the thing by hand."""
+"""Downloads and archives: complete and verified, or an error that explains the manual download."""
 
 import errno
 import functools
@@ -36,9 +36,6 @@ def sha(data):
     return hashlib.sha256(data).hexdigest()
 
 
-# --- a server that misbehaves as told ----------------------------------------------------------------
-
-
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -62,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def send(self, body, fault):
-        """The file, or its rest where that is asked for and the file the same; cut after fault["drop"] bytes."""
+        """Send the file, or its rest for a valid range; close the connection after fault["drop"] bytes."""
         site, start = self.server.site, 0
         tag = f'"{sha(body)[:8]}"'
         asked = self.headers.get("Range")
@@ -86,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site():
-    """What the server holds and how it behaves; `asked` is the range of each request."""
+    """Files and behaviour of the server; `asked` holds the Range header of each request."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.site = SimpleNamespace(files={"/brain.tar": BODY}, redirects={}, faults=[], asked=[], ranges=True)
         server.site.__dict__.update(tags=True, ignores_if_range=False, kind="application/octet-stream")
@@ -116,15 +113,12 @@ def refusal(function, *arguments, **options):
 def by_hand(url, path, digest="not known"):
     return (
         f". By hand: download {url}, put it at {path} (SHA-256 {digest}), and run again; a file that is there is "
-        f"verified and taken"
+        f"verified and used"
     )
 
 
-# --- whole -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("digest", [None, sha(BODY)])
-def test_a_file_comes_whole_with_a_record_of_what_it_is_and_nothing_else(site, path, digest):
+def test_a_download_writes_the_file_and_its_record(site, path, digest):
     record = download(site.url, path, sha256=digest)
     assert path.read_bytes() == BODY and names(path.parent) == ["brain.tar", "brain.tar.json"]
     assert record == {"url": site.url, "bytes": len(BODY), "sha256": sha(BODY), "verified": digest is not None}
@@ -132,12 +126,12 @@ def test_a_file_comes_whole_with_a_record_of_what_it_is_and_nothing_else(site, p
     assert site.asked == [None]
 
 
-def test_a_second_time_nothing_is_asked_of_the_server(site, path):
+def test_a_second_call_sends_no_request(site, path):
     first = download(site.url, path)
     assert download(site.url, path) == first and site.asked == [None]
 
 
-def test_two_at_once_fetch_once(site, path):
+def test_parallel_downloads_send_one_request(site, path):
     threads = [threading.Thread(target=download, args=(site.url, path)) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -146,12 +140,12 @@ def test_two_at_once_fetch_once(site, path):
     assert path.read_bytes() == BODY and site.asked == [None]
 
 
-def test_an_empty_file_of_a_server_is_taken_as_it_is(site, path):
+def test_an_empty_file_is_downloaded(site, path):
     site.files["/brain.tar"] = b""
     assert download(site.url, path)["bytes"] == 0
 
 
-def test_progress_tells_rate_and_time_left(site, path, monkeypatch, caplog):
+def test_progress_reports_rate_and_time_left(site, path, monkeypatch, caplog):
     monkeypatch.setattr(fetch, "REPORT_EVERY_S", 0.0)
     caplog.set_level(logging.INFO, logger="neuromf.data.download")
     download(site.url, path)
@@ -160,49 +154,43 @@ def test_progress_tells_rate_and_time_left(site, path, monkeypatch, caplog):
     assert lines[0].startswith("brain.tar: 65536 bytes of 0.51 MB, ") and lines[-1].endswith("/s, 0 s left")
 
 
-# --- put there by hand -------------------------------------------------------------------------------
-
-
-def test_a_file_put_there_by_hand_is_verified_and_taken_without_a_network(path):
+def test_a_file_put_there_by_hand_is_verified_without_a_network(path):
     path.parent.mkdir()
     path.write_bytes(BODY)
     record = download("https://nowhere.invalid/brain.tar", path, sha256=sha(BODY))
     assert record["verified"] and record["bytes"] == len(BODY)
 
 
-def test_another_file_put_there_by_hand_is_refused_and_kept(path):
+def test_a_file_with_another_digest_is_refused_and_kept(path):
     path.parent.mkdir()
     path.write_bytes(b"other")
     url = "https://nowhere.invalid/brain.tar"
     assert refusal(download, url, path, sha256=sha(BODY)) == (
-        f"{path} has SHA-256 {sha(b'other')}, asked for is {sha(BODY)}: it is another file or damaged. Remove it, "
+        f"{path} has SHA-256 {sha(b'other')}, expected is {sha(BODY)}: it is another file or damaged. Remove it, "
         f"and run again: it is downloaded from {url}"
     )
     assert path.read_bytes() == b"other"
 
 
-def test_a_file_that_changed_since_it_was_recorded_is_refused(site, path):
+def test_a_file_that_differs_from_its_record_is_refused(site, path):
     download(site.url, path)
     path.write_bytes(BODY[:-1])
     message = refusal(download, site.url, path)
     assert f"recorded in brain.tar.json is {sha(BODY)}" in message and "Remove it and its record" in message
 
 
-def test_an_empty_file_put_there_is_refused(path):
+def test_an_existing_empty_file_is_refused(path):
     path.parent.mkdir()
     path.touch()
     assert refusal(download, "https://nowhere.invalid/x", path).startswith(f"{path} is empty. Remove it")
 
 
-def test_a_folder_in_the_place_of_the_file_is_named(path):
+def test_a_folder_at_the_path_of_the_file_is_refused(path):
     path.mkdir(parents=True)
     assert f"{path}: Is a directory" in refusal(download, "https://nowhere.invalid/x", path)
 
 
-# --- broken off and gone on --------------------------------------------------------------------------
-
-
-def test_a_dropped_connection_goes_on_where_it_was(site, path):
+def test_a_dropped_connection_resumes(site, path):
     site.faults = [{"drop": 200_000}, {"drop": 100_000}]
     download(site.url, path, sha256=sha(BODY), tries=2)
     assert path.read_bytes() == BODY
@@ -210,7 +198,7 @@ def test_a_dropped_connection_goes_on_where_it_was(site, path):
     assert site.asked[0] is None and 0 < starts[0] <= 200_000 < starts[1] <= 300_000
 
 
-def test_a_killed_download_goes_on_in_the_next_run(site, path):
+def test_a_killed_download_resumes_in_the_next_run(site, path):
     site.faults = [{"drop": 200_000}]
     refusal(download, site.url, path, tries=1)
     assert names(path.parent) == ["brain.tar.part", "brain.tar.part.json"]
@@ -219,7 +207,7 @@ def test_a_killed_download_goes_on_in_the_next_run(site, path):
     assert path.read_bytes() == BODY and kept > 130_000 and site.asked == [None, f"bytes={kept}-"]
 
 
-def test_a_download_killed_at_its_very_end_asks_nothing_more(site, path):
+def test_a_complete_partial_file_needs_no_request(site, path):
     path.parent.mkdir()
     Path(f"{path}.part").write_bytes(BODY)
     Path(f"{path}.part.json").write_text(json.dumps({"url": site.url, "etag": '"x"', "bytes": len(BODY)}))
@@ -228,7 +216,7 @@ def test_a_download_killed_at_its_very_end_asks_nothing_more(site, path):
 
 
 @pytest.mark.parametrize("record", [None, "not json", '{"url": "http://other/brain.tar", "bytes": 9}', "[]"])
-def test_a_part_that_nobody_can_vouch_for_is_thrown_away(site, path, record):
+def test_a_partial_file_without_a_valid_record_is_discarded(site, path, record):
     path.parent.mkdir()
     Path(f"{path}.part").write_bytes(b"garbage" * 1000)
     if record:
@@ -237,7 +225,7 @@ def test_a_part_that_nobody_can_vouch_for_is_thrown_away(site, path, record):
     assert path.read_bytes() == BODY and site.asked == [None]
 
 
-def test_a_server_without_ranges_starts_over(site, path):
+def test_a_server_without_ranges_restarts_the_download(site, path):
     site.ranges, site.faults = False, [{"drop": 200_000}]
     download(site.url, path, tries=2)
     assert path.read_bytes() == BODY and len(site.asked) == 2 and site.asked[1] is not None
@@ -256,7 +244,7 @@ def test_a_file_that_changes_on_the_server_is_never_mixed(site, path, tags, igno
         assert len(site.asked) == 2  # the server was told which file we had begun
 
 
-def test_a_file_of_the_same_length_is_told_apart_by_its_tag(site, path):
+def test_a_changed_file_of_the_same_size_is_detected_by_its_tag(site, path):
     site.ignores_if_range, site.faults = True, [{"drop": 200_000}]
     refusal(download, site.url, path, tries=1)
     site.files["/brain.tar"] = BODY[::-1]
@@ -264,7 +252,7 @@ def test_a_file_of_the_same_length_is_told_apart_by_its_tag(site, path):
     assert path.read_bytes() == BODY[::-1]
 
 
-def test_a_busy_server_is_asked_again_and_one_without_the_file_is_not(site, path):
+def test_a_busy_server_is_retried_and_a_missing_file_is_not(site, path):
     site.faults = [503, 429]
     download(site.url, path)
     assert path.read_bytes() == BODY and len(site.asked) == 3
@@ -275,7 +263,7 @@ def test_a_busy_server_is_asked_again_and_one_without_the_file_is_not(site, path
     assert len(site.asked) == 4
 
 
-def test_tries_in_a_row_without_progress_end_it(site, path):
+def test_consecutive_tries_without_progress_end_the_download(site, path):
     site.faults = [503] * 9
     assert "the server answered 503 Service Unavailable (3 tries in a row)" in refusal(
         download, site.url, path, tries=3
@@ -283,7 +271,7 @@ def test_tries_in_a_row_without_progress_end_it(site, path):
     assert len(site.asked) == 3
 
 
-def test_without_a_network_one_error_says_what_to_do_by_hand(path):
+def test_without_a_network_the_error_explains_the_manual_download(path):
     url = "http://127.0.0.1:9/brain.tar"
     message = refusal(download, url, path, sha256="1" * 64, tries=2)
     assert message.startswith("brain.tar could not be fetched: no connection, or a broken one (ConnectionError: ")
@@ -291,16 +279,13 @@ def test_without_a_network_one_error_says_what_to_do_by_hand(path):
     assert names(path.parent) == []
 
 
-# --- refused -----------------------------------------------------------------------------------------
-
-
-def test_a_wrong_digest_leaves_nothing(site, path):
+def test_a_wrong_digest_leaves_no_file(site, path):
     message = refusal(download, site.url, path, sha256="0" * 64)
-    assert f"the server's file has SHA-256 {sha(BODY)}, asked for is {'0' * 64}; it was not kept" in message
+    assert f"the server's file has SHA-256 {sha(BODY)}, expected is {'0' * 64}; it was deleted" in message
     assert names(path.parent) == []
 
 
-def test_a_web_page_in_place_of_the_file_is_refused(site, path):
+def test_a_web_page_instead_of_the_file_is_refused(site, path):
     site.kind = "text/html; charset=utf-8"
     assert "answered with a web page (a login, a licence to accept, or an error)" in refusal(download, site.url, path)
     assert names(path.parent) == []
@@ -311,7 +296,7 @@ def test_only_http_is_fetched(path, url):
     assert f"its address must begin with http:// or https://, got {url!r}" in refusal(download, url, path)
 
 
-def test_a_redirect_is_followed_but_not_out_of_http(site, path):
+def test_redirects_are_followed_within_http_only(site, path):
     site.redirects = {"/old.tar": site.url, "/bad.tar": "file:///etc/passwd", "/loop.tar": "/loop.tar"}
     download(site.url.replace("brain", "old"), path)
     assert path.read_bytes() == BODY
@@ -320,18 +305,17 @@ def test_a_redirect_is_followed_but_not_out_of_http(site, path):
     assert names(path.parent) == ["brain.tar", "brain.tar.json"]
 
 
-# --- disks -------------------------------------------------------------------------------------------
-
-
-def test_room_is_looked_for_before_a_byte_is_written(site, path, monkeypatch):
+def test_free_space_is_checked_before_writing(site, path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=600_000))
-    message = refusal(download, site.url, path, room=2)
-    assert f"brain.tar needs 1.02 MB more on the disk of {path.parent}, where 0.60 MB are free; make room" in message
+    message = refusal(download, site.url, path, space_factor=2)
+    assert (
+        f"brain.tar needs 1.02 MB more on the disk of {path.parent}, where 0.60 MB are free; free some space" in message
+    )
     assert names(path.parent) == []
-    assert download(site.url, path, room=1)["bytes"] == len(BODY)
+    assert download(site.url, path, space_factor=1)["bytes"] == len(BODY)
 
 
-def test_what_is_there_already_needs_no_room_twice(site, path, monkeypatch):
+def test_a_resumed_download_needs_space_for_the_rest_only(site, path, monkeypatch):
     site.faults = [{"drop": 200_000}]
     refusal(download, site.url, path, tries=1)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=len(BODY) - 190_000))
@@ -350,11 +334,13 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_is_said_and_the_download_goes_on_when_there_is_room(site, small_disk, monkeypatch):
-    monkeypatch.setattr(fetch, "require_room", lambda *arguments: None)  # another process took the room meanwhile
+def test_a_full_disk_is_named_and_the_download_resumes_later(site, small_disk, monkeypatch):
+    monkeypatch.setattr(fetch, "require_free_space", lambda *arguments: None)  # another process took the room meanwhile
     path = small_disk / "brain.tar"
     message = refusal(download, site.url, path)
-    assert f"the disk of {small_disk} is full; what was downloaded stays, so make room and run again" in message
+    assert (
+        f"the disk of {small_disk} is full; the partial download is kept, so free some space and run again" in message
+    )
     kept = Path(f"{path}.part").stat().st_size
     assert kept > 200_000
     subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
@@ -362,21 +348,19 @@ def test_a_full_disk_is_said_and_the_download_goes_on_when_there_is_room(site, s
     assert site.asked[-1] == f"bytes={kept}-"
 
 
-def test_a_full_disk_by_its_number(site, path, monkeypatch):
-    """The same without a disk to fill."""
-
+def test_a_full_disk_is_recognised_by_its_error_number(site, path, monkeypatch):
     def full(chunks, *arguments):
         yield next(chunks)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(fetch, "_reported", full)
-    assert "is full; what was downloaded stays" in refusal(download, site.url, path)
+    monkeypatch.setattr(fetch, "_report_progress", full)
+    assert "is full; the partial download is kept" in refusal(download, site.url, path)
     assert names(path.parent) == ["brain.tar.part", "brain.tar.part.json"]
 
 
 @pytest.fixture
 def shut_folder():
-    """A folder with a file that may be read but not written, also where tests run as root."""
+    """A read-only folder with a file, even if tests run as root."""
     folder = Path(tempfile.mkdtemp(prefix="neuromf-shut-"))
     (folder / "brain.tar").write_bytes(BODY)
     folder.chmod(0o555)
@@ -390,18 +374,16 @@ def shut_folder():
     shutil.rmtree(folder)
 
 
-def test_a_folder_that_may_not_be_written_is_named(site, shut_folder):
+def test_a_read_only_folder_is_named(site, shut_folder):
     message = refusal(download, site.url, shut_folder / "other.tar")
     assert f"other.tar could not be fetched: {shut_folder}/" in message and "Permission denied" in message
     assert "Permission denied" in refusal(download, site.url, shut_folder / "sub" / "brain.tar")
 
 
-def test_a_file_in_a_folder_that_may_not_be_written_is_taken(shut_folder):
+def test_a_file_in_a_read_only_folder_is_verified(shut_folder):
     assert download("https://nowhere.invalid/x", shut_folder / "brain.tar", sha256=sha(BODY))["verified"]
     assert names(shut_folder) == ["brain.tar"]
 
-
-# --- archives ----------------------------------------------------------------------------------------
 
 SCANS = {f"IXI{k:03d}-HH-{k}-T1.nii.gz": bytes([k]) * (700 + 300 * k) for k in range(1, 6)}
 T1 = r"IXI\d{3}-.*-T1\.nii\.gz"
@@ -415,7 +397,7 @@ def member(name, kind=tarfile.REGTYPE, size=0, link=""):
 
 @pytest.fixture
 def pack(tmp_path):
-    """Writes an archive of these files, and of further members, and says where."""
+    """Write an archive of these files and further members; returns its path."""
 
     def make(files=SCANS, *others, mode="w", name="IXI-T1.tar"):
         with tarfile.open(tmp_path / name, mode) as tar:
@@ -438,7 +420,7 @@ def everything(folder):
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
 @pytest.mark.parametrize("prefix", ["", "./", "IXI-T1/"])
-def test_files_that_match_are_unpacked_flat_and_nothing_beside_them(pack, tmp_path, mode, prefix):
+def test_matching_files_are_extracted_into_one_flat_folder(pack, tmp_path, mode, prefix):
     notes = {f"{prefix}._IXI001-HH-1-T1.nii.gz": b"mac", f"{prefix}readme.txt": b"hello"}
     files = {**{prefix + name: data for name, data in SCANS.items()}, **notes}
     archive = pack(files, member("sub", tarfile.DIRTYPE), mode=mode)
@@ -449,7 +431,7 @@ def test_files_that_match_are_unpacked_flat_and_nothing_beside_them(pack, tmp_pa
     assert found.st_uid == os.geteuid() and not found.st_mode & 0o7111  # neither owner nor rights of the archive
 
 
-def test_a_second_time_nothing_is_written(pack, tmp_path):
+def test_a_second_extraction_writes_nothing(pack, tmp_path):
     archive, folder = pack(), tmp_path / "T1"
     archives.extract(archive, folder, pattern=T1)
     before = {item.name: item.stat().st_mtime_ns for item in [folder, *folder.iterdir()]}
@@ -458,15 +440,15 @@ def test_a_second_time_nothing_is_written(pack, tmp_path):
     assert {item.name: item.stat().st_mtime_ns for item in [folder, *folder.iterdir()]} == before
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(pack, tmp_path):
+def test_a_folder_with_other_files_is_refused(pack, tmp_path):
     archive, folder = pack(), tmp_path / "T1"
     archives.extract(archive, folder, pattern=T1)
     first, second = sorted(SCANS)[:2]
     (folder / first).unlink()
     (folder / second).write_bytes(b"mine")
     assert refusal(archives.extract, archive, folder, pattern=T1) == (
-        f"{archive} cannot be unpacked: {folder} is there and not what IXI-T1.tar holds: 2 of 5 files are missing or "
-        f"of another size, such as {[first, second]}. Move the folder away and run again"
+        f"{archive} cannot be unpacked: {folder} exists but does not hold the files of IXI-T1.tar: 2 of 5 files are "
+        f"missing or have another size, such as {[first, second]}. Move the folder away and run again"
     )
     assert (folder / second).read_bytes() == b"mine" and not (folder / first).exists()
 
@@ -494,7 +476,7 @@ EVIL = {
 
 @pytest.mark.parametrize("info", EVIL.values(), ids=EVIL)
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_an_archive_with_anything_evil_in_it_is_refused_whole(pack, tmp_path, info, mode):
+def test_an_archive_with_an_unsafe_member_is_refused(pack, tmp_path, info, mode):
     archive = pack(SCANS, info, mode=mode)
     message = refusal(archives.extract, archive, tmp_path / "a" / "b" / "T1", pattern=T1)
     assert message.startswith(f"{archive} cannot be unpacked: it holds {info.name!r}, ")
@@ -509,14 +491,14 @@ def test_a_truncated_archive_leaves_nothing(pack, tmp_path, mode, keep):
     whole = archive.read_bytes()
     archive.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else keep])
     message = refusal(archives.extract, archive, tmp_path / "T1", pattern=T1)
-    assert message.startswith(f"{archive} cannot be unpacked") and "cut short" in message
+    assert message.startswith(f"{archive} cannot be unpacked") and "truncated" in message
     assert everything(tmp_path) == ["IXI-T1.tar"]
 
 
-def test_an_archive_cut_between_two_files_is_noticed(pack, tmp_path):
+def test_an_archive_truncated_between_two_files_is_detected(pack, tmp_path):
     archive = pack({name: bytes(1024) for name in SCANS})
     archive.write_bytes(archive.read_bytes()[: 3 * (512 + 1024)])
-    assert "its end mark is missing: it is cut short" in refusal(archives.extract, archive, tmp_path / "T1", pattern=T1)
+    assert "its end mark is missing: it is truncated" in refusal(archives.extract, archive, tmp_path / "T1", pattern=T1)
     assert everything(tmp_path) == ["IXI-T1.tar"]
 
 
@@ -529,10 +511,10 @@ def test_a_damaged_archive_leaves_nothing(pack, tmp_path):
     assert everything(tmp_path) == ["IXI-T1.tar"]
 
 
-def test_what_no_archive_is_or_holds_is_said(pack, tmp_path):
+def test_files_without_a_usable_archive_are_refused(pack, tmp_path):
     folder, page = tmp_path / "T1", tmp_path / "page.tar"
     page.write_text("<!doctype html>" * 100)
-    assert "it is cut short, damaged or no tar" in refusal(archives.extract, page, folder, pattern=T1)
+    assert "it is truncated, damaged or no tar archive" in refusal(archives.extract, page, folder, pattern=T1)
     assert f"{tmp_path / 'no.tar'}: No such file" in refusal(archives.extract, tmp_path / "no.tar", folder, pattern=T1)
     other = pack({"a.txt": b"1", "b.txt": b"2"}, name="other.tar")
     assert "none of its 2 files matches" in refusal(archives.extract, other, folder, pattern=T1)
@@ -541,17 +523,17 @@ def test_what_no_archive_is_or_holds_is_said(pack, tmp_path):
     assert not folder.exists()
 
 
-def test_a_disk_too_small_for_an_archive_is_seen_before_and_while_it_fills(pack, small_disk, monkeypatch):
+def test_a_full_disk_is_detected_before_and_during_extraction(pack, small_disk, monkeypatch):
     archive = pack({name: bytes(150_000) for name in SCANS})
     message = refusal(archives.extract, archive, small_disk / "T1", pattern=T1)
     assert f"T1 needs 0.75 MB more on the disk of {small_disk}" in message
-    monkeypatch.setattr(archives, "require_room", lambda *arguments: None)
+    monkeypatch.setattr(archives, "require_free_space", lambda *arguments: None)
     message = refusal(archives.extract, archive, small_disk / "T1", pattern=T1)
-    assert message == f"{archive} cannot be unpacked: the disk of {small_disk} is full; make room and run again"
+    assert message == f"{archive} cannot be unpacked: the disk of {small_disk} is full; free some space and run again"
     assert everything(small_disk) == []
 
 
-def test_a_killed_run_leaves_no_trace_after_the_next(pack, tmp_path, monkeypatch):
+def test_the_run_after_a_kill_removes_its_partial_folder(pack, tmp_path, monkeypatch):
     archive = pack()
 
     def killed(*arguments):
@@ -567,24 +549,24 @@ def test_a_killed_run_leaves_no_trace_after_the_next(pack, tmp_path, monkeypatch
     assert contents(tmp_path / "T1") == SCANS and names(tmp_path) == ["IXI-T1.tar", "T1"]
 
 
-# --- published weights -------------------------------------------------------------------------------
-
 LICENCE = {"name": "NVIDIA Open Model License", "address": "https://nvidia.example/licence", "forbids": "this and that"}
 
 
-def test_the_script_shows_the_licence_then_downloads_and_verifies(site, tmp_path, caplog, monkeypatch):
+def test_the_script_logs_the_licence_then_downloads(site, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("workflow_scripts._cli.log_to_terminal", lambda: None)
-    config = {"url": site.url, "sha256": sha(BODY), "licence": LICENCE}
+    config = {"autoencoder": {"url": site.url, "sha256": sha(BODY), "licence": LICENCE}}
     out = tmp_path / "maisi" / "autoencoder_v1.pt"
     maisi_script.main(["--config", json.dumps(config), "--out", str(out)])
     assert out.read_bytes() == BODY
     assert caplog.messages[0] == (
         "licence: NVIDIA Open Model License, https://nvidia.example/licence. It forbids: this and that. "
-        "Who goes on accepts it."
+        "By continuing you accept it."
     )
     out.unlink()
     with pytest.raises(SystemExit, match=r"autoencoder_v1.pt could not be fetched: .* By hand: download "):
-        maisi_script.main(["--config", json.dumps({**config, "sha256": "0" * 64}), "--out", str(out)])
+        maisi_script.main(
+            ["--config", json.dumps({"autoencoder": {**config["autoencoder"], "sha256": "0" * 64}}), "--out", str(out)]
+        )
 
 
 @pytest.fixture(scope="module")
@@ -608,35 +590,34 @@ def not_weights(path, error_of=load):
     ("data", "named"),
     [
         (b"", "(it is empty; download it again)"),
-        (b"\n <!DOCTYPE html><html><body>Sign in</body></html>", "(it is a web page saved under this name; download "),
+        (b"\n <!DOCTYPE html><html><body>Sign in</body></html>", "(it is a web page; download "),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:1f8a\nsize 83831868\n",
-            "(it is a git-lfs pointer, not the file it points to; run git lfs pull, or download the file itself)",
+            "(it is a git-lfs pointer; run git lfs pull, or download the file itself)",
         ),
     ],
     ids=["empty", "page", "pointer"],
 )
-def test_a_file_that_is_no_weights_is_named_for_what_it_is(tmp_path, name, data, named):
+def test_a_file_without_weights_is_described(tmp_path, name, data, named):
     (tmp_path / name).write_bytes(data)
     assert not_weights(tmp_path / name).startswith(f"{tmp_path / name} cannot be read as weights {named}")
 
 
-def test_a_pickle_with_code_is_named_with_what_it_holds_and_not_run(tmp_path, monkeypatch):
+def test_a_pickle_with_code_is_described_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": torch.ones(2), "note": Payload()}, "code.pt")
-    assert not_weights(Path("code.pt")).endswith(" beside tensors, a pickle that can run code, and was not read; "
-                                                 "save tensors alone)")  # fmt: skip
+    assert not_weights(Path("code.pt")).endswith(", which can run code, and was not loaded; save only tensors)")
     torch.save(nn.Linear(2, 2), "model.pt")
-    assert "(it holds torch.nn.modules.linear.Linear beside tensors" in not_weights(Path("model.pt"))
+    assert "(it is a pickle with torch.nn.modules.linear.Linear, which can run code" in not_weights(Path("model.pt"))
     torch.save({"note": Payload()}, "old.pt", _use_new_zipfile_serialization=False)
     assert "cannot be read as weights (it " in not_weights(Path("old.pt"))
     assert not Path("was-run").exists()
 
 
-def test_a_torchscript_program_is_named(tmp_path):
+def test_a_torchscript_program_is_described(tmp_path):
     with pytest.warns():
         torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "program.pt")
-        assert "(it is a TorchScript program, not a state dict;" in not_weights(tmp_path / "program.pt")
+        assert "(it is a TorchScript program;" in not_weights(tmp_path / "program.pt")
 
 
 @pytest.mark.parametrize(
@@ -645,31 +626,31 @@ def test_a_torchscript_program_is_named(tmp_path):
         ({"time_embed.0.weight": (8, 4), "conv_in.conv.weight": (8, 4, 3, 3, 3)}, "a diffusion UNet, published beside"),
         ({"controlnet_cond_embedding.conv_in.conv.weight": (8, 1, 3, 3, 3)}, "a ControlNet; "),
         ({"encoder.conv_in.weight": (8, 3, 3, 3), "encoder.conv_in.bias": (8,)}, "a 2D network; "),
-        ({"encoder.blocks.0.conv.weight": (8, 1, 3, 3, 3)}, "an autoencoder of MONAI's plain layout, not MAISI's; "),
+        ({"encoder.blocks.0.conv.weight": (8, 1, 3, 3, 3)}, "a plain MONAI autoencoder, not MAISI's; "),
     ],
     ids=["unet", "controlnet", "2d", "plain"],
 )
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_another_network_is_named_for_what_it_is(tmp_path, state, kind, wrapped):
+def test_weights_of_another_network_are_described(tmp_path, state, kind, wrapped):
     weights = {name: torch.ones(shape) for name, shape in state.items()}
     torch.save({"epoch": 3, "unet_state_dict": weights} if wrapped else weights, tmp_path / "other.pt")
     message = not_weights(tmp_path / "other.pt")
     assert message.startswith(f"{tmp_path / 'other.pt'} is not this autoencoder: it is {kind}")
-    assert f"wanted 130 tensors, got {len(state)}" in message
+    assert f"expected 130 tensors, got {len(state)}" in message
 
 
-def test_a_2d_autoencoder_with_the_right_names_is_named_too(published, tmp_path):
+def test_a_2d_autoencoder_with_the_right_names_is_described(published, tmp_path):
     state = published.net.state_dict()
     flat = {name: weight[..., 0].clone() if weight.ndim == 5 else weight for name, weight in state.items()}
     torch.save(flat, tmp_path / "flat.pt")
     assert "is not this autoencoder: it is a 2D network; " in not_weights(tmp_path / "flat.pt")
 
 
-def test_published_weights_are_loaded_with_a_word_on_their_licence_and_ours_without(published, tmp_path, caplog):
+def test_only_published_weights_log_their_licence(published, tmp_path, caplog):
     torch.save({"unet_state_dict": published.net.state_dict(), "epoch": 273}, tmp_path / "autoencoder_v2.pt")
     load(tmp_path / "autoencoder_v2.pt")
     (line,) = caplog.messages
-    assert line.startswith("autoencoder_v2.pt holds published weights, whose licence goes with them: ")
+    assert line.startswith("autoencoder_v2.pt holds published weights and is bound to their licence: ")
     assert "NVIDIA Open Model License" in line and "research and evaluation only" in line
     caplog.clear()
     save_weights(published, tmp_path / "vae.safetensors")

@@ -1,4 +1,4 @@
-"""Tools from outside: the bias field is taken out, and a stripper may fail in any way without harm to the others."""
+"""External tools: bias field correction, and skull stripping that may fail on single scans."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ SHAPE = (24, 28, 20)
 GRID = {"spacing_mm": 4.0, "shape": (24, 28, 20)}
 TO_WORLD = nib.affines.from_matvec(np.array([[0, 0, 4], [-4, 0, 0], [0, 4, 0]]), (-40, 50, -48))  # axes P, S, R
 
-# A tool that keeps what is between 150 and 250, and says what it was called with
+# A fake tool: its mask holds intensities between 150 and 250, and it logs its arguments
 FAKE = """#!{python}
 {before}
 import sys, nibabel as nib, numpy as np
@@ -48,7 +48,7 @@ MASKS = {
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Put a fake tool on the PATH; body is Python that runs before it makes its mask."""
+    """Put a fake tool on the PATH; `body` is Python code that runs before it writes its mask."""
 
     def make(name, body="", before="", help_code=0, as_name=None):
         place = tmp_path / "bin"
@@ -71,7 +71,7 @@ def nothing_installed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def save(tmp_path):
-    """A head of 100 with a scalp of 300, a brain of 200 to 172, and noise around it, axes as IXI has them."""
+    """A head of 100 with a scalp of 300, a brain of 200 to 172, and noise around it, with the axes of IXI."""
 
     def make(name="scan", stripped=False):
         points = np.stack(np.indices(SHAPE), axis=-1) - [12, 14, 10]
@@ -86,7 +86,7 @@ def save(tmp_path):
 
 
 def table_of(**files):
-    rows = [{"scan": scan, "file": str(file), "person": scan, "split": "train"} for scan, file in files.items()]
+    rows = [{"scan": scan, "file": str(file), "participant": scan, "split": "train"} for scan, file in files.items()]
     return pd.DataFrame(rows).assign(mask="", problem="")
 
 
@@ -94,11 +94,8 @@ def calls(tmp_path):
     return (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
 
 
-# Bias field
-
-
 def biased(strength=0.35):
-    """Two tissues with noise in an ellipsoid, and the smooth field that they are multiplied by."""
+    """Two tissues with noise in an ellipsoid, a smooth bias field, and the mask of the ellipsoid."""
     points = (np.stack(np.indices((40, 48, 40)), axis=-1) - [19.5, 23.5, 19.5]) / [17, 21, 17]
     inside = np.linalg.norm(points, axis=-1) < 1
     tissue = np.where(np.sin(9 * points[..., 0]) * np.sin(8 * points[..., 1]) * np.sin(7 * points[..., 2]) > 0, 100, 60)
@@ -108,7 +105,7 @@ def biased(strength=0.35):
 
 
 def unevenness(array, clean, inside):
-    """Standard deviation of the log of what an image is multiplied by."""
+    """Standard deviation of the log ratio to the clean image."""
     return np.log(array[inside] / clean[inside]).std()
 
 
@@ -117,25 +114,25 @@ def n4():
     pytest.importorskip("SimpleITK")
 
 
-def test_a_smooth_field_is_taken_out(n4):
+def test_a_smooth_field_is_corrected(n4):
     clean, field, inside = biased()
-    found = external_tools.without_bias_field((clean * field).astype(np.float32), inside, 2.0)
+    found = external_tools.correct_bias_field((clean * field).astype(np.float32), inside, 2.0)
     assert found.dtype == np.float32 and found.shape == clean.shape
     before, after = (unevenness(array, clean, inside) for array in (clean * field, found))
     assert before > 0.2 and after < before / 10
-    flat = external_tools.without_bias_field(clean, inside, 2.0)
+    flat = external_tools.correct_bias_field(clean, inside, 2.0)
     assert unevenness(flat, clean, inside) < 0.02
 
 
-def test_the_field_is_divided_out_at_full_resolution(n4):
-    """What N4 sees is every second voxel; a checkerboard that only the whole image has must survive."""
+def test_the_field_is_corrected_at_full_resolution(n4):
+    """N4 reads every second voxel; a checkerboard at full resolution must survive."""
     clean, field, inside = biased()
     fine = clean * (1 + 0.2 * (np.indices(clean.shape).sum(axis=0) % 2))
-    found = external_tools.without_bias_field((fine * field).astype(np.float32), inside, 2.0)
+    found = external_tools.correct_bias_field((fine * field).astype(np.float32), inside, 2.0)
     assert unevenness(found, fine, inside) < unevenness(fine * field, fine, inside) / 4
 
 
-def test_equal_scans_give_equal_bits_and_bias_is_recorded(n4, save, tmp_path):
+def test_equal_scans_give_equal_bits_and_the_correction_is_recorded(n4, save, tmp_path):
     first, second = (preprocessing.prepare(save(), bias_field="n4", **GRID) for _ in range(2))
     np.testing.assert_array_equal(first[0], second[0])
     plain = preprocessing.prepare(save(), **GRID)
@@ -145,15 +142,15 @@ def test_equal_scans_give_equal_bits_and_bias_is_recorded(n4, save, tmp_path):
     assert qc["bias_field"].tolist() == [first[2]["bias_field"]]
 
 
-def test_a_scan_below_zero_has_no_field(n4, save):
+def test_a_scan_below_zero_is_refused_by_n4(n4, save):
     path = save()
     image = nib.load(path)
     nib.save(nib.Nifti1Image(image.get_fdata() - 1000, image.affine), path)
-    with pytest.raises(scans.BadScan, match="no bias field: only 0 voxels of the foreground are above 0, 100 are"):
+    with pytest.raises(scans.BadScan, match="no bias field: only 0 voxels of the foreground are above 0, N4 needs 100"):
         preprocessing.prepare(path, bias_field="n4", **GRID)
 
 
-def test_without_simpleitk_nothing_is_begun_and_the_extra_is_named(save, tmp_path, monkeypatch):
+def test_without_simpleitk_the_error_names_the_extra(save, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(
         external_tools.MissingTool, match=r"needs SimpleITK: pip install 'neuromf\[n4\]', or set volumes.bias"
@@ -162,21 +159,18 @@ def test_without_simpleitk_nothing_is_begun_and_the_extra_is_named(save, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-# Skull stripping
-
-
 @pytest.mark.parametrize(
-    ("tool", "strip", "version", "command"),
+    ("tool", "skull_strip", "version", "command"),
     [
         ("mri_synthstrip", "synthstrip", "of unknown version", "-i scan.nii.gz -o brain.nii.gz -m mask.nii.gz"),
         ("hd-bet", "hd-bet", "2", "-i scan.nii.gz -o brain.nii.gz --save_bet_mask -device cpu --disable_tta"),
         ("hd-bet-1", "hd-bet", "1", "-i scan.nii.gz -o brain.nii.gz -s 1 -device cpu -mode fast -tta 0"),
     ],
 )
-def test_a_tool_finds_the_brain_and_is_recorded(install, save, tmp_path, tool, strip, version, command):
+def test_a_tool_strips_the_skull_and_is_recorded(install, save, tmp_path, tool, skull_strip, version, command):
     install(tool)
-    qc = preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", strip=strip, **GRID)
-    assert qc[["status", "stripped_by"]].values.tolist() == [["accepted", f"{strip} {version}"]]
+    qc = preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", skull_strip=skull_strip, **GRID)
+    assert qc[["status", "stripped_by"]].values.tolist() == [["accepted", f"{skull_strip} {version}"]]
     assert calls(tmp_path) == [command]
     volume, to_world = nifti.read_volume(qc["volume"][0])
     points = nib.affines.apply_affine(to_world, np.argwhere(volume > 0))
@@ -186,144 +180,148 @@ def test_a_tool_finds_the_brain_and_is_recorded(install, save, tmp_path, tool, s
 
 
 @pytest.mark.parametrize(
-    ("device", "tool", "strip", "wanted"),
+    ("device", "tool", "skull_strip", "wanted"),
     [
         ("cuda", "mri_synthstrip", "synthstrip", "-m mask.nii.gz -g"),
         ("cuda", "hd-bet", "hd-bet", "--save_bet_mask -device cuda"),
         ("cuda", "hd-bet-1", "hd-bet", "-s 1 -device 0"),
     ],
 )
-def test_a_gpu_is_asked_for_where_it_is_wanted(install, save, tmp_path, device, tool, strip, wanted):
+def test_the_device_is_passed_to_the_tool(install, save, tmp_path, device, tool, skull_strip, wanted):
     install(tool)
-    preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", strip=strip, skull_strip_device=device, **GRID)
+    preprocessing.prepare_shard(
+        table_of(s=save()), tmp_path / "out", skull_strip=skull_strip, skull_strip_device=device, **GRID
+    )
     assert calls(tmp_path)[0].endswith(wanted)
 
 
-def test_versions_are_read_where_a_tool_has_them(install, tmp_path, monkeypatch):
+def test_versions_of_synthstrip_are_read(install, tmp_path, monkeypatch):
     install("mri_synthstrip", before="version = '1.6'", as_name="synthstrip-docker")
-    assert str(external_tools.find_stripper("synthstrip")) == "synthstrip 1.6"
+    assert str(external_tools.find_skull_stripper("synthstrip")) == "synthstrip 1.6"
     install("mri_synthstrip", before="version = '1'")
-    assert str(external_tools.find_stripper("synthstrip")) == "synthstrip 1"
+    assert str(external_tools.find_skull_stripper("synthstrip")) == "synthstrip 1"
     (tmp_path / "build-stamp.txt").write_text("freesurfer-linux-7.4.1\n")
     monkeypatch.setenv("FREESURFER_HOME", str(tmp_path))
-    assert str(external_tools.find_stripper("synthstrip")) == "synthstrip freesurfer-linux-7.4.1"
+    assert str(external_tools.find_skull_stripper("synthstrip")) == "synthstrip freesurfer-linux-7.4.1"
 
 
-def test_a_tool_sees_the_axes_of_mni(install, save, tmp_path):
+def test_a_tool_gets_the_axes_of_mni(install, save, tmp_path):
     install("hd-bet", body="assert nib.aff2axcodes(nib.load('scan.nii.gz').affine) == ('R', 'A', 'S')")
-    qc = preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", strip="hd-bet", **GRID)
+    qc = preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", skull_strip="hd-bet", **GRID)
     assert qc["status"].tolist() == ["accepted"]
 
 
-def test_a_mask_wins_and_a_stripped_scan_is_left_alone(install, save, tmp_path):
+def test_only_raw_scans_without_a_mask_are_skull_stripped(install, save, tmp_path):
     install("mri_synthstrip")
     image = nib.load(save("masked"))
     mask = tmp_path / "mask.nii.gz"
     nib.save(nib.Nifti1Image((image.get_fdata() > 50).astype(np.uint8), image.affine), mask)
     table = table_of(masked=save("masked"), already=save("already", stripped=True), raw=save("raw"))
     table.loc[0, "mask"] = str(mask)
-    qc = preprocessing.prepare_shard(table, tmp_path / "out", strip="synthstrip", **GRID)
+    qc = preprocessing.prepare_shard(table, tmp_path / "out", skull_strip="synthstrip", **GRID)
     assert qc["stripped_by"].tolist() == ["mask", "already", "synthstrip of unknown version"]
     assert len(calls(tmp_path)) == 1
     assert qc["foreground_ml"][0] > 2 * qc["foreground_ml"][2] == 2 * qc["foreground_ml"][1]
 
 
 FAILURES = {
-    "fails": ("print('reading'); sys.exit('no brain found here')", "ended with 1; its last words: no brain found here"),
-    "dies": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended with -9; its last words: none"),
+    "fails": (
+        "print('reading'); sys.exit('no brain found here')",
+        "ended with 1; last line of its output: no brain found here",
+    ),
+    "dies": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended with -9; last line of its output: none"),
     "fails late": (
         "nib.save(nib.load('scan.nii.gz'), 'mask.nii.gz'); print('out of memory'); sys.exit(3)",
-        "ended with 3; its last words: out of memory",
+        "ended with 3; last line of its output: out of memory",
     ),
-    "writes nothing": ("print('all is well'); sys.exit(0)", "left no mask; its last words: all is well"),
+    "writes nothing": ("print('all is well'); sys.exit(0)", "wrote no mask; last line of its output: all is well"),
     "writes nonsense": (
         "open('mask.nii.gz', 'w').write('nonsense'); sys.exit(0)",
-        "left a mask that cannot be used, unreadable: mask.nii.gz cannot be read as NIfTI",
+        "wrote an unusable mask, unreadable: mask.nii.gz cannot be read as NIfTI",
     ),
 }
 
 
 @pytest.mark.parametrize("how", FAILURES)
-def test_a_scan_on_which_a_tool_fails_is_set_aside_and_the_rest_goes_on(install, save, tmp_path, how):
+def test_a_scan_on_which_a_tool_fails_is_excluded(install, save, tmp_path, how):
     body, message = FAILURES[how]
     install("mri_synthstrip", body=f"if len(open({str(tmp_path / 'calls')!r}).readlines()) == 1:\n    {body}")
     table = table_of(bad=save("bad"), good=save("good"))
-    qc = preprocessing.prepare_shard(table, tmp_path / "out", strip="synthstrip", **GRID)
+    qc = preprocessing.prepare_shard(table, tmp_path / "out", skull_strip="synthstrip", **GRID)
     assert qc["status"].tolist() == ["quarantined", "accepted"]
-    assert qc["reason"][0].startswith(f"stripping failed: synthstrip of unknown version {message}")
+    assert qc["reason"][0].startswith(f"skull stripping failed: synthstrip of unknown version {message}")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
 
 
-def test_an_empty_mask_of_a_tool_is_named_as_its_own(install, save, tmp_path):
+def test_an_empty_mask_of_a_tool_is_attributed_to_it(install, save, tmp_path):
     install(
         "mri_synthstrip",
         body="nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), 'u1'), np.eye(4)), 'mask.nii.gz'); sys.exit()",
     )
-    qc = preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", strip="synthstrip", **GRID)
-    assert qc["reason"][0].startswith(
-        "empty mask: no voxel of the mask that synthstrip of unknown version left above 0"
-    )
+    qc = preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", skull_strip="synthstrip", **GRID)
+    assert qc["reason"][0].startswith("empty mask: no voxel of the mask of synthstrip of unknown version above 0")
 
 
-def test_a_tool_that_hangs_is_ended_with_all_that_it_started(install, save, tmp_path):
+def test_a_tool_over_its_time_limit_is_killed_with_its_children(install, save, tmp_path):
     child = tmp_path / "child"
     install("mri_synthstrip").write_text(f"#!/bin/sh\nsleep 300 &\necho $! > {child}\nwait\n")  # starts at once
     start = time.monotonic()
     qc = preprocessing.prepare_shard(
-        table_of(s=save()), tmp_path / "out", strip="synthstrip", skull_strip_timeout_s=4, **GRID
+        table_of(s=save()), tmp_path / "out", skull_strip="synthstrip", skull_strip_timeout_s=4, **GRID
     )
     assert time.monotonic() - start < 60
-    assert qc["reason"][0].endswith("took over 4 s, which is volumes.skull_strip_timeout_s")
+    assert qc["reason"][0].endswith("took over 4 s, the limit volumes.skull_strip_timeout_s")
     state = f"/proc/{child.read_text().strip()}/stat"
     assert not os.path.exists(state) or " Z " in open(state).read()
 
 
-def test_a_full_disk_under_a_tool_stops_the_run(install, save, tmp_path):
+def test_a_full_disk_in_a_tool_stops_the_run(install, save, tmp_path):
     install("mri_synthstrip", body="sys.exit('OSError: [Errno 28] No space left on device')")
-    with pytest.raises(OSError, match="No space left on device, said synthstrip") as caught:
-        preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", strip="synthstrip", **GRID)
+    with pytest.raises(OSError, match="No space left on device, reported by synthstrip") as caught:
+        preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", skull_strip="synthstrip", **GRID)
     assert caught.value.errno == errno.ENOSPC and not list((tmp_path / "out").iterdir())
 
 
-def test_nothing_is_left_in_the_temporary_folder(install, save, tmp_path, monkeypatch):
+def test_the_temporary_folder_is_removed(install, save, tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(external_tools.tempfile, "tempdir", str(scratch))
     install("mri_synthstrip", body="sys.exit('no')")
-    preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", strip="synthstrip", **GRID)
+    preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", skull_strip="synthstrip", **GRID)
     assert not list(scratch.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("strip", "message"),
+    ("skull_strip", "message"),
     [
         (
             "synthstrip",
-            "volumes.strip is synthstrip, but no mri_synthstrip or synthstrip-docker or synthstrip-singularity is on "
-            "the PATH; get it from FreeSurfer 7.3 or later, or a container: "
+            "volumes.skull_strip is synthstrip, but no mri_synthstrip or synthstrip-docker or synthstrip-singularity "
+            "is on the PATH; get it from FreeSurfer 7.3 or later, or a container: "
             "https://surfer.nmr.mgh.harvard.edu/docs/synthstrip/; or give brain masks in cohort.folder.masks, "
-            "or set volumes.strip to none",
+            "or set volumes.skull_strip to none",
         ),
-        ("hd-bet", "volumes.strip is hd-bet, but no hd-bet is on the PATH; get it from pip install hd-bet, in an"),
+        (
+            "hd-bet",
+            "volumes.skull_strip is hd-bet, but no hd-bet is on the PATH; get it from pip install hd-bet, in a",
+        ),
     ],
 )
-def test_a_missing_tool_is_one_sentence_before_any_scan(nothing_installed, save, tmp_path, strip, message):
+def test_a_missing_tool_stops_the_script_before_any_scan(nothing_installed, save, tmp_path, skull_strip, message):
     participants.write_table(table_of(s=save()), tmp_path / "participants.tsv")
-    config = json.dumps({"n_shards": 1, "strip": strip, **GRID})
+    config = json.dumps({"n_shards": 1, "volumes": {"skull_strip": skull_strip, **GRID}})
     arguments = ["--participants", str(tmp_path / "participants.tsv"), "--shard", "0", "--config", config]
     with pytest.raises(SystemExit) as caught:
         prepare_script.main([*arguments, "--out", str(tmp_path / "out")])
     assert str(caught.value).startswith(message) and not (tmp_path / "out").exists()
 
 
-def test_an_unknown_hd_bet_and_a_tool_that_does_not_run_stop_the_shard(install, save, tmp_path):
+def test_an_unknown_or_broken_tool_stops_the_shard(install, save, tmp_path):
     install("mri_synthstrip", help_code=3, as_name="hd-bet")
-    with pytest.raises(
-        external_tools.MissingTool, match=r"hd-bet is not the HD-BET that is known here: --help ended with 3"
-    ):
-        preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", strip="hd-bet", **GRID)
+    with pytest.raises(external_tools.MissingTool, match=r"hd-bet is no known version of HD-BET: --help ended with 3"):
+        preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", skull_strip="hd-bet", **GRID)
     install("mri_synthstrip").write_bytes(b"\x00 no program")
     with pytest.raises(
         external_tools.MissingTool, match="mri_synthstrip cannot be run .*; install it again, or give brain"
     ):
-        preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", strip="synthstrip", **GRID)
+        preprocessing.prepare_shard(table_of(s=save()), tmp_path / "out", skull_strip="synthstrip", **GRID)

@@ -1,4 +1,4 @@
-"""IXI: its table cleaned, its archive unpacked, and a folder that the cohort reads."""
+"""IXI: demographics, archive, and a folder that the cohort reads."""
 
 import base64
 import io
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from neuromf.core.files import sha256
 from neuromf.data import download, ixi, participants
 from neuromf.workflow import listing
 from workflow_scripts import cohort as cohort_script
@@ -21,7 +22,7 @@ from workflow_scripts import ixi as ixi_script
 
 pytestmark = pytest.mark.filterwarnings("ignore:The xlrd engine is deprecated")
 
-# A workbook as IXI's: two sheets, the columns of the real one, dates as dates. The people are made up.
+# A workbook like IXI.xls: two sheets, its columns, dates as dates. The participants are invented.
 XLS = (
     "eNrtWF1oHFUU/u7szuzOdnezE9NiI5alYG1rirRC8CXZTHY3yUiy+emmSSQYk2ZLY2sqISAtUmtrHoVSQVB8qdQHFeof+NuKgg99EFoqKAhCkoIP"
     "9UlQEWmznnvmZ2c3m9AFDUT2LHPmnHPvPd+955x7Z3ZuXDcWL37YvIQKakcAK0Udms8m6NJdJQFqLxal6N7DdBXrtKlID1MiNRVfxr4LyRzKfC9B"
@@ -51,27 +52,24 @@ def workbook(tmp_path):
 
 @pytest.fixture
 def table(tmp_path):
-    """Cleans a table of these rows."""
+    """Read the demographics of these rows."""
 
     def make(*rows, header=HEADER):
         (tmp_path / "ixi.csv").write_text("\n".join([header, *rows]) + "\n")
-        return ixi.demographics(tmp_path / "ixi.csv")
+        return ixi.read_demographics(tmp_path / "ixi.csv")
 
     return make
 
 
-def people(frame):
+def rows_of(frame):
     """Rows as tuples, unknown numbers as None."""
     return [tuple(None if value != value else value for value in row) for row in frame.itertuples(index=False)]
 
 
-# --- the table of people -----------------------------------------------------------------------------
-
-
-def test_the_workbook_of_ixi_becomes_one_row_per_person(workbook, caplog):
-    frame = ixi.demographics(workbook)
+def test_the_workbook_gives_one_row_per_participant(workbook, caplog):
+    frame = ixi.read_demographics(workbook)
     assert frame.columns.tolist() == ["participant_id", "sex", "age", "height_cm", "weight_kg"]
-    assert people(frame) == [
+    assert rows_of(frame) == [
         ("IXI002", "F", 35.8, 164, 58),
         ("IXI012", "M", 38.78, 175, 70),
         ("IXI020", "F", 56, 160, 61),  # two rows that each know what the other does not
@@ -81,31 +79,31 @@ def test_the_workbook_of_ixi_becomes_one_row_per_person(workbook, caplog):
         ("IXI500", "M", 46, 181, 77),
     ]
     assert caplog.messages == [
-        "IXI.xls: 2 people have several rows. Contradicting, so unknown: sex of IXI021; age of IXI021"
+        "IXI.xls: 2 participants have several rows. Contradicting, so unknown: sex of IXI021; age of IXI021"
     ]
 
 
-def test_dates_of_birth_go_nowhere(workbook, tmp_path, caplog):
+def test_dates_of_birth_are_never_written(workbook, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
-    participants.write_table(ixi.demographics(workbook), tmp_path / "participants.tsv")
+    participants.write_table(ixi.read_demographics(workbook), tmp_path / "participants.tsv")
     written = (tmp_path / "participants.tsv").read_text() + caplog.text
     assert not any(year in written for year in ("1950", "1966", "1970", "1980", "1960", "2005", "2006"))
 
 
-def test_an_age_that_is_told_is_not_computed(table):
+def test_a_given_age_is_not_computed(table):
     frame = table("1,1,170,70,1,1980-01-01,1,2006-01-01,55", "2,1,170,70,1,1980-01-01,1,2006-01-01,")
     assert frame["age"].tolist() == [55, 26]
 
 
 def test_a_second_row_without_an_age_does_not_contradict_the_first(table):
-    """Its dates would give an age a few hundredths away."""
+    """Its dates give an age that differs by a few hundredths."""
     frame = table("7,1,170,70,1,1980-01-01,1,2006-01-01,26.05", "7,1,170,70,1,1980-01-01,1,2006-01-01,")
-    assert people(frame) == [("IXI007", "M", 26.05, 170, 70)]
+    assert rows_of(frame) == [("IXI007", "M", 26.05, 170, 70)]
 
 
-def test_an_age_in_dispute_is_not_settled_by_dates(table):
+def test_contradicting_ages_are_not_replaced_by_dates(table):
     frame = table("7,1,170,70,1,1980-01-01,1,2006-01-01,26", "7,1,170,70,1,1980-01-01,1,2006-01-01,41")
-    assert people(frame) == [("IXI007", "M", None, 170, 70)]
+    assert rows_of(frame) == [("IXI007", "M", None, 170, 70)]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +117,7 @@ def test_an_age_in_dispute_is_not_settled_by_dates(table):
         ("1880-01-01", "2006-01-01"),
     ],
 )
-def test_dates_that_say_nothing_certain_give_no_age(table, born, scanned):
+def test_ambiguous_dates_give_no_age(table, born, scanned):
     assert np.isnan(table(f"1,1,170,70,1,{born},1,{scanned},")["age"][0])
 
 
@@ -131,14 +129,14 @@ def test_dates_that_say_nothing_certain_give_no_age(table, born, scanned):
         ("weight_kg", [30, 70.5, 250], [0, 29, 700, -1]),
     ],
 )
-def test_numbers_beyond_their_bounds_are_unknown(table, column, good, bad):
+def test_values_outside_their_bounds_are_unknown(table, column, good, bad):
     values = {"age": 50, "height_cm": 170, "weight_kg": 70}
     row = "{n},1,{height_cm},{weight_kg},1,,1,,{age}".format
     rows = [row(n=n, **{**values, column: value}) for n, value in enumerate([*good, *bad], start=1)]
     assert table(*rows)[column].tolist() == pytest.approx([*good, *[np.nan] * len(bad)], nan_ok=True)
 
 
-def test_sex_is_read_by_the_code_in_the_name_of_its_column(table):
+def test_sex_is_decoded_by_the_name_of_its_column(table):
     rows = ["1,1,0,0,1,,1,,50", "2,2,0,0,1,,1,,50", "3,0,0,0,1,,1,,50", "4,3,0,0,1,,1,,50", "5,,0,0,1,,1,,50"]
     assert table(*rows)["sex"].tolist() == ["M", "F", "", "", ""]
     turned = HEADER.replace("SEX_ID (1=m, 2=f)", "SEX_ID (1=f; 2 = m)")
@@ -146,36 +144,33 @@ def test_sex_is_read_by_the_code_in_the_name_of_its_column(table):
     assert table(*rows[:2], header=HEADER.replace("SEX_ID (1=m, 2=f)", "sex"))["sex"].tolist() == ["M", "F"]
 
 
-def test_people_are_named_in_three_digits_and_rows_without_a_person_left_out(table, caplog):
+def test_ids_have_three_digits_and_rows_without_one_are_ignored(table, caplog):
     rows = ["12,1,170,70,1,,1,,50", "IXI007,1,170,70,1,,1,,50", ",1,170,70,1,,1,,50", "x,1,170,70,1,,1,,50"]
     assert table(*rows)["participant_id"].tolist() == ["IXI007", "IXI012"]
-    assert caplog.messages == ["2 rows name no person and are left out"]
+    assert caplog.messages == ["2 rows without a participant are ignored"]
 
 
-def test_a_table_without_dates_is_read_too(table):
+def test_a_table_without_dates_is_read(table):
     frame = table("1,1,170,70,50", header="IXI_ID,SEX_ID,HEIGHT,WEIGHT,AGE")
-    assert people(frame) == [("IXI001", "M", 50, 170, 70)]
+    assert rows_of(frame) == [("IXI001", "M", 50, 170, 70)]
 
 
-def test_what_is_no_such_table_is_refused_with_what_it_lacks(tmp_path, table):
+def test_another_table_is_refused(tmp_path, table):
     with pytest.raises(ValueError, match=r"ixi.csv lacks a column HEIGHT...; it has IXI_ID, SEX_ID, AGE"):
         table("1,1,50", header="IXI_ID,SEX_ID,AGE")
     for name, data in {"page.xls": b"<html>", "cut.xls": zlib.decompress(base64.b64decode(XLS))[:3000]}.items():
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match=rf"{name} cannot be read as a table \(.*Wanted is IXI.xls as IXI"):
-            ixi.demographics(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"{name} cannot be read as a table \(.*Expected is IXI.xls as IXI"):
+            ixi.read_demographics(tmp_path / name)
 
 
-def test_everyone_with_a_scan_has_a_row_and_nobody_else(workbook, caplog):
+def test_every_participant_with_a_scan_has_a_row(workbook, caplog):
     caplog.set_level(logging.INFO, logger="neuromf.data.ixi")
-    frame = ixi.of_scans(ixi.demographics(workbook), [SCANS[2], SCANS[0]])
-    assert people(frame) == [("IXI002", "F", 35.8, 164, 58), ("IXI035", "", None, None, None)]
+    frame = ixi.participants_of_scans(ixi.read_demographics(workbook), [SCANS[2], SCANS[0]])
+    assert rows_of(frame) == [("IXI002", "F", 35.8, 164, 58), ("IXI035", "", None, None, None)]
     assert caplog.messages[-1] == (
-        "2 people with a T1 scan; unknown: sex of 1, age of 1, height_cm of 1, weight_kg of 1. 6 in the table have none"
+        "2 participants with a T1 scan; unknown: sex of 1, age of 1, height_cm of 1, weight_kg of 1. 6 without a scan"
     )
-
-
-# --- from the server to the cohort -------------------------------------------------------------------
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -185,7 +180,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, workbook):
-    """A server with IXI.xls and IXI-T1.tar, as config keys."""
+    """Config keys of a server with IXI.xls and IXI-T1.tar."""
     with tarfile.open(tmp_path / "IXI-T1.tar", "w") as tar:
         for name in [*SCANS, "IXI002-Guys-0828-T2.nii.gz", "._IXI002-Guys-0828-T1.nii.gz"]:
             info = tarfile.TarInfo(name)
@@ -195,7 +190,7 @@ def server(tmp_path, workbook):
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         root = f"http://127.0.0.1:{server.server_port}"
-        keys = {"t1_sha256": download.digest(tmp_path / "IXI-T1.tar"), "demographics_sha256": download.digest(workbook)}
+        keys = {"t1_sha256": sha256(tmp_path / "IXI-T1.tar"), "demographics_sha256": sha256(workbook)}
         yield {"t1": f"{root}/IXI-T1.tar", "demographics": f"{root}/IXI.xls?raw=1", "expected": 3, **keys}
         server.shutdown()
         thread.join()
@@ -203,20 +198,20 @@ def server(tmp_path, workbook):
 
 def run(folder, config):
     files = ["--scans", str(folder / "T1"), "--participants", str(folder / "participants.tsv")]
-    ixi_script.main(["--config", json.dumps(config), *files])
+    ixi_script.main(["--config", json.dumps({"ixi": config}), *files])
 
 
-def test_the_rule_makes_a_folder_that_the_cohort_reads(server, tmp_path):
+def test_the_cohort_reads_the_downloaded_folder(server, tmp_path):
     folder = tmp_path / "data" / "ixi"
     run(folder, server)
     kept = ["IXI-T1.tar", "IXI-T1.tar.json", "IXI.xls", "IXI.xls.json", "T1", "participants.tsv"]
     assert sorted(path.name for path in folder.iterdir()) == kept
     assert sorted(path.name for path in (folder / "T1").iterdir()) == SCANS
     assert (folder / "participants.tsv").read_text().splitlines()[0] == "participant_id\tsex\tage\theight_cm\tweight_kg"
-    config = {"source": "folder", "root": str(folder), **listing.IXI, "shares": {"train": 1.0}, "seed": 0}
+    config = {"cohort": {"source": "folder", "root": str(folder), **listing.IXI, "split": {"train": 1.0}}, "seed": 0}
     cohort_script.main(["--config", json.dumps(config), "--out", str(tmp_path / "cohort.tsv")])
     read = participants.read_table(tmp_path / "cohort.tsv")
-    assert read["person"].tolist() == ["IXI002", "IXI020", "IXI035"] and (read["problem"] == "").all()
+    assert read["participant"].tolist() == ["IXI002", "IXI020", "IXI035"] and (read["problem"] == "").all()
     assert read["sex"].tolist() == ["F", "F", ""] and read["site"].tolist() == ["Guys", "HH", "IOP"]
     assert read["age"].tolist() == pytest.approx([35.8, 56, np.nan], nan_ok=True)
 
@@ -233,14 +228,14 @@ def test_a_second_run_changes_nothing_and_needs_no_network(server, tmp_path):
     assert not (folder / "IXI-T1.tar").exists()
 
 
-def test_another_number_of_scans_is_warned_of(server, tmp_path, caplog):
+def test_an_unexpected_number_of_scans_is_logged(server, tmp_path, caplog):
     files = {key: server[key] for key in ("t1", "demographics")}
     ixi.fetch(tmp_path / "ixi" / "T1", tmp_path / "ixi" / "participants.tsv", **files)
-    assert f"{tmp_path / 'ixi' / 'T1'} holds 3 T1 scans, 581 were expected" in caplog.messages
+    assert f"{tmp_path / 'ixi' / 'T1'} holds 3 T1 scans, expected 581" in caplog.messages
     assert caplog.messages[0].startswith("licence: CC BY-SA 3.0 (IXI), https://creativecommons.org/")
 
 
-def test_without_a_network_the_script_ends_with_what_to_do(tmp_path, monkeypatch):
+def test_without_a_network_the_script_explains_the_manual_download(tmp_path, monkeypatch):
     monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
     config = {"t1": "http://127.0.0.1:9/IXI-T1.tar", "demographics": "http://127.0.0.1:9/IXI.xls"}
     with pytest.raises(
@@ -252,7 +247,7 @@ def test_without_a_network_the_script_ends_with_what_to_do(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_table_ends_the_script_and_nothing_is_written(server, tmp_path):
+def test_a_damaged_table_stops_the_script(server, tmp_path):
     (tmp_path / "ixi").mkdir()
     (tmp_path / "ixi" / "IXI.xls").write_text("<html>")
     with pytest.raises(SystemExit, match="cannot be read as a table"):
@@ -260,11 +255,10 @@ def test_a_damaged_table_ends_the_script_and_nothing_is_written(server, tmp_path
     assert not (tmp_path / "ixi" / "participants.tsv").exists()
 
 
-def test_bounds_hold_the_real_range_of_a_participants_table_with_the_same_columns(tmp_path):
-    """Ages, heights and weights of adults, written and read back, are all kept."""
+def test_bounds_include_the_range_of_adults(tmp_path):
     frame = pd.DataFrame({"IXI_ID": range(1, 61), "SEX": 1, "AGE": np.linspace(18, 90, 60)})
     frame["HEIGHT"], frame["WEIGHT"] = np.linspace(140, 205, 60), np.linspace(40, 150, 60)
     frame.to_csv(tmp_path / "ixi.tsv", sep="\t", index=False)
-    read = ixi.demographics(tmp_path / "ixi.tsv")
+    read = ixi.read_demographics(tmp_path / "ixi.tsv")
     for name, column in {"age": "AGE", "height_cm": "HEIGHT", "weight_kg": "WEIGHT"}.items():
         np.testing.assert_allclose(read[name], frame[column], atol=0.005)

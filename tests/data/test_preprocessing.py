@@ -1,4 +1,4 @@
-"""The study's grid: the affine stays true, the brain stays whole, and nothing half-written is left."""
+"""Preprocessing: world coordinates are kept, the brain stays inside the crop, no partial file is left."""
 
 import errno
 import json
@@ -21,12 +21,12 @@ REAL = Path(os.environ.get("NEUROMF_REAL_DATA", Path(__file__).parents[2] / "../
 
 
 def rotation(degrees, axis=2):
-    """A turn around one axis, 3x3."""
+    """Rotation matrix about one axis, 3x3."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    turn = np.eye(3)
+    matrix = np.eye(3)
     first, second = (k for k in range(3) if k != axis)
-    turn[[first, first, second, second], [first, second, first, second]] = cos, -sin, sin, cos
-    return turn
+    matrix[[first, first, second, second], [first, second, first, second]] = cos, -sin, sin, cos
+    return matrix
 
 
 def affine(columns, sizes=(2, 2, 2), origin=(-11, -17, 23)):
@@ -53,7 +53,7 @@ def everywhere(save):
 
 
 def worlds(shape, to_world):
-    """World position of each voxel, with shape (I, J, K, 3)."""
+    """World position of each voxel, shape (I, J, K, 3)."""
     return nib.affines.apply_affine(to_world, np.stack(np.indices(shape), axis=-1))
 
 
@@ -61,12 +61,9 @@ def ramp(points):
     return points @ [1.0, 2.0, -3.0] + 200
 
 
-# The affine
-
-
 @pytest.mark.parametrize("name", AFFINES)
 @pytest.mark.parametrize("spacing_mm", [1.3, 2.0, 2.9])
-def test_a_field_of_world_coordinates_is_still_one(save, everywhere, name, spacing_mm):
+def test_a_field_of_world_coordinates_is_preserved(save, everywhere, name, spacing_mm):
     native = AFFINES[name]
     path = save(ramp(worlds(SHAPE, native)).astype(np.float32), native)
     settings = {"spacing_mm": spacing_mm, "shape": (50, 50, 50), "percentiles": (0, 100)}
@@ -80,7 +77,7 @@ def test_a_field_of_world_coordinates_is_still_one(save, everywhere, name, spaci
 
 
 @pytest.mark.parametrize("name", AFFINES)
-def test_a_marked_voxel_keeps_its_place_to_half_a_voxel(save, everywhere, noise, name):
+def test_a_marked_voxel_keeps_its_position_within_half_a_voxel(save, everywhere, noise, name):
     noise[3, 14, 22] = 1000
     path, native = save(noise, AFFINES[name]), AFFINES[name]
     settings = {"spacing_mm": 1.5, "shape": (40, 32, 24), "percentiles": (0, 100)}
@@ -91,7 +88,7 @@ def test_a_marked_voxel_keeps_its_place_to_half_a_voxel(save, everywhere, noise,
 
 
 @pytest.mark.parametrize("name", AFFINES)
-def test_axes_become_ras_and_voxels_isotropic_of_the_asked_size(save, noise, name):
+def test_axes_become_ras_and_voxels_isotropic(save, noise, name):
     volume, to_world, facts = preprocessing.prepare(save(noise, AFFINES[name]), **GRID)
     assert volume.shape == GRID["shape"] and volume.dtype == np.float32 and to_world.dtype == np.float64
     assert "".join(nib.aff2axcodes(to_world)) == "RAS"
@@ -101,7 +98,7 @@ def test_axes_become_ras_and_voxels_isotropic_of_the_asked_size(save, noise, nam
     assert (facts["oblique_deg"] > 1) == (name in {"oblique", "oblique PSR", "anisotropic"})
 
 
-def test_like_grids_are_only_cut_and_lose_nothing(save, noise):
+def test_a_scan_on_the_same_grid_is_only_cropped(save, noise):
     mask = np.zeros(SHAPE, np.uint8)
     mask[1:9, 2:18, 5:25] = 1
     settings = {"spacing_mm": 2.0, "shape": (8, 16, 20), "percentiles": (0, 100), "mask": save(mask, name="m.nii.gz")}
@@ -112,7 +109,7 @@ def test_like_grids_are_only_cut_and_lose_nothing(save, noise):
     assert facts["coverage"] == 1 and facts["native_spacing_mm"] == "2.00x2.00x2.00"
 
 
-def test_a_stripe_finer_than_the_new_grid_fades_instead_of_aliasing(save, everywhere):
+def test_stripes_finer_than_the_grid_do_not_alias(save, everywhere):
     stripes = np.broadcast_to(100.0 * (np.arange(30) % 2), (12, 12, 30)).astype(np.float32)
     fine = affine(np.eye(3), sizes=(2.2, 2.2, 1))
     settings = {
@@ -128,10 +125,7 @@ def test_a_stripe_finer_than_the_new_grid_fades_instead_of_aliasing(save, everyw
     assert facts["low"] < 1 and facts["high"] > 99
 
 
-# Foreground, window, coverage
-
-
-def test_coverage_is_the_share_of_the_mask_inside_the_crop(save, noise):
+def test_coverage_is_the_fraction_of_the_mask_inside_the_crop(save, noise):
     mask = np.zeros(SHAPE, np.uint8)
     mask[:, :, 10:20] = 1  # 10 x 20 x 10 voxels, of which 5 x 20 x 4 fit
     settings = {"spacing_mm": 2.0, "shape": (5, 24, 4), "mask": save(mask, name="m.nii.gz")}
@@ -141,8 +135,8 @@ def test_coverage_is_the_share_of_the_mask_inside_the_crop(save, noise):
     assert (volume[:, :2] == 0).all() and (volume[:, 22:] == 0).all()
 
 
-def test_a_mask_on_another_grid_is_matched_in_the_world(save):
-    """A box in mm, given on a finer, turned-over grid: inside it all voxels stay, outside all go."""
+def test_a_mask_on_another_grid_is_matched_in_world_space(save):
+    """A box in mm on a finer, flipped grid: voxels inside stay, voxels outside become 0."""
     other = affine(np.diag([-1, 1, -1]), sizes=(1, 1, 1), origin=(12, -20, 85))
     low, high = np.array([-8.2, -12.2, 32.2]), np.array([2.2, 10.2, 60.2])
     inside = ((worlds((30, 50, 65), other) > low) & (worlds((30, 50, 65), other) < high)).all(axis=-1)
@@ -159,37 +153,39 @@ def test_a_mask_on_another_grid_is_matched_in_the_world(save):
     np.testing.assert_array_equal(volume, (wanted & bright).astype(np.float32))
 
 
-def test_percentiles_count_inside_the_foreground_only(noise):
+def test_percentiles_are_those_of_the_foreground(noise):
     inside = noise > 75
-    scaled = preprocessing.window(noise, 0, 50, inside)
+    scaled = preprocessing.rescale_intensities(noise, 0, 50, inside)
     middle = np.median(noise[inside])
     np.testing.assert_allclose(
         scaled, np.clip((noise - noise[inside].min()) / (middle - noise[inside].min()), 0, 1), atol=1e-5
     )
     np.testing.assert_allclose(
-        preprocessing.window(noise, 1, 99), preprocessing.window(noise, 1, 99, noise > 0), atol=1e-6
+        preprocessing.rescale_intensities(noise, 1, 99),
+        preprocessing.rescale_intensities(noise, 1, 99, noise > 0),
+        atol=1e-6,
     )
 
 
-def test_negative_intensities_are_welcome(save, noise):
+def test_negative_intensities_are_accepted(save, noise):
     shifted, _, _ = preprocessing.prepare(save(noise - 1000), **GRID)
     plain, _, _ = preprocessing.prepare(save(noise), **GRID)
     np.testing.assert_allclose(shifted, plain, atol=1e-5)
 
 
-def test_the_head_holds_the_dark_inside_and_leaves_the_dark_outside():
+def test_the_foreground_holds_enclosed_dark_voxels():
     data = np.random.default_rng(0).uniform(0, 5, (30, 34, 38))
     distance = np.linalg.norm(worlds(data.shape, np.eye(4)) - [14, 16, 18], axis=-1)
     data[(distance < 10) & (distance > 6)] += 100  # a shell with dark inside,
     data[14, 16, 18:] += 5  # a canal that leads there,
     data[14, 16, 24:28] = 0
     data[1, 1, 1] = 10000  # and one broken voxel
-    inside = preprocessing.head(data)
+    inside = foreground.foreground_mask(data)
     assert inside[distance < 10].all() and not inside[distance > 13].any()
 
 
 def whole_head(spacing_mm=4.0):
-    """A ball as a skull, its brain in it, a neck that leaves the picture, a nose; and where the brain is."""
+    """A head: skull, brain, a neck that is cut by the border, a nose; and the mask of the brain."""
     points = worlds((48, 64, 64), np.diag([spacing_mm] * 3 + [1]))
     skull = np.linalg.norm(points - [96, 110, 150], axis=-1)
     neck = (np.linalg.norm(points[..., :2] - [96, 105], axis=-1) < 60) & (points[..., 2] < 150)
@@ -209,21 +205,23 @@ def test_a_head_with_a_neck_is_centred_on_its_brain(save):
     voxels = nib.affines.apply_affine(np.linalg.inv(found), nib.affines.apply_affine(to_world, native))
     assert ((voxels > -0.5) & (voxels < 43.5)).all()
     middle = (voxels.min(axis=0) + voxels.max(axis=0)) / 2
-    assert np.abs(middle - 21.5).max() < 3  # 12 mm; by the box of the head it is 26 mm off
+    assert np.abs(middle - 21.5).max() < 3  # 12 mm; the centre of the bounding box is 26 mm away
     assert facts["stripped_by"] == "none" and facts["coverage"] < 0.95
 
 
-def test_zeros_around_a_head_are_not_taken_for_stripping_where_specks_are_among_them():
+def test_isolated_voxels_distinguish_raw_from_skull_stripped_scans():
     data, brain = whole_head()
     rng = np.random.default_rng(0)
     specks = np.where(rng.random(data.shape) < 0.15, rng.uniform(1, 9, data.shape), 0).astype(np.float32)
     assert np.mean(data + specks == 0) > 1 / 3
-    assert not foreground.is_stripped(data + specks) and foreground.is_stripped(data * brain)
-    assert foreground.head(data + specks).sum() < 1.4 * foreground.head(data).sum() < 0.5 * data.size
-    np.testing.assert_array_equal(foreground.head(data * brain), brain)
+    assert not foreground.is_skull_stripped(data + specks) and foreground.is_skull_stripped(data * brain)
+    assert (
+        foreground.foreground_mask(data + specks).sum() < 1.4 * foreground.foreground_mask(data).sum() < 0.5 * data.size
+    )
+    np.testing.assert_array_equal(foreground.foreground_mask(data * brain), brain)
 
 
-def test_a_scan_without_background_is_told_from_one_with_it(save, noise):
+def test_skull_stripped_scans_are_recognised(save, noise):
     data = np.zeros((24, 30, 30), np.float32)
     data[6:20, 5:25, 6:24] = 100 + np.random.default_rng(0).normal(0, 9, (14, 20, 18))
     plain = np.random.default_rng(1).normal(10, 2, data.shape) * (data == 0)
@@ -234,7 +232,7 @@ def test_a_scan_without_background_is_told_from_one_with_it(save, noise):
     assert preprocessing.prepare(save(data), mask=mask, **settings)[2]["stripped_by"] == "mask"
 
 
-def test_facts_say_how_large_and_how_bright_the_foreground_is(save, noise):
+def test_facts_hold_size_and_brightness_of_the_foreground(save, noise):
     mask = np.zeros(SHAPE, np.uint8)
     mask[1:9, 2:18, 5:25] = 1
     settings = {"spacing_mm": 2.0, "shape": (4, 16, 20), "percentiles": (0, 100)}
@@ -245,16 +243,13 @@ def test_facts_say_how_large_and_how_bright_the_foreground_is(save, noise):
     assert (facts["bias_field"], facts["coverage"]) == ("none", 0.5)
 
 
-def test_a_head_without_a_mask_is_put_in_the_middle(save, noise):
+def test_a_head_without_a_mask_is_centred(save, noise):
     data = np.zeros((24, 30, 30), np.float32)
     data[12:20, 5:15, 9:21] = 100 + noise[:8, :10, :12]
     volume, _, facts = preprocessing.prepare(save(data), spacing_mm=2.0, shape=(16, 16, 16))
     bright = np.argwhere(volume > 0.3)
     np.testing.assert_array_equal((bright.min(axis=0) + bright.max(axis=0) + 1) / 2, (8, 8, 8))
     assert facts["coverage"] == 1
-
-
-# What cannot be used
 
 
 def test_a_scan_that_is_constant_inside_its_mask_is_refused(save, noise):
@@ -267,7 +262,7 @@ def test_a_scan_that_is_constant_inside_its_mask_is_refused(save, noise):
 
 
 @pytest.mark.parametrize(("fill", "origin"), [(0, (0, 0, 0)), (1, (900, 0, 0))])
-def test_a_mask_that_misses_the_scan_is_named(save, noise, fill, origin):
+def test_a_mask_outside_the_scan_is_refused(save, noise, fill, origin):
     mask = save(np.full(SHAPE, fill, np.uint8), affine(np.eye(3), origin=origin), "m.nii.gz")
     with pytest.raises(
         preprocessing.BadScan, match="empty mask: no voxel of m.nii.gz above 0 lies on the scan; are both"
@@ -281,20 +276,17 @@ def test_a_mask_that_misses_the_scan_is_named(save, noise, fill, origin):
         ({"spacing_mm": 0}, "spacing_mm must be above 0; got 0"),
         ({"shape": (8, 8)}, "shape must be three whole numbers of voxels above 0; got (8, 8)"),
         ({"bias_field": "n3"}, "bias_field must be none or n4; got n3"),
-        ({"strip": "bet"}, "strip must be none, synthstrip or hd-bet; got bet"),
+        ({"skull_strip": "bet"}, "skull_strip must be none, synthstrip or hd-bet; got bet"),
         ({"percentiles": (99, 1)}, "percentiles must be low < high within 0 and 100; got (99, 1)"),
     ],
 )
-def test_a_wrong_setting_stops_the_shard_instead_of_setting_scans_aside(tmp_path, setting, message):
+def test_an_invalid_setting_stops_the_shard(tmp_path, setting, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         preprocessing.prepare_shard(pd.DataFrame(), tmp_path / "out", **GRID | setting)
     assert not (tmp_path / "out").exists()
 
 
-# Writing
-
-
-def test_what_is_written_is_read_again(tmp_path, noise):
+def test_volumes_are_read_as_written(tmp_path, noise):
     array = (noise - 50) / 50
     array.flat[:2] = 0, 1
     for name, to_world in AFFINES.items():
@@ -309,7 +301,7 @@ def test_what_is_written_is_read_again(tmp_path, noise):
         np.testing.assert_allclose(image.get_qform(), to_world, atol=1e-4, err_msg=name)
 
 
-def test_the_same_volume_gives_the_same_bytes(tmp_path, noise, monkeypatch):
+def test_equal_volumes_give_equal_bytes(tmp_path, noise, monkeypatch):
     nifti.write_volume(tmp_path / "a.nii.gz", noise / 100, PSR)
     monkeypatch.setattr("time.time", lambda: 1e9)
     nifti.write_volume(tmp_path / "b.nii.gz", noise / 100, PSR)
@@ -331,33 +323,30 @@ def full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_disk_that_is_full_at_the_last_moment_stops_the_shard(tmp_path, save, noise, monkeypatch):
+def test_a_failed_rename_stops_the_shard(tmp_path, save, noise, monkeypatch):
     table = table_of(good=save(noise))
-    monkeypatch.setattr(preprocessing.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         preprocessing.prepare_shard(table, tmp_path / "out", **GRID)
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full, which is a disk without space")
-def test_a_full_disk_stops_the_shard_and_leaves_nothing_half_written(tmp_path, save, noise):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_stops_the_shard_and_leaves_no_partial_file(tmp_path, save, noise):
     out = tmp_path / "out"
     out.mkdir()
-    (out / f".{os.getpid()}.good.nii.gz").symlink_to("/dev/full")
+    (out / f".good.nii.gz.{os.getpid()}.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         preprocessing.prepare_shard(table_of(good=save(noise)), out, **GRID)
     assert not list(out.iterdir())
 
 
-# Shards
-
-
 def table_of(**files):
-    rows = [{"scan": scan, "file": str(file), "person": scan, "split": "train"} for scan, file in files.items()]
+    rows = [{"scan": scan, "file": str(file), "participant": scan, "split": "train"} for scan, file in files.items()]
     return pd.DataFrame(rows).assign(mask="", problem="")
 
 
-def test_a_volume_of_an_earlier_run_goes_when_its_scan_is_set_aside(tmp_path, save, noise):
+def test_the_old_volume_of_an_excluded_scan_is_removed(tmp_path, save, noise):
     table = table_of(s=save(noise))
     preprocessing.prepare_shard(table, tmp_path / "out", **GRID)
     save(0 * noise)
@@ -365,7 +354,7 @@ def test_a_volume_of_an_earlier_run_goes_when_its_scan_is_set_aside(tmp_path, sa
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_unexpected_error_sets_one_scan_aside_with_its_type(tmp_path, save, noise, monkeypatch):
+def test_an_unexpected_error_excludes_one_scan(tmp_path, save, noise, monkeypatch):
     def fail(*_, **__):
         raise IndexError("list index out of range")
 
@@ -374,18 +363,19 @@ def test_an_unexpected_error_sets_one_scan_aside_with_its_type(tmp_path, save, n
     assert qc["reason"].tolist() == ["unexpected IndexError: list index out of range"]
 
 
-def test_progress_is_told_every_twenty_scans(tmp_path, caplog):
+def test_progress_is_logged_every_twenty_scans(tmp_path, caplog):
     caplog.set_level("INFO")
     table = table_of(**{f"s{k}": "nowhere.nii.gz" for k in range(41)})
     preprocessing.prepare_shard(table, tmp_path / "out", **GRID)
-    told = [message for message in caplog.messages if "per second" in message]
-    assert [message.split(",")[0] for message in told] == ["20 of 41 scans", "40 of 41 scans", "41 of 41 scans"]
+    progress = [message for message in caplog.messages if "per second" in message]
+    assert [message.split(",")[0] for message in progress] == ["20 of 41 scans", "40 of 41 scans", "41 of 41 scans"]
 
 
-def test_shards_of_the_script_share_the_scans_out(tmp_path, save, noise):
+def test_the_script_divides_scans_into_shards(tmp_path, save, noise):
     table = table_of(**{name: save(noise, name=f"{name}.nii.gz") for name in "abcde"})
     participants.write_table(table, tmp_path / "participants.tsv")
-    config = json.dumps({"n_shards": 2, "spacing_mm": 2.0, "shape": [12, 24, 32], "percentiles": [0.0, 99.5]})
+    volumes = {"spacing_mm": 2.0, "shape": [12, 24, 32], "percentiles": [0.0, 99.5]}
+    config = json.dumps({"n_shards": 2, "volumes": volumes})
     for shard in range(2):
         out = str(tmp_path / "out" / str(shard))
         arguments = ["--participants", str(tmp_path / "participants.tsv"), "--shard", str(shard)]
@@ -393,18 +383,16 @@ def test_shards_of_the_script_share_the_scans_out(tmp_path, save, noise):
     listing = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
     assert listing == ["0/a.nii.gz", "0/c.nii.gz", "0/e.nii.gz", "0/qc.tsv", "1/b.nii.gz", "1/d.nii.gz", "1/qc.tsv"]
     assert participants.read_table(tmp_path / "out/1/qc.tsv")["coverage"].tolist() == [1.0, 1.0]
-    with pytest.raises(SystemExit, match=r"--shard must be in 0\.\.1, as n_shards is 2; got 2"):
+    with pytest.raises(SystemExit, match=r"shard must be in 0\.\.1, as n_shards is 2; got 2"):
         prepare_script.main([*arguments[:-1], "2", "--config", config, "--out", out])
 
 
-# Real heads
-
-HEADS = pytest.mark.skipif(
-    not (REAL / "ixi_t1_2mm").is_dir(), reason=f"no real heads in {REAL}; set NEUROMF_REAL_DATA to where they are"
+REAL_SCANS = pytest.mark.skipif(
+    not (REAL / "ixi_t1_2mm").is_dir(), reason=f"no real scans in {REAL}; set NEUROMF_REAL_DATA to their folder"
 )
 
 
-def heads(pattern, masks=False):
+def real_scans(pattern, masks=False):
     files = sorted((REAL).glob(pattern))
     table = table_of(**{f"{file.parent.name}-{file.name[:14].rstrip('-')}": file for file in files})
     if masks:
@@ -413,16 +401,16 @@ def heads(pattern, masks=False):
 
 
 def native_at(file, points):
-    """What a file holds at world points, by trilinear interpolation of its own voxels."""
+    """Intensities of a file at world points, by trilinear interpolation."""
     image = nib.load(file)
     voxels = nib.affines.apply_affine(np.linalg.inv(image.affine), points)
     return ndimage.map_coordinates(image.get_fdata(dtype=np.float32), voxels.T, order=1)
 
 
-@HEADS
-def test_real_heads_fit_the_grid(tmp_path):
+@REAL_SCANS
+def test_real_scans_fit_the_grid(tmp_path):
     table = pd.concat(
-        [heads("ixi_t1_2mm/T1/*.nii.gz", masks=True).iloc[:2], heads("ixi_t1_native/*/*.nii.gz").iloc[3:]]
+        [real_scans("ixi_t1_2mm/T1/*.nii.gz", masks=True).iloc[:2], real_scans("ixi_t1_native/*/*.nii.gz").iloc[3:]]
     )
     qc = preprocessing.prepare_shard(table, tmp_path, spacing_mm=2.0, shape=(80, 96, 80))
     assert qc["status"].tolist() == ["accepted"] * 4
@@ -436,8 +424,8 @@ def test_real_heads_fit_the_grid(tmp_path):
         assert volume.min() == 0 and volume.max() == 1 and 0.1 < volume.mean() < 0.6
 
 
-@HEADS
-def test_a_real_scan_is_found_again_at_the_same_points_of_the_world():
+@REAL_SCANS
+def test_a_real_scan_keeps_its_world_coordinates():
     (file,) = (REAL / "ixi_t1_native/raw").glob("*.nii.gz")
     volume, to_world, facts = preprocessing.prepare(file, spacing_mm=1.75, shape=(96, 96, 96))
     voxels = np.random.default_rng(0).integers(24, 72, (4000, 3))
@@ -447,10 +435,10 @@ def test_a_real_scan_is_found_again_at_the_same_points_of_the_world():
     assert np.corrcoef(here, there)[0, 1] > 0.98 > np.corrcoef(here, one_aside)[0, 1] + 0.05
 
 
-@HEADS
-def test_raw_real_heads_keep_their_brains_whole(tmp_path):
-    """Without masks, so centred on the head: 128^3 at 1.75 mm, as studies/ixi.yaml has it."""
-    table = heads("ixi_t1_2mm/T1/*.nii.gz", masks=True).iloc[::34]
+@REAL_SCANS
+def test_raw_real_scans_keep_the_whole_brain(tmp_path):
+    """Without masks the crop is centred on the head: 64^3 at 3.5 mm has the extent of studies/ixi.yaml."""
+    table = real_scans("ixi_t1_2mm/T1/*.nii.gz", masks=True).iloc[::34]
     for file, mask in zip(table["file"], table["mask"], strict=True):
         _, to_world, facts = preprocessing.prepare(file, spacing_mm=3.5, shape=(64, 64, 64))
         brain = nib.load(mask)
@@ -460,10 +448,10 @@ def test_raw_real_heads_keep_their_brains_whole(tmp_path):
         assert ((voxels > -0.5) & (voxels < 63.5)).all()
 
 
-@HEADS
+@REAL_SCANS
 @pytest.mark.slow
-def test_every_real_head_is_accepted_and_whole(tmp_path):
+def test_every_real_scan_is_accepted(tmp_path):
     settings = {"spacing_mm": 2.0, "shape": (80, 96, 80)}
-    table = pd.concat([heads("ixi_t1_2mm/T1/*.nii.gz", masks=True), heads("ixi_t1_native/brain/*.nii.gz")])
+    table = pd.concat([real_scans("ixi_t1_2mm/T1/*.nii.gz", masks=True), real_scans("ixi_t1_native/brain/*.nii.gz")])
     qc = preprocessing.prepare_shard(table, tmp_path, **settings)
     assert len(qc) == 140 and (qc["status"] == "accepted").all() and (qc["coverage"] == 1).all()

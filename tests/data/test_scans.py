@@ -1,4 +1,4 @@
-"""Anyone's scan: what can be used is read as it is, what cannot is set aside with its reason."""
+"""Reader of scans: usable scans are read unchanged, others are refused with a reason."""
 
 import errno
 import gzip
@@ -19,7 +19,7 @@ RAS = nib.affines.from_matvec(np.diag([2.0, 2.0, 2.0]), (-11, -17, 23))
 
 
 def table_of(**files):
-    rows = [{"scan": scan, "file": str(file), "person": scan, "split": "train"} for scan, file in files.items()]
+    rows = [{"scan": scan, "file": str(file), "participant": scan, "split": "train"} for scan, file in files.items()]
     return pd.DataFrame(rows).assign(mask="", problem="")
 
 
@@ -37,7 +37,7 @@ def image_with(data, to_world=RAS):
 
 
 def header_with(data=None, **fields):
-    """The bytes of a small scan whose header was tampered with after it was written."""
+    """The bytes of a small scan with changed header fields."""
     data = np.ones(SHAPE, np.float32) if data is None else data.reshape(SHAPE)
     raw = bytearray(image_with(data).to_bytes())
     header = nib.Nifti1Header(bytes(raw[:348]), check=False)
@@ -52,7 +52,7 @@ def broken(noise, values):
 
 
 def bad_files(noise):
-    """Each bad input as (how it is written, what is said)."""
+    """Bad inputs: how each is written, and its error message."""
     whole = image_with(noise).to_bytes()
     packed = gzip.compress(whole)
     flipped = bytearray(packed)
@@ -71,10 +71,10 @@ def bad_files(noise):
         "packed text": ({"data": gzip.compress(b"words " * 999)}, "unreadable: {name} cannot be read as NIfTI"),
         "four axes": (
             {"image": image_with(np.stack([noise, noise], -1))},
-            "not 3D: {name} has shape 10x20x30x2, wanted",
+            "not 3D: {name} has shape 10x20x30x2, expected",
         ),
-        "two axes": ({"image": image_with(noise[0])}, "not 3D: {name} has shape 20x30, wanted three axes"),
-        "one slice": ({"image": image_with(noise[:, :, :1])}, "not 3D: {name} has shape 10x20x1, wanted three axes"),
+        "two axes": ({"image": image_with(noise[0])}, "not 3D: {name} has shape 20x30, expected three axes"),
+        "one slice": ({"image": image_with(noise[:, :, :1])}, "not 3D: {name} has shape 10x20x1, expected three axes"),
         "gigantic": (
             {"data": too_long},
             "too large: the header of {name} claims 30000x30000x30000 voxels, at most 1024",
@@ -106,7 +106,10 @@ def bad_files(noise):
             "sheared: axes of {name} are 5.7 degrees off a right",
         ),
         "colour": ({"image": image_with(colour)}, "not numbers: {name} stores"),
-        "complex": ({"image": image_with(noise.astype(np.complex64))}, "not numbers: {name} stores complex64, wanted"),
+        "complex": (
+            {"image": image_with(noise.astype(np.complex64))},
+            "not numbers: {name} stores complex64, expected",
+        ),
         "NaN": (
             {"image": image_with(broken(noise.copy(), spoiled))},
             "not finite: {name} has 2 NaN and 1 Inf among 6000",
@@ -133,7 +136,7 @@ def bad_files(noise):
 
 
 @pytest.mark.parametrize("what", bad_files(np.ones(SHAPE, np.float32)))
-def test_a_scan_that_cannot_be_used_says_why_in_a_sentence(tmp_path, noise, what):
+def test_an_unusable_scan_is_refused_with_a_reason(tmp_path, noise, what):
     how, message = bad_files(noise)[what]
     path = tmp_path / "a scan.nii.gz"
     written(path, **how)
@@ -141,7 +144,7 @@ def test_a_scan_that_cannot_be_used_says_why_in_a_sentence(tmp_path, noise, what
         scans.read_scan(path)
 
 
-def test_another_format_and_a_truncated_plain_file_are_refused_too(tmp_path, noise):
+def test_another_format_and_a_truncated_plain_file_are_refused(tmp_path, noise):
     nib.save(nib.MGHImage(noise, RAS), tmp_path / "scan.mgz")
     with pytest.raises(scans.BadScan, match="not NIfTI: scan.mgz is MGHImage; convert it to .nii.gz"):
         scans.read_scan(tmp_path / "scan.mgz")
@@ -150,7 +153,7 @@ def test_another_format_and_a_truncated_plain_file_are_refused_too(tmp_path, noi
         scans.read_scan(tmp_path / "scan.nii")
 
 
-def test_a_checksum_that_is_wrong_behind_good_data_is_seen(tmp_path):
+def test_a_wrong_checksum_after_valid_data_is_detected(tmp_path):
     packed = bytearray(gzip.compress(image_with(np.random.default_rng(0).random((64, 64, 64))).to_bytes(), 1))
     packed[-5] ^= 0xFF
     (tmp_path / "scan.nii.gz").write_bytes(packed)
@@ -159,7 +162,7 @@ def test_a_checksum_that_is_wrong_behind_good_data_is_seen(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["gigantic", "many voxels", "gzip bomb"])
-def test_what_a_header_or_gzip_claims_costs_no_memory(tmp_path, noise, what):
+def test_oversized_claims_allocate_no_memory(tmp_path, noise, what):
     path = tmp_path / "scan.nii.gz"
     written(path, **bad_files(noise)[what][0])
     tracemalloc.start()
@@ -172,18 +175,15 @@ def test_what_a_header_or_gzip_claims_costs_no_memory(tmp_path, noise, what):
 
 
 @pytest.mark.parametrize("where", ["stat", "open"])
-def test_a_scan_that_may_not_be_read_is_named(save, noise, monkeypatch, where):
+def test_a_scan_without_read_permission_is_refused(save, noise, monkeypatch, where):
     path = save(noise)
 
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, where, refuse)  # root may read everything, so no mode would do
-    with pytest.raises(scans.BadScan, match=f"no permission: {path} may not be read; change its mode or that of"):
+    monkeypatch.setattr(Path, where, refuse)  # root can read files of any mode
+    with pytest.raises(scans.BadScan, match=f"no permission: {path} cannot be read; change its mode or that of"):
         scans.read_scan(path)
-
-
-# What can be used
 
 
 def test_a_fourth_axis_of_length_one_is_dropped(save, noise):
@@ -193,9 +193,9 @@ def test_a_fourth_axis_of_length_one_is_dropped(save, noise):
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.img", "scan.hdr"])
-def test_plain_packed_and_paired_files_are_read_alike(save, noise, name):
+def test_plain_gzipped_and_paired_files_are_read_alike(save, noise, name):
     image = scans.read_scan(save(noise - 75, name=name) if "nii" in name else pair(save, noise - 75, name))
-    np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), noise - 75)  # negative values stay what they are
+    np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), noise - 75)  # negative values are kept
     np.testing.assert_allclose(image.affine, RAS)
 
 
@@ -208,22 +208,19 @@ def pair(save, data, name):
 @pytest.mark.parametrize(
     ("slope", "inter", "wanted"), [(0, 7, 1), (np.nan, 0, 1), (np.inf, 0, 1), (2, 5, 2), (-0.5, 0, -0.5)]
 )
-def test_a_slope_that_means_nothing_scales_nothing(tmp_path, slope, inter, wanted):
+def test_an_invalid_slope_is_ignored(tmp_path, slope, inter, wanted):
     stored = np.arange(6000, dtype=np.int16).reshape(SHAPE)
     (tmp_path / "scan.nii.gz").write_bytes(header_with(stored, scl_slope=slope, scl_inter=inter))
     data = scans.read_scan(tmp_path / "scan.nii.gz").get_fdata(dtype=np.float32)
     np.testing.assert_array_equal(data, stored * wanted + (inter if wanted == slope else 0))
 
 
-def test_a_little_padding_after_the_voxels_is_let_pass(tmp_path, noise):
+def test_padding_after_the_voxels_is_accepted(tmp_path, noise):
     (tmp_path / "scan.nii.gz").write_bytes(gzip.compress(image_with(noise).to_bytes() + bytes(4096)))
     np.testing.assert_array_equal(scans.read_scan(tmp_path / "scan.nii.gz").get_fdata(dtype=np.float32), noise)
 
 
-# Shards
-
-
-def test_bad_scans_are_set_aside_and_the_rest_goes_on(tmp_path, save, noise):
+def test_bad_scans_are_excluded_and_the_others_processed(tmp_path, save, noise):
     files = {}
     for k, (how, _) in enumerate(bad_files(noise).values()):
         files[f"bad{k}"] = tmp_path / f"bad{k}.nii.gz"
@@ -245,7 +242,7 @@ def test_bad_scans_are_set_aside_and_the_rest_goes_on(tmp_path, save, noise):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
-def test_trouble_of_the_machine_is_not_blamed_on_a_scan(tmp_path, save, noise, monkeypatch, error):
+def test_machine_errors_stop_the_shard(tmp_path, save, noise, monkeypatch, error):
     def fail(*_, **__):
         raise error
 

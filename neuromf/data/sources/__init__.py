@@ -1,1 +1,1 @@
-"""Sources of scans: any folder, a BIDS folder, a table."""
+"""Sources of scans: any folder, BIDS, a table, image-mask pairs."""

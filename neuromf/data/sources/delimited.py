@@ -1,6 +1,6 @@
-"""Tables as people send them: tsv or csv, UTF-8, with or without a byte-order mark, any line ends, quoted fields.
+"""Strict reader of tsv and csv tables: UTF-8, with or without a byte-order mark, any line ends, quoted fields.
 
-What stands in the wrong column is worse than no table, so a table that is not quite one is refused, with its line.
+A cell in the wrong column is worse than no table, so an irregular table is refused with the number of its line.
 """
 
 import csv
@@ -13,26 +13,28 @@ SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 
 
 class Line(NamedTuple):
-    """One row of a table: the number of the line it begins at, and its text by column, without spaces around."""
+    """One row: the number of its first line in the file, and its stripped cells by column."""
 
     number: int
     cells: dict[str, str]
 
 
 class Table(NamedTuple):
-    """Names of the columns, in order, and the rows."""
+    """Column names, in order, and rows."""
 
     columns: list[str]
     lines: list[Line]
 
 
 def read_lines(path: Path, what: str) -> Table:
-    """Columns and rows of a table; commas part the fields of *.csv, tabs those of any other file; empty lines are none.
+    """Read a table: *.csv is separated by commas, any other file by tabs; empty lines are skipped.
 
     Arguments:
-        what: What the table is, for messages, such as "participants table".
+        path: Path of the table.
+        what: Kind of table for messages, such as "participants table".
+
     Raises:
-        ValueError: If there is no such table, or it cannot be read without guessing.
+        ValueError: If the table does not exist or is irregular.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -72,8 +74,8 @@ def _check_header(columns: Sequence[str], separator: str, name: str) -> None:
     others = [other for other in SEPARATORS if other != separator and other in columns[0]] if len(columns) == 1 else []
     if others:
         raise ValueError(
-            f"{name} seems to be parted by {SEPARATORS[others[0]]}, not by {SEPARATORS[separator]}: its only column is "
-            f"{columns[0]!r}; save it with commas as *.csv, or with tabs as *.tsv"
+            f"{name} seems to be separated by {SEPARATORS[others[0]]}, not by {SEPARATORS[separator]}: its only column "
+            f"is {columns[0]!r}; save it with commas as *.csv, or with tabs as *.tsv"
         )
 
 
@@ -87,6 +89,6 @@ def _cells(columns: Sequence[str], cells: Sequence[str], where: str) -> dict[str
 
 
 def find_column(columns: Iterable[str], name: str) -> str | None:
-    """The column of this name, or of this name in other capitals; None where there is none."""
+    """The column of this name, else one that differs in capitals only; None if missing."""
     alike = [column for column in columns if column.lower() == name.lower()]
     return name if name in alike else alike[0] if alike else None

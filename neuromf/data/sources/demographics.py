@@ -1,4 +1,4 @@
-"""What a table of people says of them: person, file, sex, age and site, and nothing else."""
+"""Participants tables of users: participant, file, sex, age and site are read, no other column."""
 
 import logging
 import math
@@ -13,24 +13,26 @@ logger = logging.getLogger(__name__)
 
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 UNKNOWN = {"", "n/a", "na", "nan", "none", "unknown"}
-USUAL = {"person": "participant_id", "file": "file", "sex": "sex", "age": "age", "site": "site"}
+DEFAULT_COLUMNS = {"participant": "participant_id", "file": "file", "sex": "sex", "age": "age", "site": "site"}
 
 
-def person_id(text: str) -> str:
-    """A person's name, the same however its accents are spelt and whether or not it carries the "sub-" of BIDS."""
-    return unicodedata.normalize("NFC", known(text)).removeprefix("sub-")
+def participant_id(text: str) -> str:
+    """Participant id in one Unicode form, without the "sub-" of BIDS."""
+    return unicodedata.normalize("NFC", known_or_empty(text)).removeprefix("sub-")
 
 
-def known(text: str) -> str:
+def known_or_empty(text: str) -> str:
+    """The text, or "" if it stands for an unknown value."""
     return "" if text.lower() in UNKNOWN else text
 
 
-def sex_of(text: str) -> str:
+def parse_sex(text: str) -> str:
+    """M, F, or "" if unknown."""
     return SEXES.get(text.lower(), "")
 
 
-def age_of(text: str) -> float:
-    """Age in years, or NaN where there is none that a person can have."""
+def parse_age(text: str) -> float:
+    """Age in years; NaN if it is no number between 0 and 120."""
     try:
         age = float(text)
     except ValueError:
@@ -38,82 +40,88 @@ def age_of(text: str) -> float:
     return age if 0 < age < 120 else math.nan
 
 
-READ = {"person": person_id, "sex": sex_of, "age": age_of, "file": known, "site": known}
+PARSERS: dict[str, Callable[[str], Any]] = {
+    "participant": participant_id, "sex": parse_sex, "age": parse_age, "file": known_or_empty, "site": known_or_empty
+}  # fmt: skip
 
 
-def read_people(path: Path, columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """What is known of the people of a table, line by line: those of person, file, sex, age and site it knows.
+def read_participants(path: Path, columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """Rows of a participants table, with those of participant, file, sex, age and site that it has.
 
     Arguments:
-        columns: Names of the table's columns where they are not the usual ones, such as {"age": "age_scan"}.
+        path: Path of the table, tsv or csv.
+        columns: Column names that differ from `DEFAULT_COLUMNS`, such as {"age": "age_scan"}.
+
     Raises:
-        ValueError: If it has no row, neither a column of people nor one of files, or lacks a column named here.
+        ValueError: If the table has no row, neither a participant nor a file column, or lacks a column of `columns`.
     """
     header, lines = read_lines(path, "participants table")
-    theirs = {ours: find_column(header, name) for ours, name in {**USUAL, **(columns or {})}.items()}
+    theirs = {ours: find_column(header, name) for ours, name in {**DEFAULT_COLUMNS, **(columns or {})}.items()}
     for ours, name in (columns or {}).items():
         if theirs[ours] is None:
             raise ValueError(
-                f'participants table {path} has no column "{name}", which columns.{ours} names; '
+                f'participants table {path} has no column "{name}", the value of columns.{ours}; '
                 f"it has {', '.join(header)}"
             )
-    if not lines or theirs["person"] is theirs["file"] is None:
+    if not lines or theirs["participant"] is theirs["file"] is None:
         raise ValueError(
             f"participants table {path} needs a row and a column participant_id or file; "
             f"got {len(lines)} rows with columns {', '.join(header)}"
         )
-    return [{ours: READ[ours](cells[name]) for ours, name in theirs.items() if name} for _, cells in lines]
+    return [{ours: PARSERS[ours](cells[name]) for ours, name in theirs.items() if name} for _, cells in lines]
 
 
-def join_people(
-    rows: Sequence[dict], people: Sequence[dict], name: str, absent: Callable[[dict], dict]
+def join_participants(
+    rows: Sequence[dict], participants: Sequence[dict], name: str, missing: Callable[[dict], dict]
 ) -> list[dict[str, Any]]:
-    """Rows with what is known of their people, and one more row per line of the table without a scan.
+    """Rows of scans completed by the participants table, and one more row per participant without a scan.
 
-    Lines are joined on the file where the table has one, on the person elsewhere; of several, the first counts.
+    The tables are joined on the file if the participants table has one, else on the participant. Of several rows with
+    the same key, the first one counts.
 
     Arguments:
         rows: Rows of scans, each with its path below the root as "relative".
-        people: Lines from `read_people`.
-        name: Name of the table, for messages.
-        absent: The row of a line without a scan.
+        participants: Rows from `read_participants`.
+        name: Name of the participants table, for messages.
+        missing: Function that returns the row of a participant without a scan.
     """
-    on = "file" if "file" in people[0] else "person"
+    key = "file" if "file" in participants[0] else "participant"
     table: dict[str, dict] = {}
-    repeated = [line for line in people if table.setdefault(_key(line, on), line) is not line]
+    repeated = [line for line in participants if table.setdefault(_join_key(line, key), line) is not line]
     if repeated:
-        names = ", ".join(line[on] or line.get("person", "") for line in repeated[:5])
+        names = ", ".join(line[key] or line.get("participant", "") for line in repeated[:5])
         names += ", ..." if len(repeated) > 5 else ""
-        logger.warning("%s: %d rows repeat an earlier %s, left out: %s", name, len(repeated), on, names)
-    column = "relative" if on == "file" else "person"
-    joined = [row | _told(table.get(normal(row[column]), {})) | {"file": row["file"]} for row in rows]
-    seen = {normal(row[column]) for row in rows}
-    return joined + [absent(_told(line)) for key, line in table.items() if key not in seen]
+        logger.warning("%s: %d rows repeat an earlier %s and are ignored: %s", name, len(repeated), key, names)
+    column = "relative" if key == "file" else "participant"
+    keys = [normalise_path(row[column]) for row in rows]
+    joined = [row | _known(table.get(k, {})) | {"file": row["file"]} for row, k in zip(rows, keys, strict=True)]
+    found = set(keys)
+    return joined + [missing(_known(line)) for k, line in table.items() if k not in found]
 
 
-def _told(line: dict) -> dict[str, Any]:
-    """What a line knows; what it does not know overwrites nothing."""
+def _known(line: dict) -> dict[str, Any]:
+    """The known values of a row: unknown ones must not replace others."""
     return {name: value for name, value in line.items() if value != "" and value == value}
 
 
-def _key(line: dict, on: str) -> str:
-    """What a line is joined on; a line without a file stands for itself."""
-    return normal(line[on]) if line[on] else f"\0{line.get('person', '')}"
+def _join_key(line: dict, key: str) -> str:
+    """The key of a row; without a file it is the participant, marked so that it never equals a file."""
+    return normalise_path(line[key]) if line[key] else f"\0{line.get('participant', '')}"
 
 
-def normal(path: str) -> str:
+def normalise_path(path: str) -> str:
     """The same characters for the same path, whichever system wrote it."""
     return unicodedata.normalize("NFC", str(PurePosixPath(path)))
 
 
-def blank_row(scan: str, person: str, problem: str = "", **facts: Any) -> dict[str, Any]:
-    """The row of a scan of which no more is known."""
-    row = {"scan": scan, "person": person, "file": "", "mask": "", "sex": "", "age": math.nan, "site": ""}
+def blank_row(scan: str, participant: str, problem: str = "", **facts: Any) -> dict[str, Any]:
+    """The row of a scan with unknown demographics."""
+    row = {"scan": scan, "participant": participant, "file": "", "mask": "", "sex": "", "age": math.nan, "site": ""}
     return row | {"problem": problem} | facts
 
 
-def absent_row(line: dict, name: str) -> dict[str, Any]:
-    """The row of someone in a participants table of whom no scan was found."""
-    who = line.get("person", "")
+def missing_scan_row(line: dict, name: str) -> dict[str, Any]:
+    """The row of a participant in the table `name` whose scan was not found."""
+    who = line.get("participant", "")
     problem = f"missing file: {name} lists {who or 'a row without a name'}, but there is no such scan"
     return blank_row(who or "unnamed", who or "unnamed") | line | {"file": "", "problem": problem}
