@@ -55,7 +55,7 @@ def benchmark(*, out: Path, side: int = 128, rounds: int = 3, num_splits: int = 
 
 
 class MonaiAutoencoder(nn.Module):
-    """MONAI's class as documented: its own group normalisation and split convolutions; float32, as CPUs need."""
+    """MONAI's class as documented: MONAI's group normalisation and split convolutions, in float32 (CPU)."""
 
     def __init__(self, architecture: Architecture = PUBLISHED, *, num_splits: int = SPLITS) -> None:
         super().__init__()

@@ -12,7 +12,6 @@ at once, so that an interrupted job loses only the volume in progress.
 import json
 import logging
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,6 @@ from neuromf.vae.maisi import DOWNSAMPLING, LATENT_CHANNELS, MAISIVAEWrapper, de
 from neuromf.vae.weights import load
 
 logger = logging.getLogger(__name__)
-
-LOG_INTERVAL_S = 15
 
 Moments = tuple[Tensor, Tensor]  # posterior mean and standard deviation of one volume, (4, I, J, K) each
 
@@ -81,8 +78,8 @@ def encode_volumes(
 ) -> None:
     """Encode the volumes of a table into a shard.
 
-    Results of single volumes wait in the folder `out` with suffix .parts. They are reused if the bytes of the volume,
-    the change, the precision and the provenance are the same.
+    The latent of each volume is stored in the folder `out` with suffix .parts until all are encoded. An interrupted job
+    reuses it if the bytes of the volume, the change, the precision and the provenance are the same.
 
     Arguments:
         table: Columns scan, split and volume (file).
@@ -91,10 +88,13 @@ def encode_volumes(
     """
     rows = table[["scan", "split", "volume"]].to_dict("records")
     versions = [scan_versions(row["scan"], **settings) if row["split"] == "train" else [IDENTITY] for row in rows]
-    parts, progress = out.with_suffix(".parts"), _Progress(sum(map(len, versions)))
-    parts.mkdir(parents=True, exist_ok=True)
     key = {"provenance": provenance, "precision": precision}
-    moments = [_encode_scan(vae, row, v, parts, progress, key) for row, v in zip(rows, versions, strict=True)]
+    parts, moments = out.with_suffix(".parts"), []
+    parts.mkdir(parents=True, exist_ok=True)
+    for done, (row, changes) in enumerate(zip(rows, versions, strict=True), start=1):
+        moments.append(_encode_scan(vae, row, changes, parts, key))
+        if done % 10 == 0 or done == len(rows):
+            logger.info("%d of %d scans encoded", done, len(rows))
     save_tensors(_as_shard([row["scan"] for row in rows], moments), out)
     shutil.rmtree(parts)
 
@@ -112,23 +112,19 @@ def scan_versions(
     return [IDENTITY, *([MIRROR] if mirror else []), *drawn]
 
 
-def _encode_scan(
-    vae: MAISIVAEWrapper, row: dict, versions: list[Change], parts: Path, progress: "_Progress", key: dict
-) -> list[Moments]:
-    """Moments of each version of a scan, read from an interrupted job or computed."""
+def _encode_scan(vae: MAISIVAEWrapper, row: dict, changes: list[Change], parts: Path, key: dict) -> list[Moments]:
+    """Moments of each version of a scan, computed or taken from an interrupted job."""
     digest, scan, moments = sha256(Path(row["volume"])), None, []
-    for number, change in enumerate(versions):
+    for number, change in enumerate(changes):
         part = parts / f"{row['scan']}.{number}.pt"
         part_key = json.dumps({**key, "volume": digest, "change": as_text(change)}, sort_keys=True)
-        result = stored = _read_part(part, part_key)
-        if not result:
+        if not (result := _read_part(part, part_key)):
             volume, affine = scan = scan or read_volume(row["volume"])
             changed = torch.from_numpy(apply_change(volume, change, spacing_mm=nib.affines.voxel_sizes(affine)))
             mean, std = encode_safely(vae, changed[None, None], precision=key["precision"])
             result = mean[0], std[0]
             save_tensors({"key": part_key, "moments": result}, part)
         moments.append(result)
-        progress.update(computed=not stored)
     return moments
 
 
@@ -156,21 +152,6 @@ def _as_shard(scans: list[str], moments: list[list[Moments]]) -> dict:
         "augmented": torch.stack([mean for _, mean in augmented]) if augmented else empty,
         "augmented_scans": [scan for scan, _ in augmented],
     }
-
-
-class _Progress:
-    """Logs the progress of n encodings every `LOG_INTERVAL_S` seconds and at the end."""
-
-    def __init__(self, n: int) -> None:
-        self.n, self.done, self.computed = n, 0, 0
-        self.start = self.last = time.monotonic()
-
-    def update(self, *, computed: bool) -> None:
-        self.done, self.computed, now = self.done + 1, self.computed + computed, time.monotonic()
-        if self.done == self.n or now - self.last > LOG_INTERVAL_S:
-            self.last, speed = now, self.computed / max(now - self.start, 1e-9)
-            text = "%d of %d volumes encoded (%d by an earlier job), %.2f per second"
-            logger.info(text, self.done, self.n, self.done - self.computed, speed)
 
 
 def decode(vae: MAISIVAEWrapper, latent: Tensor, *, precision: str = "float32") -> Tensor:

@@ -1,9 +1,9 @@
 """The frozen MAISI autoencoder between volumes and latents: NVIDIA's published network or a compact one.
 
 `encode` maps a volume (B, 1, I, J, K) in [0, 1] to the mean and standard deviation of a Gaussian posterior over
-latents (B, 4, I/4, J/4, K/4); `decode` maps latents to volumes. Latents are unscaled. The scale factor
-0.96240234375 belongs to NVIDIA's diffusion checkpoint and is applied only when that checkpoint is loaded, in
-`meanflow.pretrained`. Each study normalises its latents by its own channel statistics (`vae.statistics`).
+latents (B, 4, I/4, J/4, K/4); `decode` maps latents to volumes. Latents are unscaled: each study normalises them by
+its own channel statistics (`vae.statistics`), and the scale factor of NVIDIA's diffusion checkpoint applies only to
+that checkpoint (`SCALE_FACTOR` in `meanflow.pretrained`).
 
 The compact network is the same MONAI class behind a 2x space-to-depth: no convolution runs at full resolution, and
 encoding is about ten times faster on a CPU.

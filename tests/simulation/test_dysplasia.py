@@ -33,15 +33,15 @@ def draw_lesions(n=400, **settings):
 
 
 def test_lesions_have_published_locations_and_volumes():
-    found = draw_lesions()
-    lobes = Counter(lesion.lobe for lesion in found)
+    lesions = draw_lesions()
+    lobes = Counter(lesion.lobe for lesion in lesions)
     for lobe, n in dysplasia.LOBES.items():
-        assert lobes[lobe] / len(found) == pytest.approx(n / 76, abs=0.06)
-    assert sum(lesion.side == "L" for lesion in found) / len(found) == pytest.approx(46 / 85, abs=0.07)
-    ml = np.array([lesion.target_ml for lesion in found])
+        assert lobes[lobe] / len(lesions) == pytest.approx(n / 76, abs=0.06)
+    assert sum(lesion.side == "L" for lesion in lesions) / len(lesions) == pytest.approx(46 / 85, abs=0.07)
+    ml = np.array([lesion.target_ml for lesion in lesions])
     assert ml.min() >= 1 and ml.max() <= 15 and np.median(ml) == pytest.approx(4.0, rel=0.15)
     assert np.log(ml).std() == pytest.approx(0.6, abs=0.1)  # 0.7 before truncation
-    assert sum(lesion.transmantle for lesion in found) / len(found) == pytest.approx(0.5, abs=0.07)
+    assert sum(lesion.transmantle for lesion in lesions) / len(lesions) == pytest.approx(0.5, abs=0.07)
     assert not any(lesion.transmantle for lesion in draw_lesions(50, transmantle=0.0))
     assert all(lesion.transmantle for lesion in draw_lesions(50, transmantle=1.0))
 
@@ -63,14 +63,14 @@ def test_seeds_are_cortex_at_the_bottom_of_a_sulcus_in_their_hemisphere():
 
 
 def test_lobes_do_not_overlap_and_contain_known_coordinates():
-    found = cortex.lobes()
-    assert np.sum([lobe.astype(int) for lobe in found.values()], axis=0).max() == 1
+    lobes = cortex.lobes()
+    assert np.sum([lobe.astype(int) for lobe in lobes.values()], axis=0).max() == 1
     corner = brains.load_template().affine[:3, 3]
     known = {"frontal": (40, 40, 30), "parietal": (-40, -50, 50), "temporal": (55, -20, -20), "occipital": (20, -90, 5)}
     for lobe, mm in known.items():
-        assert found[lobe][tuple(int(v) for v in np.array(mm) - corner)], lobe
+        assert lobes[lobe][tuple(int(v) for v in np.array(mm) - corner)], lobe
     for mm in ((0, -20, 10), (20, -60, -40), (-12, -15, 8)):  # midline, cerebellum, thalamus
-        assert not any(lobe[tuple(int(v) for v in np.array(mm) - corner)] for lobe in found.values())
+        assert not any(lobe[tuple(int(v) for v in np.array(mm) - corner)] for lobe in lobes.values())
 
 
 # --- effect on the template --------------------------------------------------------------------------
@@ -85,13 +85,13 @@ def test_a_lesion_has_its_target_volume(target_ml):
 
 def test_a_lesion_follows_the_cortex_and_is_not_spherical():
     lesion = draw_lesion(4, 7, transmantle=0.0)._replace(target_ml=6.0)
-    made = lesion_effect(lesion, AVERAGE, thickening_mm=0.0, blurring_mm=0.0)
-    field = made.fields[0, 2].numpy() > 0.5
-    box = tuple(slice(int(o), int(o) + n) for o, n in zip(made.origin, field.shape, strict=True))
+    effect = lesion_effect(lesion, AVERAGE, thickening_mm=0.0, blurring_mm=0.0)
+    field = effect.fields[0, 2].numpy() > 0.5
+    box = tuple(slice(int(o), int(o) + n) for o, n in zip(effect.origin, field.shape, strict=True))
     grey = cortex.average()[0][1][box]
-    away = np.linalg.norm(np.argwhere(field) + made.origin.numpy() - np.array(lesion.seed), axis=1)
+    from_seed = np.linalg.norm(np.argwhere(field) + effect.origin.numpy() - np.array(lesion.seed), axis=1)
     ball = (3 * field.sum() / (4 * np.pi)) ** (1 / 3)
-    assert np.percentile(away, 95) > 1.15 * ball and grey[field].mean() > 0.6
+    assert np.percentile(from_seed, 95) > 1.15 * ball and grey[field].mean() > 0.6
     assert ndimage.label(field)[1] == 1
 
 
@@ -105,20 +105,20 @@ def test_each_sign_has_its_effect_and_none_if_off():
     blurred = lesion_effect(lesion, AVERAGE, thickening_mm=0.0, blurring_mm=3.0).fields[0]
     assert blurred[0].min() < -0.05 and blurred[0].max() > 0.05
     assert abs(float(blurred[0].sum())) < 0.2 * float(blurred[0].abs().sum())
-    for made in (thick, blurred):
-        assert torch.equal(made[2], none[2])  # the mask does not depend on the signs
+    for fields in (thick, blurred):
+        assert torch.equal(fields[2], none[2])  # the mask does not depend on the signs
 
 
 def test_the_transmantle_cone_reaches_the_ventricle_and_narrows():
     large = (one for one in draw_lesions(60, transmantle=1.0) if one.lobe == "frontal" and one.target_ml > 5)
     lesion = next(large)
-    plain, made = (
+    plain, effect = (
         lesion_effect(one, AVERAGE, thickening_mm=0, blurring_mm=0)
         for one in (lesion._replace(transmantle=False), lesion)
     )
     field = np.zeros_like(cortex.average()[1], bool)
-    for each, value in ((made, True), (plain, False)):
-        where = np.argwhere(each.fields[0, 2].numpy() > 0.5) + each.origin.numpy().astype(int)
+    for part, value in ((effect, True), (plain, False)):
+        where = np.argwhere(part.fields[0, 2].numpy() > 0.5) + part.origin.numpy().astype(int)
         field[tuple(where.T)] = value
     ventricle = cortex.ventricles()
     end = ventricle[((ventricle - np.array(lesion.seed)) ** 2).sum(1).argmin()]

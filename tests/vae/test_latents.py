@@ -265,7 +265,7 @@ def test_the_scripts_encode_accepted_volumes_and_describe_their_latents(command,
     stats_script.main([*where, "--config", config, "--out", str(tmp_path / "stats.json")])
     stats = statistics.read_stats(tmp_path / "stats.json")
     assert (stats["n"], stats["encoded"], stats["augmented"], stats["finite"]) == (3, 5, 3, True)
-    assert stats["shapes"] == [str(stats["shape"])] and len(stats["roundtrip_ssim"]) == 2
+    assert stats["shapes"] == [str(stats["shape"])] and len(stats["reconstruction_ssim"]) == 2
     assert stats["flip_error"] > 0.01 and stats["psnr_of_flipped_latents"] != stats["psnr_of_flipped_volumes"]
 
 
