@@ -1,10 +1,10 @@
-"""Slices of brains the way every figure shows them: RAS+, radiological neighbours named, one window, one crop.
+"""Slices of brains, with one intensity window, one crop and one scale in all figures.
 
-Volumes are arrays (I, J, K) in [0, 1], RAS+. Axial and coronal slices have the left of the person on the left of
-the page (marked L), sagittal ones the front on the right.
+Volumes are arrays of shape (I, J, K) in [0, 1], RAS+. The left of a participant is on the left of axial and coronal
+slices (marked L); the front is on the right of sagittal slices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,24 @@ from numpy.typing import NDArray
 from neuromf.figures import style
 
 PLANES = ("axial", "coronal", "sagittal")
-GAP = 0.02  # inches between panels
-SAGITTAL_OFFSET_MM = 8.0  # beside the midline, where a lateral ventricle is seen
+WINDOW = (0.0, 1.0)  # intensities drawn black and white
+GAP, BETWEEN, CAPTION = 0.02, 0.09, 0.15  # inches between panels, between blocks, and for a line of captions
+SAGITTAL_OFFSET_MM = 8.0  # from the midline, where a lateral ventricle is visible
+BAR_MM = 50
+
+Crop = tuple[slice, slice, slice]
+Voxel = tuple[int, int, int]
 
 
-def box(volumes: Sequence[NDArray], margin: int = 2, threshold: float = 0.1) -> tuple[slice, slice, slice]:
-    """The smallest box that holds all the brains, with a margin in voxels."""
+def read(files: Iterable[str]) -> list[NDArray]:
+    """Volumes of NIfTI files."""
+    from neuromf.data.nifti import read_volume  # imports torch, which drawing does not need
+
+    return [read_volume(file)[0] for file in files]
+
+
+def box(volumes: Sequence[NDArray], margin: int = 2, threshold: float = 0.1) -> Crop:
+    """Smallest box around all brains (intensities above `threshold`), with a margin in voxels."""
     inside = np.any([volume > threshold for volume in volumes], axis=0)
     ends = []
     for axis in range(3):
@@ -31,33 +43,75 @@ def box(volumes: Sequence[NDArray], margin: int = 2, threshold: float = 0.1) -> 
     return i, j, k
 
 
-def cut(volume: NDArray, plane: str, crop: tuple[slice, slice, slice], spacing_mm: float) -> NDArray:
-    """The middle slice of a plane, as an image with rows from top to bottom."""
+def centre(crop: Crop) -> Voxel:
+    """Voxel in the middle of a crop."""
     i, j, k = ((s.start + s.stop) // 2 for s in crop)
-    if plane == "axial":
-        image = volume[crop[0], crop[1], k]
-    elif plane == "coronal":
-        image = volume[crop[0], j, crop[2]]
-    else:
-        image = volume[i + round(SAGITTAL_OFFSET_MM / spacing_mm), crop[1], crop[2]]
-    return image.T[::-1]
+    return i, j, k
 
 
-def show(ax: Axes, image: NDArray, *, mark: bool = False, window: tuple[float, float] = (0.0, 1.0)) -> None:
-    """One slice without axes; `mark` writes L where the left of the person is."""
-    ax.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="bilinear", aspect="equal")
+def cut(volume: NDArray, plane: str, crop: Crop, spacing_mm: float) -> NDArray:
+    """Middle slice of a plane, as an image with rows from top to bottom; sagittal slices lie beside the midline."""
+    i, j, k = centre(crop)
+    return cut_at(volume, plane, crop, (i + round(SAGITTAL_OFFSET_MM / spacing_mm), j, k))
+
+
+def cut_at(volume: NDArray, plane: str, crop: Crop, voxel: Voxel) -> NDArray:
+    """Slice of a plane through a voxel, as an image with rows from top to bottom."""
+    axis = 2 - PLANES.index(plane)
+    index = tuple(voxel[a] if a == axis else crop[a] for a in range(3))
+    return volume[index].T[::-1]
+
+
+def show(ax: Axes, image: NDArray, *, mark: bool = False) -> None:
+    """Draw one slice without axes; `mark` writes L at the left of the participant."""
+    ax.imshow(image, cmap="gray", vmin=WINDOW[0], vmax=WINDOW[1], interpolation="bilinear", aspect="equal")
     ax.set_axis_off()
     if mark:
-        ax.text(0.03, 0.04, "L", transform=ax.transAxes, color="white", fontsize=7, family="sans-serif")
+        _write(ax, 0.03, 0.04, "L", fontsize=7)
 
 
-# --- panels side by side, of one width and one scale -------------------------------------------------
+def blocks(
+    names: Sequence[str],
+    heights: Sequence[float],
+    columns: int,
+    width: float,
+    *,
+    name_x: float,
+    left: float,
+    captions: Mapping[str, Sequence[str]],
+    below: float = 0.0,
+) -> tuple[Figure, dict[str, list[list[Axes]]]]:
+    """A page with one block of panel rows per set of volumes, the name of the set beside it.
+
+    Arguments:
+        names: Names of the sets, from top to bottom.
+        heights: Height of each row of a block in inches.
+        columns, width: Panels of a row, and width of a panel in inches.
+        name_x, left: Distance of names and of the first panels from the left of the page in inches.
+        captions: Texts under the columns of a set.
+        below: Empty space under the blocks in inches.
+
+    Returns:
+        The figure, and the axes of each set by row and column.
+    """
+    block = sum(heights) + GAP * len(heights) + BETWEEN
+    height = len(names) * block - BETWEEN + CAPTION * len(captions.keys() & set(names)) + below
+    fig, top, axes = style.new(style.PAGE, height), height, {}
+    fig.set_layout_engine("none")
+    for name in names:
+        axes[name] = _panels(fig, top, heights, columns, width, left)
+        middle = (top - (block - BETWEEN) / 2) / height
+        fig.text(name_x / style.PAGE, middle, name, rotation=90, va="center", fontsize=9)
+        for ax, text in zip(axes[name][-1], captions.get(name, ()), strict=False):
+            ax.text(0.5, -0.04, text, transform=ax.transAxes, ha="center", va="top", fontsize=6)
+        top -= block + CAPTION * (name in captions)
+    return fig, axes
 
 
-def panels(
+def _panels(
     fig: Figure, top: float, heights: Sequence[float], columns: int, width: float, left: float
 ) -> list[list[Axes]]:
-    """Rows of panels below `top` and from `left` on, panels of a row side by side; all in inches."""
+    """Rows of panels below `top` and from `left` on, in inches."""
     total, rows = fig.get_figheight(), []
     for high in heights:
         lefts = [left + k * (width + GAP) for k in range(columns)]
@@ -67,21 +121,26 @@ def panels(
     return rows
 
 
-def padded(image: NDArray, wide: int) -> NDArray:
-    """A slice with black columns on both sides, so that all panels have one width and one scale."""
-    spare = wide - image.shape[1]
+def pad(image: NDArray, width: int) -> NDArray:
+    """A slice with black columns on both sides, `width` voxels wide."""
+    spare = width - image.shape[1]
     return np.pad(image, ((0, 0), (spare // 2, spare - spare // 2)))
 
 
 def sides(ax: Axes) -> None:
-    """Where the left and right of the person are."""
+    """Write L and R at the left and right of the participant."""
     for text, x, side in (("L", 0.03, "left"), ("R", 0.97, "right")):
-        ax.text(x, 0.03, text, transform=ax.transAxes, ha=side, color="white", fontsize=7, family="sans-serif")
+        _write(ax, x, 0.03, text, fontsize=7, ha=side)
 
 
-def bar(ax: Axes, length: float, text: str, *, at: float) -> None:
-    """A bar of a length, a share of the panel's width, at a height of the panel, and what it is above or below."""
-    ax.plot([0.04, 0.04 + length], [at, at], transform=ax.transAxes, color="white", lw=1.2)
-    above = at < 0.5
-    place: dict[str, Any] = {"y": at + 0.03, "va": "baseline"} if above else {"y": at - 0.02, "va": "top"}
-    ax.text(0.04, s=text, transform=ax.transAxes, color="white", fontsize=6, family="sans-serif", **place)
+def scale_bar(ax: Axes, width_mm: float, *, top: bool = False, label: bool = True) -> None:
+    """Draw a bar of 5 cm at the bottom or top of a panel that is `width_mm` wide."""
+    y = 0.94 if top else 0.05
+    ax.plot([0.04, 0.04 + BAR_MM / width_mm], [y, y], transform=ax.transAxes, color="white", lw=1.2)
+    if label:
+        place: dict[str, Any] = {"y": y - 0.02, "va": "top"} if top else {"y": y + 0.03, "va": "baseline"}
+        _write(ax, 0.04, text=f"{BAR_MM / 10:g} cm", fontsize=6, **place)
+
+
+def _write(ax: Axes, x: float, y: float, text: str, **font: Any) -> None:
+    ax.text(x, y, text, transform=ax.transAxes, color="white", family="sans-serif", **font)

@@ -1,38 +1,59 @@
-"""Contact sheet: one look at every scan, the odd ones first and framed, and who was set aside and why.
+"""Contact sheet: one tile per scan, outliers first and framed, with a list of excluded scans and reasons.
 
-Each scan is a tile: its middle axial slice (left of the person on the left of the page) and a smaller sagittal one
-beside the midline (front on the right), window 0 to 1.
+A tile is the middle axial slice (left of the participant on the left) beside a smaller sagittal slice (front on the
+right), with intensities from 0 to 1.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from neuromf.data.participants import read_table, write_table
 from neuromf.figures import brains, style
+from neuromf.metrics.images.outliers import coarse, correlation_with_median, find_outliers
 
-COLUMNS = 11  # tiles in a row
+COLUMNS = 11  # tiles per row
 HEIGHT = 9.6  # inches of a full page, 150 to 180 tiles
-CAPTION, ODD_CAPTION = 0.09, 0.2  # inches below a row, for names, and for two lines of what is odd
+CAPTION, FLAG_CAPTION = 0.09, 0.2  # inches below a row: for names, and for two lines of flags
 LINE = 0.11  # inches of a line of text above the tiles
-LISTED = 25  # of those set aside, at most; the rest is counted
-ODD = style.PALETTE[3]
+LISTED = 25  # excluded scans that are listed at most
+FLAG = style.PALETTE[3]
+
+
+def render(*, qc: Path, table: Path, out: Path, **config: Any) -> None:
+    """Draw all accepted scans, and write their outlier scores to `table` (tsv).
+
+    Arguments:
+        config: spacing_mm (voxel size).
+    """
+    scans = read_table(qc)
+    accepted, excluded = scans[scans["status"] == "accepted"], scans[scans["status"] != "accepted"]
+    tiles, coarse_volumes = {}, []
+    for scan, file in zip(accepted["scan"], accepted["volume"], strict=True):
+        (volume,) = brains.read([file])  # one at a time: a cohort does not fit in memory
+        tiles[scan] = tile(volume, config["spacing_mm"])
+        coarse_volumes.append(coarse(volume))
+    scores = find_outliers(accepted, correlation_with_median(coarse_volumes))
+    write_table(scores.round(4), table)
+    names, flags = scores["scan"].tolist(), scores["flag"].tolist()
+    pages = draw([tiles[name] for name in names], names, flags, excluded[["scan", "reason"]].to_numpy().tolist())
+    outliers = [name for name, flag in zip(names, flags, strict=True) if flag]
+    record = {"scans": len(names), "outliers": outliers, "excluded": excluded["scan"].tolist()}
+    style.save(pages, out, config | record)
 
 
 def tile(volume: NDArray, spacing_mm: float) -> NDArray:
-    """The axial slice, and right of it the sagittal one at half size, as one image in uint8."""
+    """The axial slice, and right of it the sagittal slice at half size, as one image in uint8."""
     i, j, k = volume.shape
-    whole = slice(0, i), slice(0, j), slice(0, k)
-    axial = brains.cut(volume, "axial", whole, spacing_mm)
-    sagittal = brains.cut(volume, "sagittal", whole, spacing_mm)
+    crop = slice(0, i), slice(0, j), slice(0, k)
+    axial = brains.cut(volume, "axial", crop, spacing_mm)
+    sagittal = brains.cut(volume, "sagittal", crop, spacing_mm)
     sagittal = sagittal[: len(sagittal) // 2 * 2, : sagittal.shape[1] // 2 * 2]
     small = sagittal.reshape(len(sagittal) // 2, 2, -1, 2).mean(axis=(1, 3))
     image = np.zeros((max(len(axial), len(small)), axial.shape[1] + small.shape[1]), np.float32)
@@ -41,35 +62,35 @@ def tile(volume: NDArray, spacing_mm: float) -> NDArray:
     return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
-def contact(
-    tiles: Sequence[NDArray], names: Sequence[str], flags: Sequence[str], set_aside: Sequence[tuple[str, str]]
+def draw(
+    tiles: Sequence[NDArray], names: Sequence[str], flags: Sequence[str], excluded: Sequence[Sequence[str]]
 ) -> list[Figure]:
-    """Pages of tiles in the given order; the first begins with those set aside.
+    """Pages of tiles in the given order, with a list of excluded scans on the first page.
 
     Arguments:
         tiles: One image per scan, all of one shape.
-        names: What stands below each.
-        flags: What is odd about each, "" where nothing is; odd ones are framed.
-        set_aside: Scan and reason of each one that could not be used.
+        names: Name below each tile.
+        flags: Outlying measures of each scan, joined by "; ", and "" if none; tiles with flags are framed.
+        excluded: Scan and reason of each excluded scan.
     """
-    lines = _listing(len(tiles), sum(map(bool, flags)), set_aside)
+    lines = _summary(len(tiles), sum(map(bool, flags)), excluded)
     rows = [slice(k, k + COLUMNS) for k in range(0, len(tiles), COLUMNS)]
     heights = [_row_inches(tiles[0].shape, flags[row]) for row in rows]
-    chunks = _fill(heights, first=HEIGHT - LINE * (len(lines) + 0.5), others=HEIGHT - 1.5 * LINE)
+    chunks = _paginate(heights, first=HEIGHT - LINE * (len(lines) + 0.5), others=HEIGHT - 1.5 * LINE)
     pages = []
     for number, chunk in enumerate(chunks, start=1):
         text = lines if number == 1 else [f"{lines[0].rstrip(':')}, page {number} of {len(chunks)}"]
-        chosen = slice(chunk.start * COLUMNS, chunk.stop * COLUMNS)
-        pages.append(_page(tiles[chosen], names[chosen], flags[chosen], text))
+        part = slice(chunk.start * COLUMNS, chunk.stop * COLUMNS)
+        pages.append(_page(tiles[part], names[part], flags[part], text))
     return pages
 
 
 def _row_inches(shape: tuple[int, int], flags: Sequence[str]) -> float:
-    return style.PAGE / COLUMNS * shape[0] / shape[1] + (ODD_CAPTION if any(flags) else CAPTION)
+    return style.PAGE / COLUMNS * shape[0] / shape[1] + (FLAG_CAPTION if any(flags) else CAPTION)
 
 
-def _fill(heights: Sequence[float], first: float, others: float) -> list[range]:
-    """Rows of each page, at least one on each, as many as fit."""
+def _paginate(heights: Sequence[float], first: float, others: float) -> list[range]:
+    """Rows of each page, at least one each, for pages of these heights."""
     pages, left = [range(0, 0)], first
     for k, height in enumerate(heights):
         if height > left and pages[-1]:
@@ -80,11 +101,11 @@ def _fill(heights: Sequence[float], first: float, others: float) -> list[range]:
     return pages
 
 
-def _listing(n: int, odd: int, set_aside: Sequence[tuple[str, str]]) -> list[str]:
-    """What stands above the tiles: how many there are, then a line for each one set aside."""
-    lines = [f"{n} scans, {odd} of them odd (framed, first), {len(set_aside)} set aside" + ":" * bool(set_aside)]
-    lines += [_shortened(f"{scan}: {reason}", 150) for scan, reason in set_aside[:LISTED]]
-    return lines + [f"and {len(set_aside) - LISTED} more, see qc.tsv"] * (len(set_aside) > LISTED)
+def _summary(n: int, outliers: int, excluded: Sequence[Sequence[str]]) -> list[str]:
+    """Lines above the tiles: numbers of scans, then one line per excluded scan."""
+    lines = [f"{n} scans, {outliers} outliers (framed, first), {len(excluded)} excluded" + ":" * bool(excluded)]
+    lines += [_shorten(f"{scan}: {reason}", 150) for scan, reason in excluded[:LISTED]]
+    return lines + [f"and {len(excluded) - LISTED} more, see qc.tsv"] * (len(excluded) > LISTED)
 
 
 def _page(tiles: Sequence[NDArray], names: Sequence[str], flags: Sequence[str], lines: Sequence[str]) -> Figure:
@@ -113,31 +134,20 @@ def _page(tiles: Sequence[NDArray], names: Sequence[str], flags: Sequence[str], 
 
 
 def _caption(ax: Axes, x: int, y: int, shape: tuple[int, int], name: str, flag: str) -> None:
-    """The name below a tile, what is odd in colour with a frame, and L and R in the first of each row."""
+    """Write the name below a tile, flags in colour with a frame, and L and R in the first tile of each row."""
     height, width = shape
-    words: dict[str, Any] = {"fontsize": 3.6, "family": "sans-serif", "va": "top", "linespacing": 1.05}
-    ax.text(x + 1, y + height + 1, _shortened(name, 20), **words)
+    font: dict[str, Any] = {"fontsize": 3.6, "family": "sans-serif", "va": "top", "linespacing": 1.05}
+    ax.text(x + 1, y + height + 1, _shorten(name, 20), **font)
     if flag:
-        below = "\n" + "\n".join(_shortened(part, 24) for part in flag.split("; ")[:2])
-        ax.text(x + 1, y + height + 1, below, color=ODD, **words)
-        ax.add_patch(Rectangle((x + 0.5, y + 0.5), width - 1, height - 1, fill=False, edgecolor=ODD, linewidth=0.9))
+        text = "\n" + "\n".join(_shorten(part, 24) for part in flag.split("; ")[:2])
+        ax.text(x + 1, y + height + 1, text, color=FLAG, **font)
+        ax.add_patch(Rectangle((x + 0.5, y + 0.5), width - 1, height - 1, fill=False, edgecolor=FLAG, linewidth=0.9))
     if x == 0:
         for at, side in ((0.02, "L"), (0.56, "R")):
-            ax.text(at * width, y + 2, side, color="white", **words)
+            ax.text(at * width, y + 2, side, color="white", **font)
 
 
-def _shortened(text: str, most: int) -> str:
-    """At most so many characters; what is too much goes out of the middle."""
+def _shorten(text: str, most: int) -> str:
+    """Text of at most this many characters, shortened in the middle."""
     half = (most - 1) // 2
     return text if len(text) <= most else f"{text[:half]}\N{HORIZONTAL ELLIPSIS}{text[-half:]}"
-
-
-def save(pages: Sequence[Figure], stem: str | Path, provenance: dict) -> None:
-    """Write all pages to stem.pdf, the first, with what is odd, to stem.png, and stem.json with what made them."""
-    style.save(pages[0], stem, provenance)
-    if len(pages) > 1:
-        facts = {"Subject": json.dumps(provenance, sort_keys=True), "CreationDate": None}
-        with PdfPages(f"{stem}.pdf", metadata=facts) as pdf:
-            for page in pages:
-                pdf.savefig(page)
-                plt.close(page)

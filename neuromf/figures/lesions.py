@@ -1,7 +1,9 @@
-"""Figure 7: FLAIR with lesion masks, real and from one evaluation, one by one and what all of them show together."""
+"""Figure 7: FLAIR with lesion masks, of participants and generated in one network evaluation."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,119 +11,151 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from neuromf.data.participants import read_table
 from neuromf.figures import brains, style
+from neuromf.figures.names import GENERATED, TEST
+from neuromf.metrics import table as metric_table
 
-WINDOW = (0.0, 1.0)  # intensities shown from black to white, in every panel
-LEFT, BETWEEN, CAPTION = 0.42, 0.09, 0.15  # inches: of names, between sets, of captions
-CURVES, ROOM = 1.5, 0.5  # inches: height of the panels below, and what their labels take above and below them
+COLUMNS, FEWEST = 6, 5  # columns at most, and columns that the panel size leaves room for at least
+NAME_X, LEFT = 0.1, 0.42  # inches from the left of the page to the names and to the panels
+CURVES, ROOM = 1.5, 0.5  # inches: height of the summary panels, and of the labels above and below them
 ROWS = (("axial", False), ("axial", True), ("coronal", True), ("sagittal", True))  # planes, and whether with contour
-BAR_MM = 50
-FEWEST = 5  # columns that there is room for: fewer pairs are not drawn larger
 
 Pair = tuple[NDArray, NDArray]  # image (I, J, K) in [0, 1] and mask of 0 and 1, RAS+
 
 
-class Together(NamedTuple):
-    """All lesions of a set: excess by distance from the border (columns mm, value, low, high), and thickening in mm."""
+class Summary(NamedTuple):
+    """All lesions of a set.
+
+    Arguments:
+        profile: Lesion brightness by distance from the border, columns mm, value, low and high.
+        thickening: Thickening of the bright ribbon in each lesion in mm.
+    """
 
     profile: pd.DataFrame
     thickening: NDArray
 
 
-def fig_7(
-    sets: Mapping[str, Sequence[Pair]],
-    spacing_mm: float,
-    columns: int = 6,
-    captions: Mapping[str, Sequence[str]] | None = None,
-    together: Mapping[str, Together] | None = None,
-) -> Figure:
-    """One block per set, a pair per column: the axial slice as it is and with the mask's contour, then other planes.
-
-    Slices go through the middle of the largest slice of the lesion, or of the head where there is none. One window,
-    scale and crop for all; first panels say where left and right are, and have a bar of 5 cm.
+def render(*, pairs: Path, samples: Path, lesions: Path, metrics: Path, out: Path, **config: Any) -> None:
+    """Draw figure 7 from the first pairs of test participants and of samples that have a lesion.
 
     Arguments:
-        sets: Pairs by what stands beside them; fewer than `columns` leave places empty.
-        spacing_mm: Voxel size.
-        captions: What stands under the columns of a set.
-        together: What all lesions of a set show, in two panels below; none where it is not given.
+        pairs: Real pairs (tsv), columns scan, split, image and mask.
+        samples: Folder of generated pairs with samples.tsv.
+        lesions, metrics: One row per pair, and metrics of the pairs (csv), as of `neuromf.metrics.lesions`.
+        config: spacing_mm (voxel size).
     """
-    shown, captions = {name: list(pairs[:columns]) for name, pairs in sets.items()}, captions or {}
-    crop = brains.box([image for pairs in shown.values() for image, _ in pairs])
+    real, each = read_table(pairs), pd.read_csv(lesions).set_index("scan")
+    tables = {TEST: real[real["split"] != "train"], GENERATED: read_table(samples / "samples.tsv")}
+    first = {name: rows[(each["ml"] > 0)[rows["scan"]].to_numpy()].head(COLUMNS) for name, rows in tables.items()}
+    columns = max(map(len, first.values()))
+    captions = {name: [caption(each.loc[scan]) for scan in rows["scan"]] for name, rows in first.items()}
+    volumes = {name: read_pairs(rows) for name, rows in first.items()}
+    summaries = summarise(each, metric_table.read([metrics]))
+    figure = draw(volumes, config["spacing_mm"], columns, captions, summaries)
+    files = {name: rows[["image", "mask"]].to_dict("records") for name, rows in first.items()}
+    style.save(figure, out, {**config, "volumes": {"files": files, "n": columns, "window": brains.WINDOW}})
+
+
+def read_pairs(rows: pd.DataFrame) -> list[Pair]:
+    """Images and binary masks of the rows of a table."""
+    return [(x, mask > 0.5) for x, mask in zip(brains.read(rows["image"]), brains.read(rows["mask"]), strict=True)]
+
+
+def caption(lesion: pd.Series) -> str:
+    """Volume of a lesion, and its brightness above other brains at the same place."""
+    brightness = lesion["lesion_brightness"]
+    return f"{lesion['ml']:.1f} ml" + (f", {brightness:+.2f}" if pd.notna(brightness) else "")
+
+
+def summarise(each: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, Summary]:
+    """Brightness profile and thickening of the lesions of each set."""
+    summaries = {}
+    for name, real in ((TEST, True), (GENERATED, False)):
+        profile = metrics[(metrics["metric"] == "lesion_brightness_at") & ((metrics["arm"] == "real") == real)]
+        mm = profile["features"].str.removesuffix(" mm").astype(float)
+        thickening = each.loc[(each["arm"] == "real") == real, "thickening_mm"].dropna()
+        summaries[name] = Summary(profile.assign(mm=mm), thickening.to_numpy())
+    return summaries
+
+
+def draw(
+    sets: Mapping[str, Sequence[Pair]],
+    spacing_mm: float,
+    columns: int = COLUMNS,
+    captions: Mapping[str, Sequence[str]] | None = None,
+    summaries: Mapping[str, Summary] | None = None,
+) -> Figure:
+    """One block per set, one pair per column: an axial slice, the same with the contour of the mask, the other planes.
+
+    Slices go through the largest slices of the lesion, or through the middle of the brain if the mask is empty. All
+    panels share window, scale and crop; the first ones mark left and right and have a bar of 5 cm.
+
+    Arguments:
+        sets: Pairs by display name; a set of fewer than `columns` leaves panels empty.
+        spacing_mm: Voxel size.
+        captions: Texts under the columns of a set.
+        summaries: All lesions of each set, in two panels below; None for no panels.
+    """
+    sets = {name: list(pairs[:columns]) for name, pairs in sets.items()}
+    crop = brains.box([image for pairs in sets.values() for image, _ in pairs])
     across, along, up = (s.stop - s.start for s in crop)
-    wide, high = max(across, along), {"axial": along, "coronal": up, "sagittal": up}
-    inch = ((style.PAGE - LEFT) / max(columns, FEWEST) - brains.GAP) / wide
-    heights = [inch * high[plane] for plane, _ in ROWS]
-    block = sum(heights) + brains.GAP * len(ROWS) + BETWEEN
-    total = len(shown) * block - BETWEEN + CAPTION * len(captions.keys() & shown.keys())
-    total += (CURVES + 2 * ROOM) * bool(together)
-    fig = style.new(style.PAGE, total)
-    fig.set_layout_engine("none")
-    top = total
-    for name, pairs in shown.items():
-        axes = brains.panels(fig, top, heights, columns, inch * wide, LEFT)
-        for line, (plane, contour) in zip(axes, ROWS, strict=True):
-            for ax, pair in zip(line, pairs, strict=False):
-                _panel(ax, pair, plane, crop, wide, contour=contour)
-            for ax in line[len(pairs) :]:
-                ax.set_axis_off()
+    width, high = max(across, along), {"axial": along, "coronal": up, "sagittal": up}
+    inch = ((style.PAGE - LEFT) / max(columns, FEWEST) - brains.GAP) / width
+    below = (CURVES + 2 * ROOM) * bool(summaries)
+    fig, blocks = brains.blocks(
+        list(sets), [inch * high[plane] for plane, _ in ROWS], columns, inch * width, name_x=NAME_X, left=LEFT,
+        captions=captions or {}, below=below,
+    )  # fmt: skip
+    for name, rows in blocks.items():
+        for row, (plane, contour) in zip(rows, ROWS, strict=True):
+            for ax, pair in zip_longest(row, sets[name]):
+                _panel(ax, pair, plane, crop, width, contour=contour)
             if plane != "sagittal":
-                brains.sides(line[0])
-        brains.bar(axes[0][0], BAR_MM / spacing_mm / wide, f"{BAR_MM / 10:g} cm", at=0.94)
-        fig.text(0.1 / style.PAGE, (top - (block - BETWEEN) / 2) / total, name, rotation=90, va="center", fontsize=9)
-        for ax, text in zip(axes[-1], captions.get(name, ()), strict=False):
-            ax.text(0.5, -0.04, text, transform=ax.transAxes, ha="center", va="top", fontsize=6)
-        top -= block + CAPTION * (name in captions)
-    if together:
-        _curves(fig, together, (ROOM / total, CURVES / total))
+                brains.sides(row[0])
+        brains.scale_bar(rows[0][0], width * spacing_mm, top=True)
+    if summaries:
+        height = fig.get_figheight()
+        _summary_panels(fig, summaries, ROOM / height, CURVES / height)
     return fig
 
 
-def _curves(fig: Figure, together: Mapping[str, Together], place: tuple[float, float]) -> None:
-    """Excess by distance from the border, and thickening lesion by lesion; place: their bottom and height."""
-    bottom, high = place
-    profile, thicker = (fig.add_axes((left, bottom, wide, high)) for left, wide in ((0.1, 0.42), (0.64, 0.34)))
-    colours = dict(zip(together, (style.REAL, style.PALETTE[0]), strict=False))
-    for k, (name, found) in enumerate(together.items()):
-        table, mm = found.profile, found.thickening
-        profile.plot(table["mm"], table["value"], color=colours[name], marker="so"[k], ms=3, label=name)
-        profile.fill_between(table["mm"], table["low"], table["high"], color=colours[name], alpha=0.3, lw=0)
-        thicker.plot(mm, k + np.linspace(-0.25, 0.25, len(mm)), "so"[k], ms=3, color=colours[name], alpha=0.7)
-        if len(mm):
-            thicker.plot([mm.mean()] * 2, [k - 0.4, k + 0.4], color="black")
-    profile.axhline(0, color=style.LIMIT, lw=0.7, ls=":")
-    profile.axvline(0, color=style.LIMIT, lw=0.7, ls=":")
-    profile.set(xlabel="distance from the border (mm; inside < 0)", ylabel="excess")
-    profile.legend(loc="upper right")
-    thicker.axvline(0, color=style.LIMIT, lw=0.7, ls=":")
-    thicker.set(xlabel="ribbon thicker by (mm)", ylim=(len(together) - 0.5, -0.5))
-    thicker.set_yticks(range(len(together)), [name.split(",")[0] for name in together])
-    for ax, text in ((profile, "a"), (thicker, "b")):
-        style.letter(ax, text)
+def _panel(ax: Axes, pair: Pair | None, plane: str, crop: brains.Crop, width: int, *, contour: bool) -> None:
+    """Draw one slice, and the contour of the mask if asked for and not empty; nothing without a pair."""
+    if pair is None:
+        ax.set_axis_off()
+        return
+    voxel = lesion_voxel(pair[1], crop)
+    image, mask = (brains.pad(brains.cut_at(x, plane, crop, voxel), width) for x in (pair[0], pair[1] * 1.0))
+    brains.show(ax, image)
+    if contour and mask.any():
+        ax.contour(mask, levels=[0.5], colors=[style.PALETTE[1]], linewidths=0.7)
 
 
-def middle(mask: NDArray, crop: tuple[slice, slice, slice]) -> tuple[int, int, int]:
-    """The voxel that slices go through: where the lesion is widest along each axis; of none, the middle of the crop."""
+def lesion_voxel(mask: NDArray, crop: brains.Crop) -> brains.Voxel:
+    """Voxel where the three slices with most of the lesion meet; the middle of the crop if the mask is empty."""
     if not mask.any():
-        i, j, k = ((s.start + s.stop) // 2 for s in crop)
-    else:
-        i, j, k = (int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
+        return brains.centre(crop)
+    i, j, k = (int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
     return i, j, k
 
 
-def cut(volume: NDArray, plane: str, crop: tuple[slice, slice, slice], at: tuple[int, int, int]) -> NDArray:
-    """The slice of a plane through a voxel, as an image with rows from top to bottom."""
-    axis = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
-    where = tuple(at[a] if a == axis else crop[a] for a in range(3))
-    return volume[where].T[::-1]
-
-
-def _panel(ax: Axes, pair: Pair, plane: str, crop: tuple[slice, slice, slice], wide: int, *, contour: bool) -> None:
-    """One slice, padded to one width, and over it the border of the mask where it is asked for and cut."""
-    image, mask = pair
-    picture, inside = (
-        brains.padded(cut(a, plane, crop, middle(mask, crop)), wide) for a in (image, np.asarray(mask, float))
-    )
-    brains.show(ax, picture, window=WINDOW)
-    if contour and inside.any():
-        ax.contour(inside, levels=[0.5], colors=[style.PALETTE[1]], linewidths=0.7)
+def _summary_panels(fig: Figure, summaries: Mapping[str, Summary], bottom: float, height: float) -> None:
+    """Draw brightness by distance from the border, and the thickening of every lesion."""
+    profiles, thickening = (fig.add_axes((left, bottom, wide, height)) for left, wide in ((0.1, 0.42), (0.64, 0.34)))
+    for k, ((name, (profile, mm)), colour) in enumerate(
+        zip(summaries.items(), (style.REAL, style.PALETTE[0]), strict=False)
+    ):
+        profiles.plot(profile["mm"], profile["value"], color=colour, marker="so"[k], ms=3, label=name)
+        profiles.fill_between(profile["mm"], profile["low"], profile["high"], color=colour, alpha=0.3, lw=0)
+        thickening.plot(mm, k + np.linspace(-0.25, 0.25, len(mm)), "so"[k], ms=3, color=colour, alpha=0.7)
+        if len(mm):
+            thickening.plot([mm.mean()] * 2, [k - 0.4, k + 0.4], color="black")
+    profiles.axhline(0, color=style.LIMIT, lw=0.7, ls=":")
+    profiles.set(xlabel="distance from the border (mm; inside < 0)", ylabel="lesion brightness")
+    profiles.legend(loc="upper right")
+    thickening.set(xlabel="ribbon thicker by (mm)", ylim=(len(summaries) - 0.5, -0.5))
+    thickening.set_yticks(range(len(summaries)), [name.split(",")[0].replace(" ", "\n") for name in summaries])
+    for ax, text in ((profiles, "a"), (thickening, "b")):
+        ax.axvline(0, color=style.LIMIT, lw=0.7, ls=":")
+        style.letter(ax, text)

@@ -1,110 +1,105 @@
-"""Figure 5: the exponent of the loss, by distance, by similarity, and by both."""
+"""Figure 5: the exponent p of the loss, by distance, by similarity, and by both."""
+
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuromf.figures import style
-from neuromf.figures.evaluations import drawn, label, name_missing, over_seeds
+from neuromf.figures import arms, names, style
+from neuromf.metrics.ablations import Metric
+from neuromf.metrics.table import read_rows, select_set
 
 MEAN, FRONT = style.PALETTE[0], style.PALETTE[2]
 DIAMOND = {"marker": "D", "mfc": "none", "mec": style.PALETTE[3], "mew": 1.3, "ms": 8, "ls": "none"}
 
 
-def fig_5(
-    table: pd.DataFrame,
-    front: pd.DataFrame,
-    *,
-    distance: tuple[str, str],
-    similarity: tuple[str, str],
-    base: str,
-    evaluations: int = 1,
-) -> Figure:
-    """Distance and similarity against the exponent p, points of seeds and line of means, and one against the other.
+def render(*, table: Path, questions: Path, out: Path, **config: Any) -> None:
+    """Draw figure 5 from the metrics of all arms and their test results (csv), as of `neuromf.metrics.ablations`.
 
     Arguments:
-        table: Rows of the sweep, columns arm (the exponent in digits), seed, nfe (text), metric, features and value.
-        front: One row per arm, columns a (the arm), mean_a (distance), mean_b (similarity) and verdict, which is
-            "on the front" where no other arm beats it.
-        distance: The distance that is drawn, metric and features.
-        similarity: What is drawn beside it.
-        base: The arm of the study's own config, which is marked.
-        evaluations: Network evaluations of the volumes that are compared.
+        config: distance and similarity (metric and features), reference_arm (the arm with the settings of the study).
+    """
+    rows, tests = read_rows(table), read_rows(questions)
+    front = tests[(tests["question"] == "front") & (tests["ablation"] == rows["ablation"].iloc[0])]
+    metrics = Metric(**config["distance"]), Metric(**config["similarity"])
+    style.save(draw(rows, front, *metrics, config["reference_arm"]), out, config)
+
+
+def draw(
+    table: pd.DataFrame, front: pd.DataFrame, distance: Metric, similarity: Metric, reference_arm: str, nfe: int = 1
+) -> Figure:
+    """Distance and similarity against the exponent (points of seeds, line of means), and one against the other.
+
+    Arguments:
+        table: Rows of the ablation, columns arm (the exponent, such as 1.5), seed, set, nfe, metric, features, value.
+        front: One row per arm with columns a (arm), mean_a (distance), mean_b (similarity) and verdict, which is
+            "on the front" if no other arm is better in both.
+        distance, similarity: Metrics of the first two panels.
+        reference_arm: Arm with the settings of the study, drawn with a diamond.
+        nfe: Network evaluations of the volumes that are compared.
     """
     fig = style.new(style.PAGE, 2.7)
     axes = fig.subplots(1, 3)
-    for ax, (metric, features), name in zip(axes, (distance, similarity), "ab", strict=False):
-        rows = drawn(table, metric, features)
-        sweep(ax, rows[rows["evaluations"] == evaluations], base)
-        reference(ax, table, metric, features)
-        ax.set(xlabel="exponent $p$", ylabel=label(metric, features))
-        style.letter(ax, name)
-    against(axes[2], front, base)
-    reference(axes[2], table, *similarity)
-    axes[2].set(xlabel=label(distance[0]), ylabel=label(*similarity))
-    style.letter(axes[2], "c")
-    for ax, room in zip(axes, (0.05, 0.05, 0.15), strict=True):
-        ax.margins(room, 0.1)
+    for ax, (metric, features, *_) in zip(axes, (distance, similarity), strict=False):
+        _sweep(ax, select_set(arms.of_samples(table, metric, features), nfe), reference_arm)
+        arms.draw_test(ax, table, metric, features, label=names.TEST)
+        ax.set(xlabel="exponent $p$", ylabel=arms.label(metric, features))
+    _front(axes[2], front, reference_arm)
+    arms.draw_test(axes[2], table, *similarity[:2], label=names.TEST)
+    axes[2].set(xlabel=arms.label(distance.metric), ylabel=arms.label(*similarity[:2]))
+    for ax, margin, letter in zip(axes, (0.05, 0.05, 0.15), "abc", strict=True):
+        ax.margins(margin, 0.1)
+        style.letter(ax, letter)
     handles = {name: handle for ax in axes[::2] for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles, loc="outside upper center", ncols=6, columnspacing=1.2, borderaxespad=0.2)
-    name_missing(fig, table)
+    arms.name_missing(fig, table)
     return fig
 
 
 def exponent(arm: str) -> float:
-    """The number that an arm of the sweep is named by.
+    """Exponent in the name of an arm.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the name is not a number.
     """
     try:
         return float(arm.removeprefix("p"))
     except ValueError:
-        raise ValueError(f"arms of the sweep must be named by their exponent, such as 1.5; got {arm}") from None
+        raise ValueError(f"arms of the exponent must be named by it, such as 1.5; got {arm}") from None
 
 
-def sweep(ax: Axes, rows: pd.DataFrame, base: str) -> None:
-    """Values of seeds and their means against the exponent; the base has a diamond."""
+def _sweep(ax: Axes, rows: pd.DataFrame, reference_arm: str) -> None:
+    """Draw the values of seeds and their means against the exponent, with a diamond at the reference arm."""
     rows = rows.assign(p=rows["arm"].map(exponent))
-    means, _ = over_seeds(rows, "p")
+    means, _ = arms.over_seeds(rows, "p")
     ax.plot(rows["p"], rows["value"], "o", mfc="none", mec="0.4", mew=0.7, ms=3.5, label="one seed")
     ax.plot(means.index, means, color=MEAN, marker="_", ms=8, label="mean")
-    if base in set(rows["arm"]):
-        ax.plot(exponent(base), means[exponent(base)], **DIAMOND, label="config of the study")
-    ax.set_xticks(apart(means.index), [f"{p:g}" for p in apart(means.index)])
+    if reference_arm in set(rows["arm"]):
+        ax.plot(exponent(reference_arm), means[exponent(reference_arm)], **DIAMOND, label="config of the study")
+    ticks = spaced(means.index)
+    ax.set_xticks(ticks, [f"{p:g}" for p in ticks])
     ax.set_xticks(means.index, minor=True)
 
 
-def apart(numbers: pd.Index, share: float = 0.17) -> list[float]:
-    """Of these numbers, those that have room for a tick of their own, as a share of their range."""
-    kept: list[float] = []
-    room = share * (max(numbers, default=0) - min(numbers, default=0))
+def spaced(numbers: pd.Index, fraction: float = 0.17) -> list[float]:
+    """The numbers that lie at least a fraction of the range after the one before."""
+    ticks: list[float] = []
+    least = fraction * (max(numbers, default=0) - min(numbers, default=0))
     for number in sorted(numbers):
-        if not kept or number - kept[-1] >= room:
-            kept.append(number)
-    return kept
+        if not ticks or number - ticks[-1] >= least:
+            ticks.append(number)
+    return ticks
 
 
-def against(ax: Axes, front: pd.DataFrame, base: str) -> None:
-    """Mean similarity against mean distance, one point per exponent: filled and joined on the front, open behind it."""
+def _front(ax: Axes, front: pd.DataFrame, reference_arm: str) -> None:
+    """Draw mean similarity against mean distance: points on the Pareto front are filled and joined, others open."""
     best = front["verdict"] == "on the front"
     edge = front[best].sort_values("mean_a")
     ax.plot(edge["mean_a"], edge["mean_b"], color=FRONT, marker="s", ms=5, label="Pareto front")
-    ax.plot(front["mean_a"][~best], front["mean_b"][~best], "s", mfc="white", mec=FRONT, ms=5, label="beaten")
-    ax.plot(*front.loc[front["a"] == base, ["mean_a", "mean_b"]].to_numpy().T, **DIAMOND)
+    ax.plot(front["mean_a"][~best], front["mean_b"][~best], "s", mfc="white", mec=FRONT, ms=5, label="dominated")
+    ax.plot(*front.loc[front["a"] == reference_arm, ["mean_a", "mean_b"]].to_numpy().T, **DIAMOND)
+    place: dict[str, Any] = {"xytext": (6, -4), "textcoords": "offset points", "size": 7, "va": "top"}
     for row in front.itertuples():
-        ax.annotate(
-            f"{exponent(row.a):g}",
-            (row.mean_a, row.mean_b),
-            xytext=(6, -4),
-            textcoords="offset points",
-            size=7,
-            va="top",
-        )
-
-
-def reference(ax: Axes, table: pd.DataFrame, metric: str, features: str) -> None:
-    """The same number of people who were not trained on, where it was measured."""
-    real = table[(table["nfe"] == "real") & (table["metric"] == metric) & (table["features"] == features)]
-    if len(real):
-        ax.axhline(real["value"].mean(), color=style.LIMIT, ls=":", lw=1.2, label="real people, held out")
+        ax.annotate(f"{exponent(row.a):g}", (row.mean_a, row.mean_b), **place)

@@ -1,8 +1,6 @@
-"""Figures 4, 5 and 6 show the numbers of their tables, name what is missing and load no torch."""
+"""Figures 4, 5 and 6 have the values of their tables and name missing arms."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -10,28 +8,26 @@ import pytest
 
 from neuromf.data.nifti import write_volume
 from neuromf.data.participants import write_table
-from neuromf.figures.evaluations import fig_4
-from neuromf.figures.loss_exponent import fig_5
-from neuromf.figures.prediction import fig_6
-from neuromf.metrics.ablations import write_rows
+from neuromf.figures import loss_exponent, nfe_curve, prediction
+from neuromf.metrics.ablations import Metric, write_rows
 from neuromf.metrics.table import set_columns
 from workflow_scripts import fig_4 as script_4
 from workflow_scripts import fig_5 as script_5
 from workflow_scripts import fig_6 as script_6
 
-DISTANCE, LIKENESS = ("frechet", "pca4"), ("pair_ms_ssim", "")
+DISTANCE, SIMILARITY = ("frechet", "pca4"), ("pair_ms_ssim", "")
 ONE = {("meanflow", 0): {1: 20.0, 10: 24.0}, ("rectified", 0): {1: 180.0, 10: 60.0}}
 THREE = {("x", seed): {1: 20.0 + seed, 10: 24.0 + 2 * seed} for seed in range(3)}
 
 
 def rows_of(values, gone=()):
-    """A table of an ablation: values by arm and seed, then by number of evaluations; `gone` was not measured."""
+    """A table of an ablation: values by arm and seed, then by NFE; arms and seeds in `gone` were not measured."""
     rows = []
     for (arm, seed), distances in values.items():
         about = {"ablation": "q", "arm": arm, "seed": seed, "run": f"q-{arm}-s{seed}"}
         for which, value in {"test": 15.0, **distances}.items():
             n = 48 if which == "test" else 40
-            ends = {"low": value + 1, "high": value + 5}  # redraws lie above the value
+            ends = {"low": value + 1, "high": value + 5}  # bootstrap intervals lie above the value
             rows.append(
                 {**about, **set_columns(which), "metric": "frechet", "features": "pca4", "n": n, "value": value, **ends}
             )
@@ -44,35 +40,32 @@ def rows_of(values, gone=()):
 
 
 def line_of(ax, start):
-    """Points of the one line whose label starts so."""
+    """Points of the one line whose label starts with `start`."""
     (line,) = (line for line in ax.lines if str(line.get_label()).startswith(start))
     return line.get_xydata()
 
 
 def texts(fig):
-    """Everything that a figure and its parts say outside of axes."""
+    """Texts of a figure and its subfigures outside of axes."""
     parts = [fig, *fig.subfigs, *(inner for part in fig.subfigs for inner in part.subfigs)]
     return " ".join(text.get_text() for part in parts for text in [*part.texts, part._supxlabel] if text)
 
 
-# --- figure 4 ----------------------------------------------------------------------------------------
-
-
-def test_one_seed_is_drawn_with_the_redraws_where_they_are():
-    fig = fig_4(rows_of(ONE), *DISTANCE)
+def test_one_seed_is_drawn_with_its_bootstrap_intervals():
+    fig = nfe_curve.draw(rows_of(ONE), *DISTANCE)
     (ax,) = fig.axes
-    assert line_of(ax, "MeanFlow (40 volumes; 1 seed, redraws)").tolist() == [[1, 20], [10, 24]]
+    assert line_of(ax, "MeanFlow (40 volumes; 1 seed, bootstrap)").tolist() == [[1, 20], [10, 24]]
     assert line_of(ax, "Rectified Flow").tolist() == [[1, 180], [10, 60]]
     assert [path.vertices.tolist() for path in ax.collections[0].get_paths()] == [
         [[1, 21], [1, 25]],
         [[10, 25], [10, 29]],
     ]
-    assert line_of(ax, "real people, held out (48 volumes)")[:, 1].tolist() == [15, 15]
+    assert line_of(ax, "test participants (48 volumes)")[:, 1].tolist() == [15, 15]
     assert "missing" not in texts(fig)
 
 
 def test_seeds_are_drawn_as_their_mean_and_standard_deviation():
-    (ax,) = fig_4(rows_of(THREE), *DISTANCE).axes
+    (ax,) = nfe_curve.draw(rows_of(THREE), *DISTANCE).axes
     assert line_of(ax, "$x$-prediction (40 volumes; 3 seeds").tolist() == [[1, 21], [10, 26]]
     (bars,) = (bar for container in ax.containers for bar in container.lines[2])
     ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
@@ -81,27 +74,25 @@ def test_seeds_are_drawn_as_their_mean_and_standard_deviation():
 
 def test_missing_arms_and_seeds_are_named_in_figure_4():
     table = rows_of(THREE, gone=[("x", 3), ("rectified", 0), ("rectified", 1)])
-    assert "missing: $x$-prediction, seed 3; Rectified Flow" in texts(fig_4(table, *DISTANCE))
+    assert "missing: $x$-prediction, seed 3; Rectified Flow" in texts(nfe_curve.draw(table, *DISTANCE))
     empty = rows_of({}, gone=[("meanflow", 0)]).reindex(columns=table.columns)
-    assert "missing: MeanFlow" in texts(fig_4(empty, *DISTANCE))
+    assert "missing: MeanFlow" in texts(nfe_curve.draw(empty, *DISTANCE))
 
 
-def test_numbers_of_others_are_open_marks_called_quoted():
-    quoted = pd.DataFrame([{"model": "Other", "nfe": 33, "value": 50.0, "source": "Doe 2024"}])
-    (ax,) = fig_4(rows_of(ONE), *DISTANCE, quoted=quoted).axes
-    assert line_of(ax, "Other (quoted: Doe 2024)").tolist() == [[33, 50]]
-    (line,) = (line for line in ax.lines if "quoted" in line.get_label())
+def test_published_values_are_open_marks():
+    published = pd.DataFrame([{"model": "Other", "nfe": 33, "value": 50.0, "source": "Doe 2024"}])
+    (ax,) = nfe_curve.draw(rows_of(ONE), *DISTANCE, published=published).axes
+    assert line_of(ax, "Other (published: Doe 2024)").tolist() == [[33, 50]]
+    (line,) = (line for line in ax.lines if "published" in line.get_label())
     assert line.get_markerfacecolor() == "none"
 
 
-def test_a_distance_that_can_be_negative_has_an_ordinary_axis():
+def test_a_distance_with_negative_values_has_a_linear_axis():
     table = rows_of(ONE)
-    assert fig_4(table, *DISTANCE).axes[0].get_yscale() == "log"
+    assert nfe_curve.draw(table, *DISTANCE).axes[0].get_yscale() == "log"
     table.loc[table["nfe"] == 1, "value"] = -0.1
-    assert fig_4(table, *DISTANCE).axes[0].get_yscale() == "linear"
+    assert nfe_curve.draw(table, *DISTANCE).axes[0].get_yscale() == "linear"
 
-
-# --- figure 5 ----------------------------------------------------------------------------------------
 
 SWEEP = {(p, seed): {1: value + seed} for p, value in (("1.0", 28.0), ("2.0", 22.0), ("3.0", 30.0)) for seed in (0, 1)}
 FRONT = pd.DataFrame(
@@ -110,35 +101,31 @@ FRONT = pd.DataFrame(
 )  # fmt: skip
 
 
-def sweep(table=None, **settings):
-    settings = {"distance": DISTANCE, "similarity": LIKENESS, "base": "2.0", **settings}
-    return fig_5(rows_of(SWEEP) if table is None else table, FRONT, **settings)
+def sweep(table):
+    return loss_exponent.draw(table, FRONT, Metric(*DISTANCE), Metric(*SIMILARITY), "2.0")
 
 
-def test_a_sweep_shows_every_seed_the_means_and_the_base():
-    left, middle, _ = sweep().axes
+def test_figure_5_has_every_seed_the_means_and_the_reference_arm():
+    left, middle, _ = sweep(rows_of(SWEEP)).axes
     assert line_of(left, "mean").tolist() == [[1, 28.5], [2, 22.5], [3, 30.5]]
     seeds = [[1, 28], [1, 29], [2, 22], [2, 23], [3, 30], [3, 31]]
     assert sorted(line_of(left, "one seed").tolist()) == seeds
     assert line_of(left, "config of the study").tolist() == [[2, 22.5]]
     assert line_of(middle, "mean")[:, 1].tolist() == pytest.approx([28.5 / 40, 22.5 / 40, 30.5 / 40])
-    assert line_of(middle, "real people")[:, 1].tolist() == pytest.approx([15 / 40] * 2)
+    assert line_of(middle, "test participants")[:, 1].tolist() == pytest.approx([15 / 40] * 2)
 
 
-def test_the_front_is_joined_and_the_rest_is_open():
-    right = sweep().axes[2]
+def test_the_front_is_joined_and_dominated_arms_are_open():
+    right = sweep(rows_of(SWEEP)).axes[2]
     assert line_of(right, "Pareto front").tolist() == [[22.5, 0.56], [28.5, 0.71]]
-    assert line_of(right, "beaten").tolist() == [[30.5, 0.76]]
+    assert line_of(right, "dominated").tolist() == [[30.5, 0.76]]
     assert {text.get_text() for text in right.texts} >= {"1", "2", "3"}
 
 
-def test_missing_exponents_are_named_and_names_that_are_none_refused():
+def test_missing_exponents_are_named_and_other_names_of_arms_refused():
     assert "missing: 1.5; 3.0, seed 2" in texts(sweep(rows_of(SWEEP, gone=[("1.5", 0), ("3.0", 2)])))
-    with pytest.raises(ValueError, match="arms of the sweep must be named by their exponent, such as 1.5; got wide"):
+    with pytest.raises(ValueError, match="arms of the exponent must be named by it, such as 1.5; got wide"):
         sweep(rows_of({**SWEEP, ("wide", 0): {1: 3.0}}))
-
-
-# --- figure 6 ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -148,9 +135,9 @@ def brain():
     return x
 
 
-def test_figure_6_shows_every_seed_and_the_samples_of_both_in_one_window(brain):
+def test_figure_6_has_every_seed_and_samples_in_one_window(brain):
     table = rows_of({**THREE, ("u", 0): {1: 60.0, 10: 40.0}})
-    fig = fig_6(table, {"x": brain, "u": brain}, distance=DISTANCE, spacing_mm=4.0, columns=3)
+    fig = prediction.draw(table, {"x": brain, "u": brain}, DISTANCE, spacing_mm=4.0, columns=3)
     ax = fig.subfigs[0].axes[0]
     assert line_of(ax, "$x$-prediction (3 seeds")[:, 1].tolist() == [21, 26]
     assert line_of(ax, "$u$-prediction (1 seed)")[:, 1].tolist() == [60, 40]
@@ -162,16 +149,13 @@ def test_figure_6_shows_every_seed_and_the_samples_of_both_in_one_window(brain):
 
 
 def test_figure_6_names_an_arm_without_numbers_and_without_samples(brain):
-    fig = fig_6(rows_of(THREE, gone=[("u", 0)]), {"x": brain, "u": None}, distance=DISTANCE, spacing_mm=4.0)
+    fig = prediction.draw(rows_of(THREE, gone=[("u", 0)]), {"x": brain, "u": []}, DISTANCE, spacing_mm=4.0)
     assert "missing: $u$-prediction" in texts(fig)
     empty = fig.subfigs[1].subfigs[1]
     assert "missing" in [text.get_text() for text in empty.texts] and not any(ax.images for ax in empty.axes)
 
 
-# --- scripts -----------------------------------------------------------------------------------------
-
-
-def test_scripts_draw_from_files_alone_and_say_what_made_them(brain, tmp_path):
+def test_scripts_draw_from_files_and_write_their_config(brain, tmp_path):
     for name, table in (("a", rows_of(ONE)), ("lp", rows_of(SWEEP)), ("p", rows_of(THREE, gone=[("u", 0)]))):
         write_rows(table, tmp_path / f"{name}.csv")
     write_rows(FRONT.assign(question="front", ablation="q"), tmp_path / "questions.csv")
@@ -182,7 +166,13 @@ def test_scripts_draw_from_files_alone_and_say_what_made_them(brain, tmp_path):
         write_volume(file, volume, 4.0 * np.eye(4))
     write_table(pd.DataFrame({"file": files}), folder / "samples.tsv")
     config = {"distance": {"metric": "frechet", "features": "pca4"}, "similarity": {"metric": "pair_ms_ssim"}}
-    config |= {"base": "2.0", "spacing_mm": 4.0, "shown": ["x", "u"], "quoted": None, "study": "test"}
+    config |= {
+        "reference_arm": "2.0",
+        "spacing_mm": 4.0,
+        "sampled_arms": ["x", "u"],
+        "published": None,
+        "study": "test",
+    }
     shared = ["--config", json.dumps(config), "--out"]
     script_4.main(["--table", f"{tmp_path}/a.csv", *shared, f"{tmp_path}/fig_4"])
     lp = ["--table", f"{tmp_path}/lp.csv", "--questions", f"{tmp_path}/questions.csv"]
@@ -192,9 +182,3 @@ def test_scripts_draw_from_files_alone_and_say_what_made_them(brain, tmp_path):
     for n in (4, 5, 6):
         assert (tmp_path / f"fig_{n}.pdf").stat().st_size and b"test" in (tmp_path / f"fig_{n}.png").read_bytes()
         assert json.loads((tmp_path / f"fig_{n}.json").read_text()) == config
-
-
-def test_figures_of_ablations_import_no_torch():
-    names = ", ".join(f"neuromf.figures.{n}" for n in ("evaluations", "loss_exponent", "prediction"))
-    code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

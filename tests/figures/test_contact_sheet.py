@@ -1,4 +1,4 @@
-"""Odd scans are found and named, and one sheet shows them all, odd ones first."""
+"""Outliers of a cohort, and the contact sheet of all scans."""
 
 import json
 
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from neuromf.data import nifti, participants
-from neuromf.figures import contact_sheet
+from neuromf.figures import contact_sheet, style
 from neuromf.metrics.images import outliers
 from workflow_scripts import contact as contact_script
 
@@ -18,7 +18,7 @@ SHAPE = (24, 32, 24)
 
 @pytest.fixture
 def table():
-    """A cohort of 40 without anything odd."""
+    """A cohort of 40 scans without outliers."""
     rng = np.random.default_rng(0)
     extent = [
         f"{x}x{y}x{z}" for x, y, z in (rng.normal([140, 175, 140], [5, 7, 5], (40, 3)) / 2).round().astype(int) * 2
@@ -34,7 +34,7 @@ def correlation():
 
 
 def brain(rng, shape=SHAPE):
-    """An ellipsoid with a bright front, a dark right half of the top, and sizes of its own."""
+    """An ellipsoid of random size with a bright front and a dark right half of the top."""
     points = np.stack(np.indices(shape), axis=-1) - np.array(shape) / 2 + 0.5
     size = np.array(shape) / 2 * rng.uniform(0.78, 0.85, 3)
     inside = np.linalg.norm(points / size, axis=-1) < 1
@@ -42,17 +42,14 @@ def brain(rng, shape=SHAPE):
     return (x * inside).astype(np.float32)
 
 
-# What is odd
-
-
-def test_a_robust_score_is_a_standard_score_where_values_are_normal_and_ignores_what_is_odd():
+def test_robust_scores_are_standard_scores_of_normal_values_and_ignore_outliers():
     values = np.random.default_rng(0).normal(7, 2, 100_001)
     values[:3] = 1e9
     np.testing.assert_allclose(outliers.robust_scores(values)[3:], (values[3:] - 7) / 2, atol=0.05)
     assert (outliers.robust_scores(np.array([3.0, 3, 3, 3, 8])) == 0).all()
 
 
-def test_nobody_is_odd_in_a_cohort_of_like_scans(table, correlation):
+def test_a_cohort_of_similar_scans_has_no_outliers(table, correlation):
     rows = outliers.find_outliers(table, correlation)
     assert (rows["flag"] == "").all() and (rows["oddness"] < outliers.BEYOND).all()
     assert rows["oddness"].is_monotonic_decreasing and sorted(rows["scan"]) == table["scan"].tolist()
@@ -70,14 +67,14 @@ def test_nobody_is_odd_in_a_cohort_of_like_scans(table, correlation):
         ("extent_mm", "140x175x90", "low top to bottom (-"),
     ],
 )
-def test_what_is_odd_is_named_and_comes_first(table, correlation, column, value, flag):
+def test_an_outlier_is_named_and_comes_first(table, correlation, column, value, flag):
     table.loc[17, column] = value
     rows = outliers.find_outliers(table, correlation)
     assert rows["scan"][0] == "s17" and rows["flag"][0].startswith(flag) and ";" not in rows["flag"][0]
     assert (rows["flag"][1:] == "").all()
 
 
-def test_of_the_correlation_only_low_ones_are_odd_and_all_that_is_odd_is_named(table, correlation):
+def test_only_low_correlations_are_outliers_and_all_flags_are_listed(table, correlation):
     correlation[3], correlation[4] = 0.2, 0.9999
     table.loc[3, "foreground_ml"] = 700
     rows = outliers.find_outliers(table, correlation)
@@ -85,14 +82,14 @@ def test_of_the_correlation_only_low_ones_are_odd_and_all_that_is_odd_is_named(t
     assert (rows["flag"][1:] == "").all()
 
 
-def test_a_handful_of_scans_has_no_odd_ones(table, correlation):
+def test_fewer_than_ten_scans_have_no_outliers(table, correlation):
     table.loc[0, "foreground_ml"] = 9
     assert (outliers.find_outliers(table[:9], correlation[:9])["flag"] == "").all()
     ten = outliers.find_outliers(table[:10], correlation[:10])
     assert ten["scan"][0] == "s00" and ten["flag"][0].startswith("small")
 
 
-def test_a_volume_that_is_turned_over_is_unlike_the_others():
+def test_a_flipped_volume_has_a_low_correlation():
     rng = np.random.default_rng(0)
     cohort_ = [brain(rng) for _ in range(20)]
     for axis in range(3):
@@ -110,13 +107,10 @@ def test_coarse_volumes_are_block_means():
     assert line[0] == pytest.approx(x[:5, :5, :5].mean(), rel=1e-5)
 
 
-# The sheet
-
-
-def test_a_tile_has_left_and_front_where_the_sheet_says():
+def test_a_tile_has_left_on_the_left_and_front_on_the_right():
     x = np.zeros(SHAPE, np.float32)
-    x[:6] += 0.4  # the left of the person
-    x[:, 24:] += 0.4  # the front
+    x[:6] += 0.4  # left
+    x[:, 24:] += 0.4  # front
     image = contact_sheet.tile(x, 4.0)
     axial, sagittal = image[:, :24].astype(int), image[:12, 24:].astype(int)
     assert image.shape == (32, 24 + 16) and image.dtype == np.uint8
@@ -124,18 +118,16 @@ def test_a_tile_has_left_and_front_where_the_sheet_says():
     assert sagittal[:, -1].mean() > sagittal[:, 0].mean() and (image[12:, 24:] == 0).all()
 
 
-def test_odd_ones_are_framed_and_labelled_and_those_set_aside_listed():
+def test_outliers_are_framed_and_labelled_and_excluded_scans_listed():
     tiles = [np.full((32, 40), 10 * k, np.uint8) for k in range(14)]
     names, flags = [f"scan-{k}" for k in range(14)], ["small (-9.0); dark (-6.1)"] + [""] * 13
-    (page,) = contact_sheet.contact(
-        tiles, names, flags, [("gone", "damaged: " + "x" * 300), ("lost", "missing file: y")]
-    )
+    (page,) = contact_sheet.draw(tiles, names, flags, [("gone", "damaged: " + "x" * 300), ("lost", "missing file: y")])
     (ax,) = page.axes
     texts = [text.get_text() for text in ax.texts]
     assert len(ax.patches) == 1 and set(names) <= set(texts) and "\nsmall (-9.0)\ndark (-6.1)" in texts
     assert texts.count("L") == texts.count("R") == 2  # once in each row
     listed = [text.get_text() for text in page.texts]
-    assert listed[0] == "14 scans, 1 of them odd (framed, first), 2 set aside:" and listed[2] == "lost: missing file: y"
+    assert listed[0] == "14 scans, 1 outliers (framed, first), 2 excluded:" and listed[2] == "lost: missing file: y"
     assert listed[1].startswith("gone: damaged: xx") and len(listed[1]) <= 150
     canvas = ax.images[0].get_array()
     for k, text in enumerate(names):
@@ -145,10 +137,10 @@ def test_odd_ones_are_framed_and_labelled_and_those_set_aside_listed():
 
 
 @pytest.mark.parametrize(("n", "bad", "wanted"), [(4, 60, 1), (150, 0, 1), (150, 60, 2), (400, 60, 3)])
-def test_every_tile_is_on_one_page_and_no_page_is_too_long(n, bad, wanted):
+def test_every_tile_is_on_one_page_and_no_page_is_too_high(n, bad, wanted):
     tiles = [np.full((96, 128), 9, np.uint8)] * n
     names = [f"s{k}" for k in range(n)]
-    pages = contact_sheet.contact(tiles, names, ["odd (+9.0)"] * 3 + [""] * (n - 3), [("gone", "why")] * bad)
+    pages = contact_sheet.draw(tiles, names, ["odd (+9.0)"] * 3 + [""] * (n - 3), [("gone", "why")] * bad)
     shown = [text.get_text() for page in pages for text in page.axes[0].texts]
     assert [name for name in shown if name in set(names)] == names
     assert all(page.get_size_inches()[1] <= contact_sheet.HEIGHT + 0.01 for page in pages)
@@ -158,13 +150,13 @@ def test_every_tile_is_on_one_page_and_no_page_is_too_long(n, bad, wanted):
         plt.close(page)
 
 
-def test_a_study_of_which_all_was_set_aside_still_has_a_page():
-    (page,) = contact_sheet.contact([], [], [], [("gone", "why")])
+def test_a_study_without_accepted_scans_has_a_page():
+    (page,) = contact_sheet.draw([], [], [], [("gone", "why")])
     assert [text.get_text() for text in page.texts][1] == "gone: why"
     plt.close(page)
 
 
-def test_the_script_writes_the_sheet_the_table_and_what_made_them(tmp_path):
+def test_the_script_writes_sheet_scores_and_side_file(tmp_path):
     rng, rows = np.random.default_rng(0), []
     for k in range(14):
         x = brain(rng) if k != 5 else brain(rng)[:, :, ::-1]
@@ -183,18 +175,18 @@ def test_the_script_writes_the_sheet_the_table_and_what_made_them(tmp_path):
     found = participants.read_table(tmp_path / "one.tsv")
     assert found["scan"][0] == "s5" and found["flag"][0].startswith("unlike others (-") and len(found) == 14
     facts = json.loads((tmp_path / "one.json").read_text())
-    assert (facts["scans"], facts["set_aside"], facts["study"]) == (14, ["bad"], "test") and "s5" in facts["odd"]
+    assert (facts["scans"], facts["excluded"], facts["study"]) == (14, ["bad"], "test") and "s5" in facts["outliers"]
     for suffix in (".pdf", ".png", ".json", ".tsv"):
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
     assert nib.load(tmp_path / "s5.nii.gz").shape == SHAPE
 
 
-def test_many_pages_are_one_pdf_of_equal_bytes(tmp_path, monkeypatch):
+def test_pages_are_one_pdf_of_equal_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(contact_sheet, "HEIGHT", 1.5)
     tiles = [np.full((32, 40), 9, np.uint8)] * 25
     for name in ("one", "two"):
-        pages = contact_sheet.contact(tiles, [f"s{k}" for k in range(25)], [""] * 25, [])
-        contact_sheet.save(pages, tmp_path / name, {"study": "test"})
+        pages = contact_sheet.draw(tiles, [f"s{k}" for k in range(25)], [""] * 25, [])
+        style.save(pages, tmp_path / name, {"study": "test"})
     assert len(pages) > 1 and (tmp_path / "one.pdf").read_bytes() == (tmp_path / "two.pdf").read_bytes()
     assert (tmp_path / "one.pdf").read_bytes().count(b"/Type /Page ") == len(pages)
     assert b"study" in (tmp_path / "one.pdf").read_bytes()

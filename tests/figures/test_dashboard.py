@@ -1,4 +1,4 @@
-"""The dashboard: what is drawn is what the tables say, also where a table says little."""
+"""The dashboard has the values of its tables, also if a table is short or empty."""
 
 import inspect
 import json
@@ -14,7 +14,7 @@ from neuromf.figures import dashboard, style
 from neuromf.meanflow import diagnostics
 from workflow_scripts import dashboard as script
 
-FM_STEPS, LOOKS = 100, (100, 200, 300)
+FM_STEPS, STEPS = 100, (100, 200, 300)
 CHANNELS, FREQUENCIES = range(4), ("0", "0.25", "0.5")
 
 
@@ -26,7 +26,7 @@ def close_figures():
 
 @pytest.fixture
 def history():
-    """Six stretches of 50 steps, the first two of flow matching alone; every column has its own level."""
+    """Six windows of 50 steps, the first two of flow matching only; every column has its own level."""
     steps = np.arange(50, 301, 50)
     table = pd.DataFrame({"step": steps, "loss": 0.999})
     for k, kind in enumerate(("raw_fm", "raw_mf")):
@@ -36,23 +36,23 @@ def history():
     return table
 
 
-def pairs(moving):
-    """Pairs of a stretch as the diagnostics collect them: one of r = t by bin of t, one of r < t by bin of t and h."""
-    still = [("raw_fm", t, 0, 1.0 + t, 0.0) for t in range(4)]
-    return still + [("raw_mf", t, h, (1.0 + t) * (1 + h), 0.5) for t in range(4) for h in range(t + 1) if moving]
+def pairs(below):
+    """Pairs of a window as the diagnostics record them: one of r = t by bin of t, one of r < t by bin of t and h."""
+    equal = [("raw_fm", t, 0, 1.0 + t, 0.0) for t in range(4)]
+    return equal + [("raw_mf", t, h, (1.0 + t) * (1 + h), 0.5) for t in range(4) for h in range(t + 1) if below]
 
 
 def probe(step):
-    """Rows as those of a probe, each with its own value."""
+    """Rows of one evaluation of the network, each with its own value."""
     parts = ((q, t) for q in ("spatial", "temporal") for t in dashboard.BINS)
-    shares = [(q, t, "", "", (k + 1) * 100 / step) for k, (q, t) in enumerate(parts)]
-    shares += [("fixed_fm", t, "", "", (k + 1) * (1 - step / 1000)) for k, t in enumerate(dashboard.BINS)]
+    rows_by_t = [(q, t, "", "", (k + 1) * 100 / step) for k, (q, t) in enumerate(parts)]
+    rows_by_t += [("fixed_fm", t, "", "", (k + 1) * (1 - step / 1000)) for k, t in enumerate(dashboard.BINS)]
     std = [("latent_std", "", "", str(c), 0.9 + 0.1 * c + 1 / step) for c in CHANNELS]
-    return [*shares, ("endpoint", "", "", "", 20 / step), *std,
+    return [*rows_by_t, ("endpoint", "", "", "", 20 / step), *std,
             *(("spectrum", "", "", f, 1 - float(f) * 50 / step) for f in FREQUENCIES)]  # fmt: skip
 
 
-def table(steps=LOOKS, flow_matching_steps=FM_STEPS, alarms=()):
+def table(steps=STEPS, flow_matching_steps=FM_STEPS, alarms=()):
     rows = [(0, "fixed_fm", t, "", "", k + 1.0) for k, t in enumerate(dashboard.BINS)]
     rows += [
         (s, *row) for s in steps for row in [*diagnostics.summarise_window(pairs(s > flow_matching_steps)), *probe(s)]
@@ -62,14 +62,14 @@ def table(steps=LOOKS, flow_matching_steps=FM_STEPS, alarms=()):
 
 
 def draw(*tables):
-    """Panels by their letters, all drawn once so that a tick or a size that cannot be is an error here."""
-    fig = dashboard.dashboard(*tables)
+    """Panels by letter, drawn once so that impossible ticks or sizes raise here."""
+    fig = dashboard.draw(*tables)
     fig.canvas.draw()
     return dict(zip("abcdefghi", fig.axes, strict=True))
 
 
 def drawn(ax):
-    """Lines with data, without those that only bound or name."""
+    """Lines with data, without bounds and legend entries."""
     return [line for line in ax.lines if len(line.get_xdata()) and line.get_transform() == ax.transData]
 
 
@@ -78,68 +78,65 @@ def points(line):
 
 
 def words(ax):
-    """All that is written in a panel and its legend."""
+    """Texts of a panel and its legend."""
     legend = ax.get_legend()
     return [text.get_text() for text in [*ax.texts, *(legend.get_texts() if legend else ())]]
 
 
-def rows(looks, quantity, **where):
-    found = looks[(looks["quantity"] == quantity) & (looks[list(where)] == list(where.values())).all(axis=1)]
-    return found[["step", "value"]].values.tolist()
-
-
-# --- what is drawn is what the tables say ------------------------------------------------------------
+def rows(probes, quantity, **where):
+    selected = probes[(probes["quantity"] == quantity) & (probes[list(where)] == list(where.values())).all(axis=1)]
+    return selected[["step", "value"]].values.tolist()
 
 
 def test_losses_are_those_of_the_history(history):
     panels = draw(history, table())
     late = history[history["step"] > FM_STEPS]
-    weighted, still, moving = panels["a"].lines[:3]
+    weighted, equal, below = panels["a"].lines[:3]
     assert points(weighted) == history[["step", "loss"]].values.tolist()
-    assert points(still) == history[["step", "raw_fm"]].values.tolist()
-    assert points(moving) == late[["step", "raw_mf"]].values.tolist()
+    assert points(equal) == history[["step", "raw_fm"]].values.tolist()
+    assert points(below) == late[["step", "raw_mf"]].values.tolist()
     assert words(panels["a"])[-3:] == ["weighted", "raw, $r = t$", "raw, $r < t$"]
     for k, t in enumerate(dashboard.BINS):
-        still, moving = drawn(panels["b"])[k], drawn(panels["b"])[4 + k]
-        assert points(still) == history[["step", f"raw_fm_t{t}"]].values.tolist()
-        assert points(moving) == late[["step", f"raw_mf_t{t}"]].values.tolist()
-        assert still.get_color() == moving.get_color() == dashboard.COLOURS[k]
+        equal, below = drawn(panels["b"])[k], drawn(panels["b"])[4 + k]
+        assert points(equal) == history[["step", f"raw_fm_t{t}"]].values.tolist()
+        assert points(below) == late[["step", f"raw_mf_t{t}"]].values.tolist()
+        assert equal.get_color() == below.get_color() == dashboard.COLOURS[k]
 
 
-def test_lines_over_looks_are_those_of_the_diagnostics(history):
-    looks = table()
-    panels = draw(history, looks)
+def test_lines_over_steps_are_those_of_the_diagnostics(history):
+    probes = table()
+    panels = draw(history, probes)
     for k, t in enumerate(dashboard.BINS):
-        assert points(panels["c"].lines[k]) == rows(looks, "ratio", t=t) != []
+        assert points(panels["c"].lines[k]) == rows(probes, "ratio", t=t) != []
         spatial, temporal = drawn(panels["e"])[k], drawn(panels["e"])[4 + k]
-        assert points(spatial) == rows(looks, "spatial", t=t)
-        assert points(temporal) == rows(looks, "temporal", t=t)
-    assert points(panels["f"].lines[0]) == rows(looks, "endpoint")
-    assert [points(line) for line in panels["g"].lines] == [rows(looks, "latent_std", part=str(c)) for c in CHANNELS]
+        assert points(spatial) == rows(probes, "spatial", t=t)
+        assert points(temporal) == rows(probes, "temporal", t=t)
+    assert points(panels["f"].lines[0]) == rows(probes, "endpoint")
+    assert [points(line) for line in panels["g"].lines] == [rows(probes, "latent_std", part=str(c)) for c in CHANNELS]
     for line in panels["i"].lines[:4]:
-        assert points(line) == [[0, 1], *([step, pytest.approx(1 - step / 1000)] for step in LOOKS)]
-    for line, step in zip(drawn(panels["h"]), LOOKS, strict=True):
-        spectrum = looks[(looks["quantity"] == "spectrum") & (looks["step"] == step)]
+        assert points(line) == [[0, 1], *([step, pytest.approx(1 - step / 1000)] for step in STEPS)]
+    for line, step in zip(drawn(panels["h"]), STEPS, strict=True):
+        spectrum = probes[(probes["quantity"] == "spectrum") & (probes["step"] == step)]
         assert points(line) == [[float(f), value] for f, value in zip(FREQUENCIES, spectrum["value"], strict=True)]
 
 
 def test_the_map_divides_by_the_loss_of_the_same_t(history):
     panels = draw(history, table())
-    shown = panels["d"].collections[0].get_array()
-    wanted = [[1.0 + h if h <= t else np.nan for t in range(4)] for h in range(4)]  # rows are h, columns t
-    np.testing.assert_array_equal(np.ma.filled(shown, np.nan), wanted)
+    values = panels["d"].collections[0].get_array()
+    expected = [[1.0 + h if h <= t else np.nan for t in range(4)] for h in range(4)]  # rows are h, columns t
+    np.testing.assert_array_equal(np.ma.filled(values, np.nan), expected)
     weights = {text.get_text(): text.get_fontweight() for text in panels["d"].texts if len(text.get_text()) == 1}
     assert weights == {"1": "normal", "2": "normal", "3": "bold", "4": "bold"}  # bold above the bound
     assert panels["d"].get_title(loc="left") == "ratio of (c) at step 300"
 
 
-def test_the_map_is_of_the_last_look_that_has_pairs(history):
-    looks = table()
-    looks = looks[~((looks["step"] == 300) & looks["quantity"].isin(["raw_mf", "ratio"]))]
-    assert draw(history, looks)["d"].get_title(loc="left") == "ratio of (c) at step 200"
+def test_the_map_is_of_the_last_step_with_pairs(history):
+    probes = table()
+    probes = probes[~((probes["step"] == 300) & probes["quantity"].isin(["raw_mf", "ratio"]))]
+    assert draw(history, probes)["d"].get_title(loc="left") == "ratio of (c) at step 200"
 
 
-def test_bounds_are_named_and_are_those_of_the_alarms(history):
+def test_bounds_are_labelled_and_are_those_of_the_alarms(history):
     panels = draw(history, table())
     value = dashboard.RATIO_BOUND
     assert inspect.signature(diagnostics.ratio_high).parameters["bound"].default == value
@@ -156,18 +153,15 @@ def test_bins_and_columns_are_those_of_the_diagnostics():
 
 def test_spectra_darken_with_the_step(history):
     grey = [np.mean(matplotlib.colors.to_rgb(line.get_color())) for line in drawn(draw(history, table())["h"])]
-    assert grey == sorted(grey, reverse=True) and len(set(grey)) == len(LOOKS)
+    assert grey == sorted(grey, reverse=True) and len(set(grey)) == len(STEPS)
 
 
-# --- alarms ------------------------------------------------------------------------------------------
-
-
-def test_every_alarm_is_a_line_and_its_name_stands_once(history):
+def test_every_alarm_is_a_line_and_its_name_is_written_once(history):
     alarms = [(200, "ratio"), (300, "ratio"), (300, "explosion")]
     ax = draw(history, table(alarms=alarms))["a"]
     assert [line.get_xdata()[0] for line in ax.lines[3:]] == [200, 300]
     names = [(text.get_text(), text.get_position()[0]) for text in ax.texts if text.get_text() != "(a)"]
-    assert names == [("ratio (2 looks)", 200), ("explosion", 300)]
+    assert names == [("ratio (2 steps)", 200), ("explosion", 300)]
 
 
 def test_names_of_alarms_at_one_step_do_not_overlap(history):
@@ -177,24 +171,20 @@ def test_names_of_alarms_at_one_step_do_not_overlap(history):
     assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[:k])
 
 
-def test_no_alarm_is_said_only_where_someone_watched(history):
+def test_no_alarm_is_written_only_with_diagnostics(history):
     assert "no alarm" in words(draw(history, table())["a"])
     assert "no alarm" not in words(draw(history, table(alarms=[(200, "ratio")]))["a"])
-    blind = words(draw(history, table()[:0])["a"])
-    assert "no alarm" not in blind and dashboard.NO_LOOKS in blind
+    without = words(draw(history, table()[:0])["a"])
+    assert "no alarm" not in without and dashboard.NO_DIAGNOSTICS in without
 
 
-# --- where a table says little -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("looks", [table()[:0], pd.DataFrame()], ids=["no rows", "no columns"])
-def test_without_diagnostics_the_losses_stand_and_the_rest_says_so(history, looks):
-    panels = draw(history, looks)
+def test_without_diagnostics_only_losses_are_drawn(history):
+    panels = draw(history, table()[:0])
     assert len(drawn(panels["b"])) == 8
-    assert all(dashboard.NO_LOOKS in words(panels[name]) and not panels[name].lines for name in "cdefghi")
+    assert all(dashboard.NO_DIAGNOSTICS in words(panels[name]) and not panels[name].lines for name in "cdefghi")
 
 
-def test_a_run_with_r_equal_to_t_always_says_that_it_has_no_pairs(history):
+def test_a_run_without_pairs_of_r_below_t_is_labelled(history):
     history = history.assign(**{name: np.nan for name in history if "raw_mf" in name})
     panels = draw(history, table(flow_matching_steps=300))
     assert all(dashboard.NO_PAIRS in words(panels[name]) for name in "abcd")
@@ -202,13 +192,13 @@ def test_a_run_with_r_equal_to_t_always_says_that_it_has_no_pairs(history):
     assert not panels["c"].lines and not panels["d"].collections
 
 
-def test_pairs_without_their_like_at_r_equal_to_t_are_not_compared(history):
-    looks = table()
-    panels = draw(history, looks[~looks["quantity"].isin(["raw_fm", "ratio"])])
+def test_pairs_without_a_loss_at_r_equal_to_t_are_not_compared(history):
+    probes = table()
+    panels = draw(history, probes[~probes["quantity"].isin(["raw_fm", "ratio"])])
     assert all("no pairs with $r = t$" in words(panels[name]) for name in "cd")
 
 
-def test_a_single_look_is_seen(history):
+def test_a_single_step_is_drawn_as_a_point(history):
     panels = draw(history[-1:], table(steps=[300]))
     lines = [panels["a"].lines[1], *panels["c"].lines[:4], panels["f"].lines[0], *panels["g"].lines]
     assert all(len(points(line)) == 1 and line.get_marker() == "." for line in lines)
@@ -216,28 +206,28 @@ def test_a_single_look_is_seen(history):
 
 
 def test_values_that_are_not_finite_leave_gaps(history):
-    looks = table(alarms=[(300, "not-finite")])
-    last = (looks["step"] == 300) & (looks["quantity"] != "alarm")
-    looks.loc[last, "value"] = np.resize([np.nan, np.inf], last.sum())
+    probes = table(alarms=[(300, "not-finite")])
+    last = (probes["step"] == 300) & (probes["quantity"] != "alarm")
+    probes.loc[last, "value"] = np.resize([np.nan, np.inf], last.sum())
     history.loc[5, [name for name in history if "raw" in name]] = np.nan
-    panels = draw(history, looks)
-    assert points(panels["f"].lines[0]) == [row for row in rows(looks, "endpoint") if not np.isnan(row[1])]
+    panels = draw(history, probes)
+    assert points(panels["f"].lines[0]) == [row for row in rows(probes, "endpoint") if not np.isnan(row[1])]
     assert all(np.isfinite([*ax.get_xlim(), *ax.get_ylim()]).all() for ax in panels.values())
 
 
-def test_the_same_figure_comes_from_a_table_and_from_its_csv(history, tmp_path):
-    looks = table()
-    looks.to_csv(tmp_path / "looks.csv", index=False)
-    for back in (pd.read_csv(tmp_path / "looks.csv"), pd.read_csv(tmp_path / "looks.csv", **script.ROWS)):
-        for one, other in zip(draw(history, looks).values(), draw(history, back).values(), strict=True):
-            assert [points(line) for line in one.lines] == [points(line) for line in other.lines]
-            assert words(one) == words(other)
+def test_a_table_and_its_csv_give_the_same_figure(history, tmp_path):
+    probes = table()
+    probes.to_csv(tmp_path / "diagnostics.csv", index=False)
+    back = dashboard.read_diagnostics(tmp_path / "diagnostics.csv")
+    for one, other in zip(draw(history, probes).values(), draw(history, back).values(), strict=True):
+        assert [points(line) for line in one.lines] == [points(line) for line in other.lines]
+        assert words(one) == words(other)
 
 
-@pytest.mark.parametrize("looks", [table(), pd.DataFrame()], ids=["looks", "blank file"])
-def test_the_script_goes_from_csv_to_files_that_say_what_made_them(history, looks, tmp_path):
+@pytest.mark.parametrize("probes", [table(), pd.DataFrame()], ids=["diagnostics", "blank file"])
+def test_the_script_draws_from_csv_files(history, probes, tmp_path):
     history.to_csv(tmp_path / "history.csv", index=False)
-    looks.to_csv(tmp_path / "diagnostics.csv", index=False)
+    probes.to_csv(tmp_path / "diagnostics.csv", index=False)
     script.main([
         *("--history", str(tmp_path / "history.csv"), "--diagnostics", str(tmp_path / "diagnostics.csv")),
         *("--config", '{"run": "7"}', "--out", str(tmp_path / "dashboard")),
@@ -248,6 +238,6 @@ def test_the_script_goes_from_csv_to_files_that_say_what_made_them(history, look
 
 
 def test_the_dashboard_is_as_wide_as_the_page_and_imports_no_torch(history):
-    assert dashboard.dashboard(history, table()).get_size_inches()[0] == style.PAGE
+    assert dashboard.draw(history, table()).get_size_inches()[0] == style.PAGE
     code = "import sys, neuromf.figures.dashboard; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

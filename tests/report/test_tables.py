@@ -1,4 +1,4 @@
-"""Tables: the right digits, LaTeX that parses, missing shown as missing, quoted as quoted, and what made them."""
+"""Digits, LaTeX and files of tables, and table 1."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import pytest
 
 from neuromf.metrics.table import set_columns
 from neuromf.report.tables import style
-from neuromf.report.tables.comparison import CEILINGS, FLOORS, LITERATURE, OURS, QUOTED, REST, table_1
+from neuromf.report.tables.comparison import CEILINGS, FLOORS, LITERATURE, OTHERS, OURS, PUBLISHED, build
 from neuromf.report.tables.style import Column, escape, number
 from workflow_scripts import table_1 as script
 
@@ -17,22 +17,19 @@ NAN = math.nan
 FACTS = {"study": "test_1", "run": "meanflow", "values": {"p": "50 %"}}
 
 
-# --- digits ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "text"),
     [
         (23.512, "23.5"), (184.4, "184"), (0.75249, "0.752"), (0.00466, "0.00466"), (1455.7, "1,456"), (9.996, "10.0"),
         (0.09996, "0.100"), (-0.0671, "-0.0671"), (0.0, "0"), (99.96, "100"), (NAN, "--"), (math.inf, "--"),
     ],
 )  # fmt: skip
-def test_a_number_alone_has_three_digits(value, shown):
-    assert number(value) == shown
+def test_a_number_without_interval_has_three_digits(value, text):
+    assert number(value) == text
 
 
 @pytest.mark.parametrize(
-    ("value", "low", "high", "shown"),
+    ("value", "low", "high", "text"),
     [
         (64.3532, 60.3402, 80.286, "64 (60 to 80)"),
         (23.512, 22.1, 24.9, "23.5 (22.1 to 24.9)"),
@@ -44,15 +41,12 @@ def test_a_number_alone_has_three_digits(value, shown):
         (5.0, NAN, 6.0, "5.00"),
     ],
 )
-def test_an_interval_says_how_many_digits_are_known(value, low, high, shown):
-    assert number(value, low, high) == shown
-
-
-# --- LaTeX -------------------------------------------------------------------------------------------
+def test_an_interval_sets_the_number_of_digits(value, low, high, text):
+    assert number(value, low, high) == text
 
 
 def parsed(text):
-    """Rows of cells of a tabular; fails where braces, environments or the number of columns do not agree."""
+    """Rows of cells of a tabular; fails if braces, environments or numbers of columns do not match."""
     text = re.sub(r"(?<!\\)%.*", "", text)
     depth = 0
     for brace in re.findall(r"(?<!\\)[{}]", text):
@@ -72,7 +66,7 @@ def parsed(text):
     return rows
 
 
-def test_what_latex_reads_as_commands_is_escaped():
+def test_special_characters_are_escaped():
     text = r"a_b & 50 % of $x^2$ {y} #1 ~z \w <3 -0.5 x-1"
     assert escape(text) == (
         r"a\_b \& 50 \% of \$x\textasciicircum{}2\$ \{y\} \#1 \textasciitilde{}z \textbackslash{}w \textless{}3"
@@ -97,22 +91,22 @@ def small():
     return table, columns
 
 
-def test_a_table_in_latex_has_its_heads_groups_rows_and_marks(small):
+def test_latex_has_headers_groups_rows_and_marks(small):
     assert parsed(style.latex(*small, ["5 % of a_b"])) == [
         ["", "steps", "distance", "KID"],
         ["", "", r"pca\_32", "x 1000"],
         [r"\multicolumn{4}{@{}l}{\textit{ours \& theirs}}"],
         [r"a\_1", "1", "64 (60 to 80)", "1.23"],
-        [r"50 \%\textsuperscript{b}", "1,000", "--", "0.0010"],  # quoted numbers keep their digits
+        [r"50 \%\textsuperscript{b}", "1,000", "--", "0.0010"],  # published numbers keep their digits
         [r"\multicolumn{4}{@{}l}{\textit{real}}"],
-        ["people", "", "14.1", "--"],  # what cannot be is blank, what was not measured is a dash
+        ["people", "", "14.1", "--"],  # impossible values are blank, missing ones a dash
     ]
     assert r"\footnotesize 5 \% of a\_b\par}" in style.latex(*small, ["5 % of a_b"])
 
 
-def test_a_table_is_written_with_what_made_it_and_what_it_lacks(small, tmp_path):
+def test_files_have_provenance_and_missing_cells(small, tmp_path):
     for name in ("one", "two"):
-        style.save(*small, tmp_path / "tables" / name, FACTS, ["a note"])
+        style.save(*small, ["a note"], tmp_path / "tables" / name, FACTS)
     files = sorted(path.name for path in (tmp_path / "tables").iterdir())
     assert files == [f"{name}.{suffix}" for name in ("one", "two") for suffix in ("csv", "json", "tex")]
     for suffix in ("csv", "json", "tex"):
@@ -128,17 +122,14 @@ def test_a_table_is_written_with_what_made_it_and_what_it_lacks(small, tmp_path)
     )
 
 
-def test_a_table_that_cannot_be_written_leaves_nothing(small, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_no_file(small, tmp_path, monkeypatch):
     def full(*names):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space left"):
-        style.save(*small, tmp_path / "one", FACTS)
+        style.save(*small, [], tmp_path / "one", FACTS)
     assert not list(tmp_path.iterdir())
-
-
-# --- table 1 -----------------------------------------------------------------------------------------
 
 
 def measured(run, which, value, *, metric="frechet", features="enc-32", n=40):
@@ -171,71 +162,68 @@ def metrics():
 def timing():
     rows = [("network", 1, 1, 0.02), ("network", 1, 8, 0.005), ("network", 50, 1, 1.1), ("decoder", NAN, 1, 0.3),
             ("decoder", NAN, 4, 0.2)]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["part", "evaluations", "batch", "seconds_per_volume"])
+    table = pd.DataFrame(rows, columns=["part", "nfe", "batch", "seconds_per_volume"])
     return table.assign(run="meanflow", n=[100, 100, 12, 40, 40], device="A100 & co", precision="float32")
 
 
-def printed(table, columns, name, evaluations=None):
+def printed(table, columns, name, nfe=None):
     """Cells of one row by their column."""
-    rows = table[(table["name"] == name) & (evaluations is None or table["evaluations"] == evaluations)]
+    rows = table[(table["name"] == name) & (nfe is None or table["nfe"] == nfe)]
     assert len(rows) == 1
     return {column.key: style.cell(rows.iloc[0], column) for column in columns}
 
 
-def test_table_1_has_runs_floors_ceilings_and_quoted_rows_in_order(metrics, timing):
-    table, columns, notes = table_1(metrics, timing, "meanflow", names={"other": "Rectified Flow"})
+def test_table_1_has_runs_floors_ceilings_and_published_models_in_order(metrics, timing):
+    table, columns, notes = build(metrics, timing, "meanflow", names={"other": "Rectified Flow"})
     assert table[["group", "name"]].values.tolist() == [
         *[[OURS, "MeanFlow"]] * 3,
         *[[OURS, "Rectified Flow"]] * 2,
         [OURS, "Gaussian prior alone, without the network"],
-        [FLOORS, "held-out people"],
-        [FLOORS, "the same after the autoencoder"],
+        [FLOORS, "test participants"],
+        [FLOORS, "reconstructions of test scans"],
         [CEILINGS, "blurred"],
         [CEILINGS, "noisy"],
-        [CEILINGS, "their mean, repeated"],
-        [REST, "anything"],
-        *[[QUOTED, row["name"]] for row in LITERATURE],
+        [CEILINGS, "mean of the test scans, repeated"],
+        [OTHERS, "anything"],
+        *[[PUBLISHED, row["name"]] for row in LITERATURE],
     ]
-    assert table["evaluations"][:6].tolist() == [1, 10, 50, 1, 50, 0]
+    assert table["nfe"][:6].tolist() == [1, 10, 50, 1, 50, 0]
     parsed(style.latex(table, columns, notes))
 
 
-def test_cells_of_table_1_are_those_of_the_metrics_and_the_timing(metrics, timing):
-    table, columns, notes = table_1(metrics, timing, "meanflow", shown=["kid", "frechet"])
-    heads = [(column.header, column.below) for column in columns]
-    assert heads[3:6] == [("KID", "enc-32"), ("Fréchet distance", "enc-32"), ("Fréchet distance", "slices")]
+def test_cells_of_table_1_are_metrics_and_seconds(metrics, timing):
+    table, columns, notes = build(metrics, timing, "meanflow", shown=["kid", "frechet"])
+    headers = [(column.header, column.below) for column in columns]
+    assert headers[3:6] == [("KID", "enc-32"), ("Fréchet distance", "enc-32"), ("Fréchet distance", "slices")]
     row = printed(table, columns, "MeanFlow", 1)
     assert row == {
-        "name": "MeanFlow", "evaluations": "1", "n": "40", "kid enc-32": "0.00210",
+        "name": "MeanFlow", "nfe": "1", "n": "40", "kid enc-32": "0.00210",
         "frechet enc-32": "23.5 (21.5 to 25.5)", "frechet slices": "9.0 (7.0 to 11.0)", "ms_ssim": "0.750",
         "network_s": "0.0200", "decoder_s": "0.300", "total_s": "0.320", "published": "",
     }  # fmt: skip
     row = printed(table, columns, "MeanFlow", 10)
     assert (row["network_s"], row["decoder_s"], row["total_s"], row["ms_ssim"]) == ("--", "0.300", "--", "--")
     assert printed(table, columns, "MeanFlow", 50)["total_s"] == "1.40"
-    assert printed(table, columns, "held-out people")["evaluations"] == ""
-    assert "Seconds per volume, one volume at a time: medians of 12 to 100 calls on A100 & co, float32." in notes
+    assert printed(table, columns, "test participants")["nfe"] == ""
+    assert "Seconds per volume at batch size 1: medians of 12 to 100 calls on A100 & co, float32." in notes
 
 
-def test_table_1_shows_the_runs_that_are_named_and_no_others(metrics, timing):
-    names = [sorted(set(table_1(metrics, timing, "meanflow", names=given)[0].query("group == @OURS")["name"]))
+def test_table_1_has_the_named_runs_only(metrics, timing):
+    names = [sorted(set(build(metrics, timing, "meanflow", names=given)[0].query("group == @OURS")["name"]))
              for given in (None, {}, {"other": "Rectified Flow"})]  # fmt: skip
-    base = "Gaussian prior alone, without the network"
-    assert names == [["MeanFlow", base, "other"], ["MeanFlow", base], ["MeanFlow", "Rectified Flow", base]]
+    prior = "Gaussian prior alone, without the network"
+    assert names == [sorted(["MeanFlow", prior, *others]) for others in (["other"], [], ["Rectified Flow"])]
 
 
-def test_a_run_has_seconds_only_where_its_network_was_timed(metrics, timing):
-    for timed, shown in ((None, "--"), (["meanflow", "other"], "1.40")):
-        table, columns, _ = table_1(metrics, timing, "meanflow", timed=timed)
-        assert printed(table, columns, "other", 50)["total_s"] == shown
+def test_a_run_without_timing_has_no_seconds(metrics, timing):
+    table, columns, _ = build(metrics, timing, "meanflow")
+    assert printed(table, columns, "other", 50)["total_s"] == "--"
 
 
-def test_quoted_rows_are_marked_name_their_source_and_are_in_no_column_of_ours(metrics, timing):
-    table, columns, notes = table_1(metrics, timing, "meanflow")
+def test_published_models_are_marked_with_their_source_and_have_no_own_metrics(metrics, timing):
+    table, columns, notes = build(metrics, timing, "meanflow")
     quoted = table[table["quoted"]]
-    assert (
-        len(quoted) == len(LITERATURE) and (quoted["mark"] != "").all() and (table["mark"] != "").sum() == len(quoted)
-    )
+    assert len(quoted) == len(LITERATURE) == (table["mark"] != "").sum() and (quoted["mark"] != "").all()
     assert quoted["frechet enc-32"].isna().all() and quoted["n"].isna().all()
     for _, row in quoted.iterrows():
         assert f"{row['mark']}: {row['source']}." in notes
@@ -244,21 +232,19 @@ def test_quoted_rows_are_marked_name_their_source_and_are_in_no_column_of_ours(m
     assert printed(table, columns, "MOTFM", 10)["frechet enc-32"] == ""
 
 
-def test_table_1_shows_the_feature_sets_that_are_asked_for(metrics, timing):
-    _, columns, _ = table_1(metrics, timing, "meanflow", features=["slices"])
-    assert [column.below for column in columns if column.header == "Fréchet distance"] == ["slices"]
+def test_unmeasured_metrics_and_runs_are_refused(metrics, timing):
     with pytest.raises(
-        ValueError, match="no kid with slices of run meanflow in the metrics, which hold frechet enc-32, "
+        ValueError, match="no mmd2 of run meanflow; it has frechet enc-32, frechet slices, kid enc-32, "
     ):
-        table_1(metrics, timing, "meanflow", shown=["kid"], features=["slices"])
-    with pytest.raises(ValueError, match="no frechet of run absent in the metrics, which hold nothing of it; show one"):
-        table_1(metrics, timing, "absent")
+        build(metrics, timing, "meanflow", shown=["mmd2"])
+    with pytest.raises(ValueError, match="no frechet of run absent; it has no metrics; name one of those"):
+        build(metrics, timing, "absent")
 
 
-def test_a_value_that_stands_twice_is_refused(metrics, timing):
+def test_duplicate_metrics_are_refused(metrics, timing):
     twice = pd.concat([metrics, metrics[metrics["nfe"] == 10]])
-    with pytest.raises(ValueError, match="2 rows of frechet enc-32 for 10 of one run, wanted one: join metrics again"):
-        table_1(twice, timing, "meanflow")
+    with pytest.raises(ValueError, match="frechet enc-32 has 2 rows, expected one; evaluate again"):
+        build(twice, timing, "meanflow")
 
 
 def test_the_script_writes_table_1_from_files(metrics, timing, tmp_path):

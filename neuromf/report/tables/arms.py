@@ -1,98 +1,100 @@
-"""Tables 2 and 3, and that of any ablation: its arms at each number of evaluations, over seeds, and the findings.
+"""Tables 2 and 3: the arms of an ablation at each number of network evaluations (NFE), over seeds, with test results.
 
-What was not measured is missing: an arm without metrics keeps its row, so that nobody takes the table for whole.
+An arm without metrics keeps its row with missing values.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from neuromf.figures import names
 from neuromf.metrics.ablations import Metric, missing
-from neuromf.metrics.table import nfe_values, select_set
-from neuromf.report.tables.comparison import HEADS
-from neuromf.report.tables.style import Column
+from neuromf.metrics.table import nfe_values, read_rows, select_set
+from neuromf.report.tables.style import Column, save
 
-NAMES = {"x": "x-prediction", "u": "u-prediction", "meanflow": "MeanFlow", "rectified": "Rectified Flow"}
-REAL = "real people, held out"
-SAID = ("difference", "equivalence", "variance", "one step", "cost")  # findings that stand under the table
+NOTED = ("difference", "equivalence", "variance", "one step", "cost")  # test results under the table
 
 
-def arms(
-    table: pd.DataFrame, found: pd.DataFrame, shown: Sequence[Metric]
-) -> tuple[pd.DataFrame, list[Column], list[str]]:
-    """One row per arm and number of evaluations: mean over seeds and standard deviation of each metric, and the cost.
+def render(*, table: Path, questions: Path, out: Path, **config: Any) -> None:
+    """Write the table of an ablation from its metrics and test results (csv), as of `neuromf.metrics.ablations`.
 
     Arguments:
-        table: Rows of one ablation, as of `ablations.gather`.
-        found: What its questions came to, as of `ablations.questions`.
-        shown: Metrics that become columns, in this order.
+        config: shown (metrics of the columns, each with metric and features).
+    """
+    metrics = [Metric(**metric) for metric in config["shown"]]
+    save(*build(read_rows(table), read_rows(questions), metrics), out, config)
+
+
+def build(
+    table: pd.DataFrame, tests: pd.DataFrame, metrics: Sequence[Metric]
+) -> tuple[pd.DataFrame, list[Column], list[str]]:
+    """One row per arm and NFE: mean over seeds and standard deviation of each metric, and seconds of training.
+
+    Arguments:
+        table: Rows of one ablation, as of `neuromf.metrics.ablations.gather`.
+        tests: Test results of ablations.
+        metrics: Metrics of the columns; the first one gives the numbers of seeds and volumes.
 
     Returns:
         The table, its columns, and its notes.
 
     Raises:
-        ValueError: If none of the metrics was measured.
+        ValueError: If the first metric was not measured.
     """
-    measured = table[table["metric"] != ""]
-    if measured.empty or not _picked(measured, shown[0]).any():
-        raise ValueError(f"no row has the metric {shown[0].metric!r} of features {shown[0].features!r}")
-    steps = nfe_values(measured)
+    known = table[table["metric"] != ""]
+    if _of_metric(known, metrics[0]).empty:
+        raise ValueError(f"no row has the metric {metrics[0].metric!r} of features {metrics[0].features!r}")
+    groups = {nfe: f"{nfe} network evaluation{'s' * (nfe != 1)}" for nfe in nfe_values(known)}
     rows = [
-        {"group": _evaluations(nfe), "name": NAMES.get(arm, arm), **_cells(part, nfe, shown)}
-        for nfe in steps
+        {"group": group, "name": names.plain_arm(arm), **_cells(part, nfe, metrics)}
+        for nfe, group in groups.items()
         for arm, part in table.groupby("arm", sort=False)
     ]
-    if (measured["set"] == "test").any():
-        rows.append({"group": "Floor", "name": REAL, **_cells(measured, "test", shown)})
-    return pd.DataFrame(rows), _columns(shown, {_evaluations(nfe) for nfe in steps}), _notes(table, found)
+    if (known["set"] == "test").any():
+        rows.append({"group": "Floor", "name": names.TEST, **_cells(known, "test", metrics)})
+    return pd.DataFrame(rows), _columns(metrics, set(groups.values())), _notes(table, tests)
 
 
-def _picked(rows: pd.DataFrame, metric: Metric) -> pd.Series:
-    return (rows["metric"] == metric.metric) & (rows["features"] == metric.features)
+def _of_metric(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    return rows[(rows["metric"] == metric.metric) & (rows["features"] == metric.features)]
 
 
-def _evaluations(nfe: int) -> str:
-    return f"{nfe} evaluation{'s' * (nfe != 1)}"
-
-
-def _cells(rows: pd.DataFrame, which: str | int, shown: Sequence[Metric]) -> dict:
+def _cells(rows: pd.DataFrame, which: str | int, metrics: Sequence[Metric]) -> dict[str, Any]:
     """Numbers of seeds and volumes, mean and standard deviation of each metric, and mean seconds of training."""
-    at = select_set(rows, which)
-    first = at[_picked(at, shown[0])]
-    cells = {"seeds": first["seed"].nunique(), "n": first["n"].min(), "seconds": _seconds(rows)}
-    for metric in shown:
-        values = at.loc[_picked(at, metric)].drop_duplicates("set" if which == "test" else "run")["value"]
+    selected = select_set(rows, which)
+    first = _of_metric(selected, metrics[0])
+    seconds = rows.drop_duplicates("run")["seconds"].mean()
+    cells = {"seeds": first["seed"].nunique(), "n": first["n"].min(), "seconds": seconds}
+    for metric in metrics:  # every run repeats the value of the test participants
+        values = _of_metric(selected, metric).drop_duplicates("set" if which == "test" else "run")["value"]
         cells |= {_key(metric): values.mean(), f"{_key(metric)}_sd": values.std(ddof=1)}
     return cells
-
-
-def _seconds(rows: pd.DataFrame) -> float:
-    """Mean seconds of training over the runs."""
-    return rows.drop_duplicates("run")["seconds"].mean()
 
 
 def _key(metric: Metric) -> str:
     return f"{metric.metric} {metric.features}".strip()
 
 
-def _columns(shown: Sequence[Metric], trained: set[str]) -> list[Column]:
-    """What is printed; seeds, their spread and seconds belong to the groups of what was trained."""
+def _columns(metrics: Sequence[Metric], trained: set[str]) -> list[Column]:
+    """Printed columns; seeds, deviations and seconds only for the groups of trained arms."""
     columns = [Column("name", "", kind="text"), Column("seeds", "seeds", kind="whole", groups=trained)]
     columns.append(Column("n", "volumes", kind="whole"))
-    for metric in shown:
-        head, factor = HEADS.get(metric.metric, ("MS-SSIM of pairs", 1))
-        columns.append(Column(_key(metric), head, metric.features, factor=factor))
+    for metric in metrics:
+        header, factor = names.header(metric.metric)
+        columns.append(Column(_key(metric), header, metric.features, factor=factor))
         columns.append(Column(f"{_key(metric)}_sd", "s.d.", "over seeds", factor=factor, groups=trained))
     return [*columns, Column("seconds", "training", "s", groups=trained)]
 
 
-def _notes(table: pd.DataFrame, found: pd.DataFrame) -> list[str]:
-    """What the questions of the ablation came to, and which arms are missing."""
-    found = found.fillna({"a": "", "b": ""})
-    asked = found[(found["ablation"] == table["ablation"].iloc[0]) & found["question"].isin(SAID)]
+def _notes(table: pd.DataFrame, tests: pd.DataFrame) -> list[str]:
+    """Test results of the ablation, and the arms that were not measured."""
+    tests = tests.fillna({"a": "", "b": ""})
+    noted = tests[(tests["ablation"] == table["ablation"].iloc[0]) & tests["question"].isin(NOTED)]
     notes = [
         f"{row['question'].capitalize()}, {' and '.join(filter(None, (row['a'], row['b'])))}: {row['finding']}."
-        for row in asked.to_dict("records")
+        for row in noted.to_dict("records")
     ]
     absent = missing(table)
     return notes + ([f"Not measured: {', '.join(absent)}."] if absent else [])

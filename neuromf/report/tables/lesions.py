@@ -1,14 +1,18 @@
-"""Table 4: image and lesion mask together, per setting: distance of images, masks, and whether both agree."""
+"""Table 4: image and lesion mask together, one row per arm: distance of images, masks, and their agreement."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from neuromf.report.tables.style import Column
+from neuromf.figures import names
+from neuromf.metrics.table import read
+from neuromf.report.tables.style import Column, measured, save
 
-OURS, KNOWN = "Generated, 1 evaluation", "Real, held out"
-METRICS = {  # of the judged rows, by column: head, second line
+GENERATED, REAL = "Generated, 1 network evaluation", "Real, test participants"
+METRICS = {  # header and second line of each metric of lesions
     "lesion_fraction": ("with lesion", "fraction"),
     "lesion_ml": ("lesion", "ml"),
     "lesion_brightness": ("brighter", "in mask"),
@@ -20,64 +24,84 @@ METRICS = {  # of the judged rows, by column: head, second line
     "place_wasserstein": ("place", "W, mm"),
 }
 NOTES = [
-    "In parentheses 95 % intervals by bootstrap; those left out here are in the CSV. Brighter: intensity in the mask "
-    "less that of other heads of the set at the same place; lesion AUC: how often a voxel of the mask stands out more "
-    "than one outside it; thicker: the bright ribbon in the mask, less that of other heads there, for which brightness "
-    "counts, too. A threshold by volume gives generated masks the mean volume of training lesions.",
-    "Lesions are simulated where the study says so; the reference of all distances are the training pairs.",
+    "Parentheses: 95 % bootstrap intervals; the CSV has all of them. Brighter: intensity in the mask minus that of the "
+    "other brains of the set at the same place. Lesion AUC: probability that a voxel in the mask stands out more than "
+    "one outside. Thicker: thickness of the bright ribbon in the mask minus that of other brains at the same place, "
+    "which also depends on brightness. Masks that are thresholded by volume have the mean volume of training lesions.",
+    "The study says whether lesions are simulated. All distances are to the training pairs.",
 ]
 
 
-def table_4(
-    metrics: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]], *, shown: Sequence[str] = ("kid",)
-) -> tuple[pd.DataFrame, list[Column], list[str]]:
-    """A row per arm and one for held-out real pairs.
+def render(*, metrics: Sequence[Path], cards: Sequence[Path], out: Path, **config: Any) -> None:
+    """Write table 4.
 
     Arguments:
-        metrics: Columns arm, metric, features, n, value, low and high.
-        settings: Of each arm: run (whose rows it has), strategy, p (of image and mask, as text), targets and
-            trainable (share of weights).
-        shown: Distances of images that become columns, one for each of their feature sets.
+        metrics: Metrics of the pairs of each run (csv).
+        cards: Run records (JSON), each in the folder of its run.
+        config: arms (run of each arm), shown (distances of images, such as kid).
+    """
+    records = {path.parent.name: json.loads(path.read_text()) for path in cards}
+    settings = {arm: {"run": run, **_settings(records[run])} for arm, run in config["arms"].items()}
+    save(*build(read(metrics), settings, config["shown"]), out, config)
+
+
+def _settings(record: dict) -> dict[str, Any]:
+    """Settings of a run that the table prints."""
+    finetune = record["config"]["finetune"]
+    return {
+        "mask_encoding": record["data"]["mask_encoding"],
+        "p": f"{finetune['p_image']:g}, {finetune['p_mask']:g}",
+        "targets": record["config"]["adapter"]["targets"],
+        "trainable": record["trainable"] / record["total"],
+    }
+
+
+def build(
+    metrics: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]], shown: Sequence[str] = ("kid",)
+) -> tuple[pd.DataFrame, list[Column], list[str]]:
+    """One row per arm, and one for the real pairs of test participants.
+
+    Arguments:
+        metrics: Columns arm (a run, or "real"), metric, features, n, value, low and high.
+        settings: Of each arm, run, mask_encoding, p (of image and mask, as text), targets (of adapters) and
+            trainable (fraction of weights).
+        shown: Distances of images; each of their feature sets is a column.
+
+    Returns:
+        The table, its columns, and its notes.
 
     Raises:
-        ValueError: If a run was not measured, or a value stands there twice.
+        ValueError: If a run was not evaluated, or a metric has several rows.
     """
     metrics = metrics.fillna({"features": ""}).drop_duplicates()
     keys = [(m, f) for m in shown for f in metrics.loc[metrics["metric"] == m, "features"].unique()]
     rows = [
-        {"group": OURS, "name": arm, **about, **_cells(metrics, about["run"], keys)} for arm, about in settings.items()
+        {"group": GENERATED, "name": arm, **about, **_cells(metrics, about["run"], keys)}
+        for arm, about in settings.items()
     ]
-    rows.append({"group": KNOWN, "name": "held-out pairs", **_cells(metrics, "real", keys)})
+    rows.append({"group": REAL, "name": "test pairs", **_cells(metrics, "real", keys)})
     return pd.DataFrame(rows), _columns(keys), NOTES
 
 
-def _cells(metrics: pd.DataFrame, run: str, keys: Sequence[tuple[str, str]]) -> dict:
-    ours = metrics[metrics["arm"] == run]
-    if not len(ours):
-        raise ValueError(f"no metrics of {run}; there are {', '.join(sorted(metrics['arm'].unique()))}")
+def _cells(metrics: pd.DataFrame, run: str, keys: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    rows = metrics[metrics["arm"] == run]
+    if rows.empty:
+        raise ValueError(f"no metrics of run {run}; the tables have {', '.join(sorted(metrics['arm'].unique()))}")
     cells: dict[str, Any] = {}
     for metric, features in [*keys, *((name, "") for name in METRICS)]:
-        found = ours[(ours["metric"] == metric) & (ours["features"] == features)]
-        if len(found) > 1:
-            raise ValueError(f"{len(found)} rows of {metric} {features} for {run}, wanted one; measure again")
-        for row in found.to_dict("records"):
-            key = f"{metric} {features}".strip()
-            cells |= {key: row["value"], f"{key}_low": row["low"], f"{key}_high": row["high"]}
-    share = ours[ours["metric"] == "lesion_fraction"]
-    return {"n": int(share["n"].iloc[0]) if len(share) else None, **cells}
+        cells |= measured(rows, metric, features, f"{metric} {features}".strip())
+    return {"n": cells.get("lesion_fraction_n"), **cells}
 
 
 def _columns(keys: Sequence[tuple[str, str]]) -> list[Column]:
-    ours = {OURS}
-    scale = {"kid": ("KID", 1), "frechet": ("Fréchet distance", 1)}
-    distances = [(f"{m} {f}".strip(), *scale.get(m, (m, 1)), f) for m, f in keys]
+    groups = {GENERATED}
     return [
         Column("name", "", kind="text"),
-        Column("strategy", "mask", kind="text", groups=ours),
-        Column("p", "p", "image, mask", kind="text", groups=ours),
-        Column("targets", "adapters", kind="text", groups=ours),
-        Column("trainable", "trained", "% of weights", factor=100, groups=ours),
+        Column("mask_encoding", "mask", kind="text", groups=groups),
+        Column("p", "p", "image, mask", kind="text", groups=groups),
+        Column("targets", "adapters", kind="text", groups=groups),
+        Column("trainable", "trained", "% of weights", factor=100, groups=groups),
         Column("n", "pairs", kind="whole"),
-        *(Column(key, head, below, factor=factor) for key, head, factor, below in distances),
-        *(Column(key, *head, interval=key == "lesion_brightness") for key, head in METRICS.items()),
+        *(Column(f"{metric} {features}".strip(), names.metric(metric), features) for metric, features in keys),
+        *(Column(key, *header, interval=key == "lesion_brightness") for key, header in METRICS.items()),
     ]

@@ -1,23 +1,24 @@
-r"""Tables of the paper: tidy results in, LaTeX (booktabs) and CSV out, with a side file that says what made them.
+r"""Tables of the paper: tidy results in; LaTeX (booktabs), CSV and a side file with the provenance out.
 
-A table is a DataFrame, one row per line, with the columns group and name; a quantity is a column, its interval
-{column}_low and {column}_high where it has one. `Column`s say what is printed and how. What was not measured is
-missing: an empty field in the CSV, a dash in LaTeX. What a group of rows cannot have is blank in both.
+A table is a DataFrame with the columns group and name and one column per quantity; an interval is in {column}_low and
+{column}_high. `Column` describes how a column is printed. A missing value is empty in the CSV and a dash in LaTeX. A
+value that a group of rows cannot have is blank in both.
 """
 
 import json
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from neuromf.core.files import atomic_write
+from neuromf.core.files import atomic_write, write_json
 
 MISSING = "--"
-DIGITS = 3  # significant ones, of a number without an interval
+DIGITS = 3  # significant digits of a number without an interval
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
            ">": r"\textgreater{}", "|": r"\textbar{}", **{c: "\\" + c for c in "&%$#_{}"}}  # fmt: skip
 
@@ -27,12 +28,12 @@ class Column:
     """How a column of a table is printed.
 
     Arguments:
-        key: The column of the DataFrame.
-        header, below: First and second line of its head; units and features stand in the second.
-        kind: "number" (with its interval, where it has one), "whole" or "text".
-        factor: What numbers are multiplied with for print.
-        groups: Groups of rows that can have it; None for all. Others are left blank, not missing.
-        interval: Whether a number's interval is printed; the CSV has it in any case.
+        key: Column of the DataFrame.
+        header, below: First and second line of the header; units and features are in the second.
+        kind: "number" (with its interval, if it has one), "whole" or "text".
+        factor: Factor of printed numbers.
+        groups: Groups of rows that can have a value; None for all. Other groups are blank, not missing.
+        interval: Whether the interval is printed; the CSV always has it.
     """
 
     key: str
@@ -44,13 +45,23 @@ class Column:
     interval: bool = True
 
 
-# --- numbers and text --------------------------------------------------------------------------------
+def measured(rows: pd.DataFrame, metric: str, features: str, key: str) -> dict[str, Any]:
+    """Cells {key}, {key}_low, {key}_high and {key}_n of one metric; none if it was not measured.
+
+    Raises:
+        ValueError: If the metric has several rows.
+    """
+    found = rows[(rows["metric"] == metric) & (rows["features"] == features)]
+    if len(found) > 1:
+        raise ValueError(f"{metric} {features}".strip() + f" has {len(found)} rows, expected one; evaluate again")
+    columns: Mapping[str, str] = {"value": key, **{name: f"{key}_{name}" for name in ("low", "high", "n")}}
+    return found[list(columns)].rename(columns=columns).iloc[0].to_dict() if len(found) else {}
 
 
 def number(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """A number with the digits that its interval (or three significant ones) allows, and the interval.
+    """A number and its interval, with the digits that the interval allows; three significant digits without one.
 
-    An interval is given to two significant digits of half its width, and the value to as many decimals.
+    The interval has two significant digits of half its width, and the value as many decimals.
     """
     if not math.isfinite(value):
         return MISSING
@@ -61,29 +72,29 @@ def number(value: float, low: float = math.nan, high: float = math.nan) -> str:
 
 
 def decimals(size: float, digits: int) -> int:
-    """Decimals that show a number of this size with so many significant digits; never below the units."""
+    """Decimals of a number of this size for this many significant digits, at least 0."""
     if size == 0:
         return 0
     first = math.floor(math.log10(size))
-    if round(size, digits - 1 - first) >= 10 ** (first + 1):  # 9.96 is shown as 10.0
+    if round(size, digits - 1 - first) >= 10 ** (first + 1):  # 9.96 is printed as 10.0
         first += 1
     return max(0, digits - 1 - first)
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it: its special characters escaped, a minus sign before digits."""
+    """Text for LaTeX: special characters escaped, a minus sign before digits."""
     escaped = "".join(SPECIAL.get(c, c) for c in text)
     return re.sub(r"(?<![\w-])-(?=\d)", "$-$", escaped)
 
 
 def cell(row: pd.Series, column: Column) -> str:
-    """What a column prints for a row, not yet escaped."""
+    """Printed text of a cell, not yet escaped."""
     value = row[column.key]
     if column.groups is not None and row["group"] not in column.groups:
         return ""
     if pd.isna(value) or value == "":
         return MISSING
-    if column.kind == "text" or isinstance(value, str):  # a quoted number keeps the digits it was published with
+    if column.kind == "text" or isinstance(value, str):  # published numbers keep their digits
         return str(value)
     if column.kind == "whole":
         return f"{int(value):,}"
@@ -91,14 +102,11 @@ def cell(row: pd.Series, column: Column) -> str:
     return number(*(column.factor * float(each) for each in (value, *ends)))
 
 
-# --- LaTeX and files ---------------------------------------------------------------------------------
-
-
 def latex(table: pd.DataFrame, columns: Sequence[Column], notes: Sequence[str] = ()) -> str:
     r"""A tabular with booktabs rules: \input it inside a table environment, with \usepackage{booktabs}.
 
-    The first column is on the left, others on the right. Each group has a line of its own above its rows. Notes follow
-    in small type under the tabular, a paragraph each.
+    The first column is aligned left, the others right. A line with its name precedes each group of rows. Notes follow
+    in small type, one paragraph each.
     """
     width = len(columns)
     lines = [rf"\begin{{tabular}}{{@{{}}l{'r' * (width - 1)}@{{}}}}", r"\toprule"]
@@ -126,27 +134,25 @@ def _printed(row: pd.Series, column: Column) -> str:
 
 
 def save(
-    table: pd.DataFrame, columns: Sequence[Column], stem: str | Path, provenance: dict, notes: Sequence[str] = ()
+    table: pd.DataFrame, columns: Sequence[Column], notes: Sequence[str], stem: str | Path, provenance: dict
 ) -> None:
-    """Write stem.tex, stem.csv and stem.json, each whole or not at all.
+    """Write stem.tex, stem.csv and stem.json, each atomically.
 
     Arguments:
-        stem: Path of the files without their suffix.
-        provenance: Config, code digest, run ids and the like, in the words of JSON; it is also the first line of
-            the LaTeX file, as a comment. The side file adds notes, columns, and how many cells of each are missing.
+        table, columns, notes: Table, its printed columns, and the texts under it.
+        stem: Path of the files without suffix.
+        provenance: Config values, runs and files behind the table, as JSON types. The first line of the LaTeX file has
+            them as a comment; the side file adds notes, columns, and the number of missing cells of each column.
     """
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    absent = {c.key: sum(cell(row, c) == MISSING for _, row in table.iterrows()) for c in columns}
-    absent = {key: n for key, n in absent.items() if n}
-    shown = [{**asdict(c), "groups": None if c.groups is None else sorted(c.groups)} for c in columns]
-    about = {**provenance, "rows": len(table), "missing": absent, "notes": list(notes), "columns": shown}
-    facts = json.dumps(provenance, sort_keys=True)
-    _write(stem.with_name(f"{stem.name}.tex"), f"% {facts}\n{latex(table, columns, notes)}")
-    _write(stem.with_name(f"{stem.name}.csv"), table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    _write(stem.with_name(f"{stem.name}.json"), json.dumps(about, sort_keys=True, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as part:
-        part.write_text(text, encoding="utf-8")
+    missing = {c.key: sum(cell(row, c) == MISSING for _, row in table.iterrows()) for c in columns}
+    missing = {key: n for key, n in missing.items() if n}
+    printed = [{**asdict(c), "groups": None if c.groups is None else sorted(c.groups)} for c in columns]
+    about = {**provenance, "rows": len(table), "missing": missing, "notes": list(notes), "columns": printed}
+    with atomic_write(stem.with_name(f"{stem.name}.tex")) as part:
+        comment = f"% {json.dumps(provenance, sort_keys=True)}\n"
+        part.write_text(comment + latex(table, columns, notes), encoding="utf-8")
+    with atomic_write(stem.with_name(f"{stem.name}.csv")) as part:
+        table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
+    write_json(stem.with_name(f"{stem.name}.json"), about, indent=2)
