@@ -12,15 +12,8 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from neuromf.data.download import (
-    CHUNK,
-    FetchError,
-    FetchFailed,
-    describe_disk_error,
-    exclusive_lock,
-    file_size,
-    require_free_space,
-)
+from neuromf.data import download
+from neuromf.data.download import FetchError, FetchFailed, file_size
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +38,7 @@ def extract(archive: str | Path, folder: str | Path, *, pattern: str) -> list[st
     archive, folder = Path(archive), Path(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(folder.parent), tarfile.open(archive) as tar:
+        with download.exclusive_lock(folder.parent), tarfile.open(archive) as tar:
             members = _matching_members(tar, archive, pattern)
             if not _is_extracted(members, folder, archive):
                 _extract(tar, members, folder)
@@ -62,7 +55,7 @@ def _reason(error: Exception, archive: Path, folder: Path) -> str:
         )
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f": the disk of {folder.parent} is full; free some space and run again"
-    return f": {describe_disk_error(error, archive) if isinstance(error, OSError) else error}"
+    return f": {download.describe_disk_error(error, archive) if isinstance(error, OSError) else error}"
 
 
 def _matching_members(tar: tarfile.TarFile, archive: Path, pattern: str) -> dict[str, tarfile.TarInfo]:
@@ -102,7 +95,7 @@ def _require_end(tar: tarfile.TarFile) -> None:
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise FetchFailed("its end mark is missing: it is truncated. Remove it and its record, and run again")
-    while tar.fileobj.read(CHUNK):  # the checksum of a compressed archive is at its end
+    while tar.fileobj.read(download.CHUNK):  # the checksum of a compressed archive is at its end
         pass
 
 
@@ -121,7 +114,7 @@ def _is_extracted(members: Mapping[str, tarfile.TarInfo], folder: Path, archive:
 
 def _extract(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], folder: Path) -> None:
     """Write the members, without owners and modes, into a temporary folder, which is then renamed."""
-    require_free_space(folder.parent, sum(member.size for member in members.values()), folder.name)
+    download.require_free_space(folder.parent, sum(member.size for member in members.values()), folder.name)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -129,7 +122,7 @@ def _extract(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], folde
     try:
         for name, member in members.items():
             with tar.extractfile(member) as source, (part / name).open("xb") as target:  # type: ignore[union-attr]  # a file
-                shutil.copyfileobj(source, target, CHUNK)
+                shutil.copyfileobj(source, target, download.CHUNK)
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

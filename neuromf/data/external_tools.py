@@ -54,21 +54,13 @@ class MissingTool(RuntimeError):
 
 @dataclass(frozen=True)
 class SkullStripper:
-    """An installed tool for skull stripping.
+    """An installed tool for skull stripping."""
 
-    Arguments:
-        name: "synthstrip" or "hd-bet".
-        executable: Path of the program.
-        version: Version of the program.
-        device: "cpu" or "cuda".
-        timeout_s: Time limit per scan, in seconds.
-    """
-
-    name: str
+    name: str  # synthstrip or hd-bet
     executable: str
     version: str
-    device: str
-    timeout_s: float
+    device: str  # cpu or cuda
+    timeout_s: float  # per scan
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"

@@ -27,11 +27,7 @@ logger = logging.getLogger(__name__)
 COLUMNS = ["scan", "participant", "file", "mask", "sex", "age", "site", "split", "problem"]
 SPLITS = ("train", "val", "test")
 LONGEST = 120  # characters of a scan id, which is a file name: most disks take 255 bytes
-SOURCES: dict[str, Callable[..., list[dict[str, Any]]]] = {
-    "folder": read_folder,
-    "bids": read_bids,
-    "table": read_listed_scans,
-}
+SOURCES: dict[str, Callable] = {"folder": read_folder, "bids": read_bids, "table": read_listed_scans}
 
 
 def list_participants(source: str, *, split: Mapping[str, float], seed: int, **settings: Any) -> "pd.DataFrame":

@@ -61,8 +61,7 @@ def read_image(path: str | Path) -> nib.Nifti1Image:
             f"damaged: the data of {path.name} end too early or are broken ({error}); copy it again"
         ) from error
     n_nan, n_inf = (int(np.count_nonzero(test(data))) for test in (np.isnan, np.isinf))
-    if n_nan or n_inf:
-        raise BadScan(f"not finite: {path.name} has {n_nan} NaN and {n_inf} Inf among {data.size} voxels")
+    _require(n_nan + n_inf == 0, f"not finite: {path.name} has {n_nan} NaN and {n_inf} Inf among {data.size} voxels")
     return nib.Nifti1Image(data, image.affine)
 
 
@@ -77,8 +76,7 @@ def _check_file(path: Path) -> None:
         raise BadScan(f"no permission: {path} cannot be read; change its mode or that of its folder") from error
     except IsADirectoryError:
         raise BadScan(f"not a file: {path} is a folder; correct the pattern") from None
-    if size == 0:
-        raise BadScan(f"empty file: {path.name} has 0 bytes; copy or download it again")
+    _require(size, f"empty file: {path.name} has 0 bytes; copy or download it again")
 
 
 def _open(path: Path) -> tuple[nib.Nifti1Pair, NDArray]:
@@ -98,48 +96,50 @@ def _open(path: Path) -> tuple[nib.Nifti1Pair, NDArray]:
 
 def _check_header(name: str, image: nib.Nifti1Pair, pixdim: NDArray) -> None:
     """Refuse a header that cannot describe a 3D scan, before any data is read."""
-    shape = image.shape
-    if not shape or min(shape) < 1:
-        raise BadScan(f"empty: {name} has shape {format_shape(shape)}, so no voxels")
-    if len(shape) < 3 or min(shape[:3]) < 2 or max(shape[3:], default=1) > 1:
-        raise BadScan(f"not 3D: {name} has shape {format_shape(shape)}, expected three axes; extract one volume first")
-    if max(shape) > MAX_AXIS or int(np.prod(shape, dtype=object)) > MAX_VOXELS:
-        raise BadScan(
-            f"too large: the header of {name} claims {format_shape(shape)} voxels, at most {MAX_AXIS} per axis are read"
-        )
-    if image.get_data_dtype().kind not in "iuf":
-        raise BadScan(f"not numbers: {name} stores {image.get_data_dtype()}, expected integers or floats; convert it")
-    if image.header["sform_code"] == image.header["qform_code"] == 0:
-        raise BadScan(
-            f"no orientation: sform_code and qform_code of {name} are 0, so left and right are unknown; "
-            "convert it from DICOM again"
-        )
+    shape, dtype = image.shape, image.get_data_dtype()
+    axes = format_shape(shape)
+    _require(shape and min(shape) >= 1, f"empty: {name} has shape {axes}, so no voxels")
+    is_3d = len(shape) >= 3 and min(shape[:3]) >= 2 and max(shape[3:], default=1) == 1
+    _require(is_3d, f"not 3D: {name} has shape {axes}, expected three axes; extract one volume first")
+    fits = max(shape) <= MAX_AXIS and int(np.prod(shape, dtype=object)) <= MAX_VOXELS
+    _require(fits, f"too large: the header of {name} claims {axes} voxels, at most {MAX_AXIS} per axis are read")
+    _require(dtype.kind in "iuf", f"not numbers: {name} stores {dtype}, expected integers or floats; convert it")
+    _require(
+        image.header["sform_code"] or image.header["qform_code"],
+        f"no orientation: sform_code and qform_code of {name} are 0, so left and right are unknown; "
+        "convert it from DICOM again",
+    )
     _check_size(name, image)
     _check_affine(name, image.affine, pixdim)
+
+
+def _require(condition: object, reason: str) -> None:
+    if not condition:
+        raise BadScan(reason)
 
 
 def _check_size(name: str, image: nib.Nifti1Pair) -> None:
     """Refuse a header that claims more voxels than the file can hold, before memory is allocated."""
     file = Path(image.file_map["image"].filename)  # type: ignore[arg-type]  # read from a file
     size, claimed = file.stat().st_size, int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
-    if size * MAX_EXPANSION.get(file.suffix, np.inf) < claimed:
-        raise BadScan(
-            f"damaged: the data of {name} end too early or are broken ({size} bytes for {format_shape(image.shape)} "
-            f"voxels, which take {claimed}); copy it again"
-        )
+    _require(
+        size * MAX_EXPANSION.get(file.suffix, np.inf) >= claimed,
+        f"damaged: the data of {name} end too early or are broken ({size} bytes for {format_shape(image.shape)} "
+        f"voxels, which take {claimed}); copy it again",
+    )
 
 
 def _check_affine(name: str, affine: NDArray, pixdim: NDArray) -> None:
     sizes = np.concatenate([nib.affines.voxel_sizes(affine), np.abs(pixdim), np.abs(affine[:3, 3]) + 1])
-    if not (np.isfinite(sizes).all() and (sizes > 1e-6).all()):
-        voxels = format_shape(pixdim, "g")
-        raise BadScan(f"no voxel size: {name} has voxels of {voxels} mm and affine {affine[:3].tolist()}")
+    found = f"voxels of {format_shape(pixdim, 'g')} mm and affine {affine[:3].tolist()}"
+    _require(np.isfinite(sizes).all() and (sizes > 1e-6).all(), f"no voxel size: {name} has {found}")
     axes = affine[:3, :3] / nib.affines.voxel_sizes(affine)
     shear = np.degrees(np.arcsin(np.clip(np.abs(axes.T @ axes - np.eye(3)).max(), 0, 1)))
-    if shear > MAX_SHEAR_DEG:
-        raise BadScan(
-            f"sheared: axes of {name} are {shear:.1f} degrees off a right angle, at most {MAX_SHEAR_DEG:g}; resample it"
-        )
+    allowed = f"at most {MAX_SHEAR_DEG:g}"
+    _require(
+        shear <= MAX_SHEAR_DEG,
+        f"sheared: axes of {name} are {shear:.1f} degrees off a right angle, {allowed}; resample it",
+    )
 
 
 def _load(path: Path, image: nib.Nifti1Pair) -> nib.Nifti1Pair:
@@ -153,11 +153,8 @@ def _load(path: Path, image: nib.Nifti1Pair) -> nib.Nifti1Pair:
     most = int(image.header["vox_offset"]) + voxels + MAX_TAIL
     with gzip.open(path) as file:
         data = file.read(most + 1)
-    if len(data) > most:
-        raise BadScan(
-            f"too long: {path.name} unpacks to more than the {format_shape(image.shape)} voxels that its header "
-            "claims; convert it again"
-        )
+    claim = f"the {format_shape(image.shape)} voxels that its header claims"
+    _require(len(data) <= most, f"too long: {path.name} unpacks to more than {claim}; convert it again")
     return type(image).from_bytes(data)  # type: ignore[attr-defined]  # defined for single files
 
 

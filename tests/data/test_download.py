@@ -527,7 +527,7 @@ def test_a_full_disk_is_detected_before_and_during_extraction(pack, small_disk, 
     archive = pack({name: bytes(150_000) for name in SCANS})
     message = refusal(archives.extract, archive, small_disk / "T1", pattern=T1)
     assert f"T1 needs 0.75 MB more on the disk of {small_disk}" in message
-    monkeypatch.setattr(archives, "require_free_space", lambda *arguments: None)
+    monkeypatch.setattr(fetch, "require_free_space", lambda *arguments: None)
     message = refusal(archives.extract, archive, small_disk / "T1", pattern=T1)
     assert message == f"{archive} cannot be unpacked: the disk of {small_disk} is full; free some space and run again"
     assert everything(small_disk) == []

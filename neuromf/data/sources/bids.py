@@ -13,13 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuromf.data.sources.demographics import (
-    blank_row,
-    join_participants,
-    missing_scan_row,
-    participant_id,
-    read_participants,
-)
+from neuromf.data.sources import demographics
 from neuromf.data.sources.folder import file_problem, find_mask, find_scans, printable, stem
 
 logger = logging.getLogger(__name__)
@@ -57,10 +51,8 @@ def read_bids(
     rows = [_row(root, file, suffix, masks) for file in files]
     if participants == PARTICIPANTS and not (root / participants).exists():
         logger.warning("%s has no %s: sex, age and site of its participants are unknown", root, participants)
-    elif participants:
-        table = read_participants(root / participants, columns)
-        rows = join_participants(rows, table, participants, lambda line: missing_scan_row(line, participants))
-    return [{name: value for name, value in row.items() if name != "relative"} for row in rows]
+        participants = None
+    return demographics.join_participants(rows, root, participants, columns)
 
 
 def _find(root: Path, suffix: str, datatype: str) -> list[Path]:
@@ -85,7 +77,7 @@ def _row(root: Path, file: Path, suffix: str, masks: str | None) -> dict[str, An
     """The row of one file."""
     relative = file.relative_to(root).as_posix()
     scan, subject = stem(file.name), relative.split("/")[0]
-    row = blank_row(scan, participant_id(subject), relative=relative, file=str(file))
+    row = demographics.blank_row(scan, demographics.participant_id(subject), relative=relative, file=str(file))
     if problem := file_problem(file):
         return printable(row) | {"problem": problem}
     named, session = (re.search(rf"(?:^|_){key}-([^_]+)", scan) for key in ("sub", "ses"))

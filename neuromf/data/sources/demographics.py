@@ -72,31 +72,38 @@ def read_participants(path: Path, columns: Mapping[str, str] | None = None) -> l
 
 
 def join_participants(
-    rows: Sequence[dict], participants: Sequence[dict], name: str, missing: Callable[[dict], dict]
+    rows: Sequence[dict],
+    root: Path,
+    name: str | None,
+    columns: Mapping[str, str] | None = None,
+    *,
+    missing: Callable[[dict, str], dict] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of scans completed by the participants table, and one more row per participant without a scan.
+    """Rows of scans completed by a participants table, and one more row per participant without a scan.
 
     The tables are joined on the file if the participants table has one, else on the participant. Of several rows with
     the same key, the first one counts.
 
     Arguments:
-        rows: Rows of scans, each with its path below the root as "relative".
-        participants: Rows from `read_participants`.
-        name: Name of the participants table, for messages.
-        missing: Function that returns the row of a participant without a scan.
+        rows: Rows of scans, each with its path below root as "relative", which is removed.
+        root: Folder of the study.
+        name: Participants table, relative to root; None joins nothing.
+        columns: Column names, as in `read_participants`.
+        missing: Function of a row and `name` that returns the row of a participant without a scan.
     """
-    key = "file" if "file" in participants[0] else "participant"
+    participants = read_participants(root / name, columns) if name else []
+    key = "file" if participants and "file" in participants[0] else "participant"
     table: dict[str, dict] = {}
     repeated = [line for line in participants if table.setdefault(_join_key(line, key), line) is not line]
     if repeated:
         names = ", ".join(line[key] or line.get("participant", "") for line in repeated[:5])
         names += ", ..." if len(repeated) > 5 else ""
         logger.warning("%s: %d rows repeat an earlier %s and are ignored: %s", name, len(repeated), key, names)
-    column = "relative" if key == "file" else "participant"
-    keys = [normalise_path(row[column]) for row in rows]
+    keys = [normalise_path(row["relative" if key == "file" else "participant"]) for row in rows]
     joined = [row | _known(table.get(k, {})) | {"file": row["file"]} for row, k in zip(rows, keys, strict=True)]
     found = set(keys)
-    return joined + [missing(_known(line)) for k, line in table.items() if k not in found]
+    lost = [(missing or missing_scan_row)(_known(line), str(name)) for k, line in table.items() if k not in found]
+    return [{field: value for field, value in row.items() if field != "relative"} for row in joined + lost]
 
 
 def _known(line: dict) -> dict[str, Any]:

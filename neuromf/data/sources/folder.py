@@ -2,16 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from neuromf.data.sources.demographics import (
-    blank_row,
-    join_participants,
-    missing_scan_row,
-    participant_id,
-    read_participants,
-)
+from neuromf.data.sources import demographics
 
 GROUPS = {"scan", "participant", "site"}
 
@@ -55,12 +50,8 @@ def read_folder(
         )
     root, regex = Path(root), _compile(scan_regex)
     rows = [_row(root, file.relative_to(root).as_posix(), regex, masks) for file in files]
-    if participants:
-        table = read_participants(root / participants, columns)
-        rows = join_participants(
-            rows, table, participants, lambda line: _missing(line, root, participants, regex, pattern)
-        )
-    return [{name: value for name, value in row.items() if name != "relative"} for row in rows]
+    missing = partial(_missing_row, root=root, regex=regex, pattern=pattern)
+    return demographics.join_participants(rows, root, participants, columns, missing=missing)
 
 
 def _compile(scan_regex: str) -> re.Pattern:
@@ -84,7 +75,8 @@ def _row(root: Path, relative: str, regex: re.Pattern, masks: str | None) -> dic
     groups = {key: value for key, value in (match.groupdict() if match else {}).items() if value}
     scan, site = groups.get("scan", stem(name)), groups.get("site", "")
     participant = groups.get("participant", scan)
-    row = blank_row(scan, participant_id(participant), site=site, relative=relative, file=str(root / relative))
+    paths = {"relative": relative, "file": str(root / relative)}
+    row = demographics.blank_row(scan, demographics.participant_id(participant), site=site, **paths)
     if problem := file_problem(root / relative):
         return printable(row) | {"problem": problem}
     if match is None:
@@ -92,10 +84,10 @@ def _row(root: Path, relative: str, regex: re.Pattern, masks: str | None) -> dic
     return row | find_mask(root, masks, scan=scan, participant=participant, site=site)
 
 
-def _missing(line: dict, root: Path, participants: str, regex: re.Pattern, pattern: str) -> dict[str, Any]:
+def _missing_row(line: dict, participants: str, *, root: Path, regex: re.Pattern, pattern: str) -> dict[str, Any]:
     """The row of a participant whose scan was not found."""
     if not line.get("file"):
-        return missing_scan_row(line, participants)
+        return demographics.missing_scan_row(line, participants)
     row = _row(root, line["file"], regex, None)
     if Path(row["file"]).exists():
         problem = f'not in the pattern: {participants} lists {line["file"]}, which "{pattern}" does not match'

@@ -13,16 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from neuromf.data.sources import demographics
 from neuromf.data.sources.delimited import Line, Table, find_column, read_lines
-from neuromf.data.sources.demographics import (
-    UNKNOWN,
-    blank_row,
-    known_or_empty,
-    normalise_path,
-    parse_age,
-    parse_sex,
-    participant_id,
-)
 from neuromf.data.sources.folder import stem
 
 logger = logging.getLogger(__name__)
@@ -117,7 +109,7 @@ def _template(theirs: str, header: Sequence[str], ours: str, name: str) -> Templ
 
 def _fill(template: Template, cells: Mapping[str, str]) -> str:
     """The template with the cells of a row; "" if one of them is unknown."""
-    if any(column is not None and not known_or_empty(cells[column]) for _, column in template):
+    if any(column is not None and not demographics.known_or_empty(cells[column]) for _, column in template):
         return ""
     return "".join(text + (cells[column] if column is not None else "") for text, column in template)
 
@@ -154,7 +146,7 @@ def _matching_cells(lines: Sequence[Line], column: str, wanted: Iterable[Value],
 
 def _equals(cell: str, value: Value) -> bool:
     if value is None or value == "":
-        return cell.lower() in UNKNOWN
+        return cell.lower() in demographics.UNKNOWN
     if isinstance(value, bool):
         return cell.lower() in BOOLEANS[value]
     if isinstance(value, str):
@@ -177,18 +169,18 @@ def _row(root: Path, line: Line, templates: Mapping[str, Template], scans: str) 
     here = f"line {line.number} of {scans}"
     relative, problem = _below(root, cells["file"], here, "file")
     mask, no_mask = _below(root, cells["mask"], here, "mask") if cells.get("mask") else ("", "")
-    participant = participant_id(cells["participant"])
+    participant = demographics.participant_id(cells["participant"])
     if not participant:
         problem = problem or f"no participant: {here} names no participant for {relative}"
     name = stem(cells.get("scan") or relative) or f"{PurePosixPath(scans).stem}-line-{line.number}"
-    return blank_row(
+    return demographics.blank_row(
         name,
         f"{cells['dataset']}/{participant}" if participant and cells.get("dataset") else participant or name,
         problem or no_mask,
         file=str(root / relative) if relative else "",
         mask=str(root / mask) if mask else "",
-        sex=parse_sex(cells.get("sex", "")),
-        age=parse_age(cells.get("age", "")),
+        sex=demographics.parse_sex(cells.get("sex", "")),
+        age=demographics.parse_age(cells.get("age", "")),
         site=cells.get("site", ""),
         line=line.number,
     )
@@ -213,7 +205,7 @@ def _mark_duplicates(rows: list[dict[str, Any]], scans: str) -> list[dict[str, A
         line = row.pop("line")
         if not row["file"]:
             continue
-        before = first.setdefault(normalise_path(row["file"]), line)
+        before = first.setdefault(demographics.normalise_path(row["file"]), line)
         if before != line and not row["problem"]:
             row["problem"] = f"duplicate file: line {line} of {scans} names {row['file']}, as line {before} does"
     return rows
