@@ -1,19 +1,18 @@
-"""Joint latents of pairs, image channels first, for every mask strategy, and how well masks come back from theirs.
+"""Latents of image-mask pairs for every mask encoding, and the Dice of masks after encode-decode.
 
-Training pairs are encoded as they are, and in mirrored and augmented copies, which are made before encoding: image and
-mask go through the same change. An image is encoded once for all strategies. Masks of training and validation pairs
-are decoded again; their Dice, at the threshold that is best on training masks, is what `masks.decide` looks at.
-Test pairs have no say.
+Training pairs are encoded unchanged, mirrored and augmented. Image and mask undergo the same change before encoding.
+The masks of training and validation pairs are also decoded. Their Dice, at the threshold that is best on training
+masks, decides between the encodings (`mask_encoding.choose_mask_encoding`). Test pairs take no part in the choice.
 
-A file of latents holds x (N, C, I, J, K) float32, not normalised; scan, person, split and copy (N,), where copy is 0
-for a pair as it is; and stats, JSON: mean and std of each channel over the training pairs as they are, their number n,
-strategy, channels and threshold.
+A file of latents, {encoding}.npz, holds x (N, C, I, J, K), float32, not normalised, image channels first; scan,
+participant, split and version (N,), where version 0 is the unchanged pair; and stats as JSON: mean and std of each
+channel over unchanged training pairs, their number n, mask_encoding, channels and threshold.
 """
 
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,134 +23,132 @@ import torch
 from numpy.typing import NDArray
 
 from neuromf.core.files import atomic_write
-from neuromf.data.augmentation import MIRROR, NOTHING, Change, apply, draw
-from neuromf.lesions import mask_encoding
+from neuromf.data.augmentation import IDENTITY, MIRROR, Change, apply_change, draw_change
+from neuromf.data.participants import read_table
+from neuromf.lesions.mask_encoding import (
+    CHANNELS,
+    THRESHOLDS,
+    choose_threshold,
+    decode_mask,
+    dice_by_threshold,
+    encode_mask,
+)
 from neuromf.lesions.pairs import read_pair
-from neuromf.vae.maisi import MAISIVAEWrapper
+from neuromf.vae.maisi import MAISIVAEWrapper, encode_safely
+from neuromf.vae.weights import load
 
 logger = logging.getLogger(__name__)
 
-Versions = list[tuple[dict, int, dict[str, NDArray]]]  # row, copy, latent by strategy
-EVERY = 20  # encoded pairs between two lines of progress
+Latents = dict[str, NDArray]  # by mask encoding
+LOG_EVERY = 20  # encoded pairs between two log lines
 
 
 def encode_pairs(
-    vae: MAISIVAEWrapper,
-    pairs: pd.DataFrame,
-    folder: Path,
     *,
-    copies: int = 1,
+    pairs: Path,
+    weights: Path,
+    out: Path,
+    table: Path,
+    n_augmented: int = 1,
     augmentation: Mapping[str, float] | None = None,
     precision: str = "float32",
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Write folder/{strategy}.npz for each strategy.
+    """Write out/{encoding}.npz for each mask encoding, and the table of Dice as CSV.
 
     Arguments:
-        pairs: Rows of pairs.tsv.
-        copies: Versions of each training pair on top; the first is mirrored, others are drawn.
-        augmentation: Their largest changes by name, in place of those of `augmentation.AMOUNTS`.
+        pairs: File pairs.tsv of `pairs.prepare_pairs`.
+        weights: Autoencoder weights.
+        out: Folder of latents.
+        table: CSV file of the returned table.
+        n_augmented: Augmented versions of each training pair; the first is mirrored, others are drawn at random.
+        augmentation: Largest changes by name, see `augmentation.draw_change`.
+        precision: Precision of the autoencoder: float32 or bf16.
+        seed: Seed of the augmentation.
+
     Returns:
-        A row per strategy and scan of training and validation: strategy, scan, split, threshold, dice.
+        One row per encoding and scan of training and validation: mask_encoding, scan, split, threshold, dice.
     """
-    versions, curves = [], []
-    for row in pairs.to_dict("records"):
-        for copy, change in enumerate(_changes(row, copies, augmentation, seed)):
-            image, mask = changed_pair(row, change)
-            versions.append((row, copy, _latents(vae, image, mask, precision)))
-            if copy == 0 and row["split"] != "test":
-                curves += _curves(vae, row, versions[-1][2], mask, precision)
-            if len(versions) % EVERY == 0:
-                logger.info("%d pairs and copies encoded, %d pairs in all", len(versions), len(pairs))
-    table = _judged(curves)
-    folder.mkdir(parents=True, exist_ok=True)
-    for strategy, some in table.groupby("strategy", sort=False):
-        _write(folder / f"{strategy}.npz", versions, strategy, float(some["threshold"].iloc[0]))
-    return table
+    vae = load(weights).to("cuda" if torch.cuda.is_available() else "cpu")
+    versions, latents = [], []
+    curves: list[dict[str, Any]] = []
+    for row in read_table(pairs).to_dict("records"):
+        for version, change in enumerate(pair_changes(row, n_augmented, augmentation, seed)):
+            image, mask = read_changed_pair(row, change)
+            latents.append(encode_all(vae, image, mask, precision))
+            versions.append({name: row[name] for name in ("scan", "participant", "split")} | {"version": version})
+            if version == 0 and row["split"] != "test":
+                curves += dice_curves(vae, row, latents[-1], mask, precision)
+            if len(versions) % LOG_EVERY == 0:
+                logger.info("%d versions of pairs encoded", len(versions))
+    dices = pd.concat(dice_at_threshold(curves, encoding) for encoding in CHANNELS)
+    out.mkdir(parents=True, exist_ok=True)
+    thresholds = dices.groupby("mask_encoding")["threshold"].first()
+    for encoding in CHANNELS:
+        x = np.stack([latent[encoding] for latent in latents]).astype(np.float32)
+        write_latents(out / f"{encoding}.npz", x, pd.DataFrame(versions), encoding, float(thresholds[encoding]))
+    with atomic_write(table) as part:
+        dices.to_csv(part, index=False, lineterminator="\n")
+    return dices
 
 
-def _changes(row: Mapping, copies: int, augmentation: Mapping[str, float] | None, seed: int) -> list[Change]:
-    """The versions in which a pair is encoded: as it is; of training also mirrored, then augmented."""
+def pair_changes(row: Mapping, n_augmented: int, augmentation: Mapping[str, float] | None, seed: int) -> list[Change]:
+    """Changes in which a pair is encoded: none; for training pairs also mirroring and random augmentation."""
     if row["split"] != "train":
-        return [NOTHING]
-    drawn = [draw(seed, row["scan"], n, amounts=augmentation, mirror=True) for n in range(copies - 1)]
-    return [NOTHING, *([MIRROR] if copies else []), *drawn]
+        return [IDENTITY]
+    drawn = [draw_change(seed, row["scan"], k, amounts=augmentation, mirror=True) for k in range(n_augmented - 1)]
+    return [IDENTITY, *([MIRROR] if n_augmented else []), *drawn]
 
 
-def changed_pair(row: Mapping, change: Change) -> tuple[NDArray, NDArray]:
-    """Image and mask (I, J, K) of a row of pairs after one and the same change; the mask keeps its brightness."""
+def read_changed_pair(row: Mapping, change: Change) -> tuple[NDArray, NDArray]:
+    """Image and mask (I, J, K) of a row of pairs after the same change; intensities change in the image only."""
     image, mask = read_pair(row)
-    given: Any = nib.load(row["image"])
-    spacing_mm = nib.affines.voxel_sizes(given.affine)
-    placed = dataclasses.replace(change, gamma=1.0, intensity=1.0)
-    moved = apply(mask, placed, spacing_mm=spacing_mm) > 0.5
-    return apply(image, change, spacing_mm=spacing_mm), moved.astype(np.float32)
+    stored: Any = nib.load(row["image"])
+    spacing_mm = nib.affines.voxel_sizes(stored.affine)
+    geometric = dataclasses.replace(change, gamma=1.0, intensity=1.0)
+    changed_mask = apply_change(mask, geometric, spacing_mm=spacing_mm) > 0.5
+    return apply_change(image, change, spacing_mm=spacing_mm), changed_mask.astype(np.float32)
 
 
-def _latents(vae: MAISIVAEWrapper, image: NDArray, mask: NDArray, precision: str) -> dict[str, NDArray]:
+def encode_all(vae: MAISIVAEWrapper, image: NDArray, mask: NDArray, precision: str) -> Latents:
+    """Pair latents (C, I/4, J/4, K/4) by mask encoding. The image is encoded once."""
     x, lesion = (torch.from_numpy(array)[None, None] for array in (image, mask))
-    first = mask_encoding.encode_image(vae, x, precision=precision)
-    parts = {name: mask_encoding.encode_mask(vae, lesion, name, precision=precision) for name in mask_encoding.CHANNELS}
+    first = encode_safely(vae, x, precision=precision)[0]
+    parts = {name: encode_mask(vae, lesion, name, precision=precision) for name in CHANNELS}
     return {name: torch.cat([first, part], 1)[0].numpy() for name, part in parts.items()}
 
 
-def _curves(vae: MAISIVAEWrapper, row: Mapping, latent: Mapping[str, NDArray], mask: NDArray, precision: str) -> list:
-    """What comes back of one mask, by strategy: its Dice at each threshold."""
-    found = []
-    for name, joint in latent.items():
-        part = torch.from_numpy(joint[None, -mask_encoding.CHANNELS[name] :])
-        soft = mask_encoding.decode_mask(vae, part, name, precision=precision)[0, 0].numpy()
-        curve = mask_encoding.dice_by_threshold(soft, mask)
-        found.append({"strategy": name, "scan": row["scan"], "split": row["split"], "curve": curve})
-    return found
+def dice_curves(
+    vae: MAISIVAEWrapper, row: Mapping, latents: Latents, mask: NDArray, precision: str
+) -> Iterator[dict[str, Any]]:
+    """For each encoding, the Dice of a mask and its decoded latent at each of `THRESHOLDS`."""
+    for name, latent in latents.items():
+        part = torch.from_numpy(latent[None, -CHANNELS[name] :])
+        soft = decode_mask(vae, part, name, precision=precision)[0, 0].numpy()
+        curve = dice_by_threshold(soft, mask)
+        yield {"mask_encoding": name, "scan": row["scan"], "split": row["split"], "curve": curve}
 
 
-def _judged(curves: Sequence[dict]) -> pd.DataFrame:
-    """Rows with Dice at the threshold that is best on the training masks of the strategy."""
-    if not any(row["split"] == "train" for row in curves):
+def dice_at_threshold(curves: list[dict[str, Any]], encoding: str) -> pd.DataFrame:
+    """Rows of an encoding with the Dice at the threshold that is best on training masks."""
+    rows = [row for row in curves if row["mask_encoding"] == encoding]
+    training = [row["curve"] for row in rows if row["split"] == "train"]
+    if not training:
         raise ValueError(
-            "no training pair, so no threshold of masks can be chosen; see fcd.split and results/fcd/qc.tsv"
+            "no training pair, so no mask threshold can be chosen; see lesions.split and results/fcd/qc.tsv"
         )
-    rows = []
-    for name in mask_encoding.CHANNELS:
-        mine = [row for row in curves if row["strategy"] == name]
-        threshold = mask_encoding.choose_threshold([row["curve"] for row in mine if row["split"] == "train"])
-        at = mask_encoding.THRESHOLDS.tolist().index(threshold)
-        rows += [{k: row[k] for k in ("strategy", "scan", "split")}
-                 | {"threshold": threshold, "dice": round(float(row["curve"][at]), 6)} for row in mine]  # fmt: skip
-    return pd.DataFrame(rows)
+    threshold = choose_threshold(training)
+    index = THRESHOLDS.tolist().index(threshold)
+    dices = [round(float(row["curve"][index]), 6) for row in rows]
+    return pd.DataFrame(rows).drop(columns="curve").assign(threshold=threshold, dice=dices)
 
 
-def _write(path: Path, versions: Versions, strategy: str, threshold: float) -> None:
-    x = np.stack([latent[strategy] for _, _, latent in versions]).astype(np.float32)
-    told = {name: np.array([row[name] for row, _, _ in versions]) for name in ("scan", "person", "split")}
-    copy = np.array([copy for _, copy, _ in versions])
-    stats = channel_statistics(x[(told["split"] == "train") & (copy == 0)])
-    stats |= {"strategy": strategy, "threshold": threshold, "channels": x.shape[1]}
+def write_latents(path: Path, x: NDArray, versions: pd.DataFrame, encoding: str, threshold: float) -> None:
+    """Write the latents of an encoding with their statistics over unchanged training pairs."""
+    train = x[(versions["split"] == "train") & (versions["version"] == 0)]
+    flat = np.moveaxis(train, 1, 0).reshape(x.shape[1], -1).astype(np.float64)
+    stats = {"n": len(train), "mean": flat.mean(1).tolist(), "std": flat.std(1).tolist()}
+    stats |= {"mask_encoding": encoding, "threshold": threshold, "channels": x.shape[1]}
+    columns = {name: np.array(versions[name].tolist()) for name in versions}
     with atomic_write(path) as part, open(part, "wb") as file:
-        about = {**told, "copy": copy, "stats": np.array(json.dumps(stats))}
-        np.savez(file, x=x, **about)  # type: ignore[arg-type]  # none is called allow_pickle
-
-
-def channel_statistics(x: NDArray) -> dict:
-    """Mean and standard deviation of each channel of latents (N, C, I, J, K), as `latents.normalise` takes them."""
-    flat = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1).astype(np.float64)
-    return {"n": len(x), "mean": flat.mean(1).tolist(), "std": flat.std(1).tolist()}
-
-
-def strategy(table: pd.DataFrame, *, chosen: str, bound: float) -> dict:
-    """The decision that later rules read, from the table of `encode_pairs`.
-
-    Arguments:
-        chosen: "auto", or the strategy that the study fixes; the numbers are the same.
-        bound: Of the mean Dice of vae, above which it is taken.
-    Returns:
-        strategy, channels (of image and mask together), threshold, dice and thresholds by strategy, bound, chosen, n.
-    """
-    groups = table.groupby("strategy", sort=False)
-    dice = {name: round(float(value), 6) for name, value in groups["dice"].mean().items()}
-    thresholds = {name: float(value) for name, value in groups["threshold"].first().items()}
-    name = mask_encoding.decide(dice, bound) if chosen == "auto" else chosen
-    channels = mask_encoding.LATENT_CHANNELS + mask_encoding.CHANNELS[name]
-    decision = {"strategy": name, "channels": channels, "threshold": thresholds[name], "dice": dice}
-    return decision | {"thresholds": thresholds, "bound": bound, "chosen": chosen, "n": int(table["scan"].nunique())}
+        np.savez(file, x=x, **columns, stats=np.array(json.dumps(stats)))  # type: ignore[arg-type]  # no column is called allow_pickle

@@ -1,12 +1,11 @@
-"""Pairs of FLAIR and lesion mask on the grid of the study; what cannot be used is set aside with a reason.
+"""Pairs of FLAIR and lesion mask on the grid of the study. Unusable pairs are quarantined with a reason.
 
-An image goes through the same preparation as any scan of the study (`volumes.prepare`). Its mask, on whatever grid, is
-matched in world space, by nearest voxel. Splits are by person, among those that can be used. A table of pairs has a row
-per scan: scan, person, split, image and mask (files, shape (I, J, K), RAS+), lesion_ml.
+Images are prepared like any scan of the study (`preprocessing.prepare`). A mask may have its own grid: it is resampled
+in world space by nearest neighbour. Splits are by participant, among participants with usable pairs. A table of pairs
+has one row per scan: scan, participant, split, image and mask (files, shape (I, J, K), RAS+), lesion_ml.
 """
 
 import logging
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,153 +20,96 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from neuromf.data import external_tools
-from neuromf.data.foreground import head
-from neuromf.data.nifti import read_volume, write_mask, write_volume
-from neuromf.data.participants import read_table, split_by_participant, tidy, write_table
+from neuromf.data.foreground import foreground_mask
+from neuromf.data.nifti import read_volume, read_volumes, write_mask, write_volume
+from neuromf.data.participants import SPLITS, read_table, split_by_participant, tidy, write_table
 from neuromf.data.preprocessing import prepare
-from neuromf.data.scans import BadScan, by, read_image, reraise_trouble_of_the_machine
+from neuromf.data.scans import BadScan, format_shape, read_image, reraise_machine_errors
 from neuromf.data.sources.pairs import read_pairs
-from neuromf.lesions.mask_encoding import CHANNELS, encode
+from neuromf.lesions.mask_encoding import check_encoding, encode
 from neuromf.vae.maisi import MAISIVAEWrapper
 
 logger = logging.getLogger(__name__)
 
-PAIR_COLUMNS = ["scan", "person", "split", "image", "mask", "lesion_ml"]
-QC_COLUMNS = ["scan", "person", "split", "status", "reason", "lesion_ml", "native_ml", "inside", "coverage"]
+PAIR_COLUMNS = ["scan", "participant", "split", "image", "mask", "lesion_ml"]
+QC_COLUMNS = ["scan", "participant", "split", "status", "reason", "lesion_ml", "native_ml", "inside", "coverage"]
 QC_COLUMNS += ["stripped_by", "native_shape", "native_spacing_mm", "image", "mask"]
-SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}  # of people
-TOLERANCE = 0.01  # of a mask's largest value: interpolation and scaled integers leave values a little off
-FAR_MM = 5.0  # between the middles of image and mask of one shape
-LEAST = 0.5  # share of a lesion in the head, and on the grid
-EVERY = 10  # pairs between two lines of progress
-
-
-# --- one pair ----------------------------------------------------------------------------------------
-
-
-def read_mask(path: str | Path) -> nib.Nifti1Image:
-    """A lesion mask of 0 and 1 (uint8); it may be stored as 0 and any one value above 0, a hundredth of it off.
-
-    Raises:
-        BadScan: If it cannot be read as an image, is not binary, or empty.
-    """
-    image, name = read_image(path), Path(path).name
-    data = image.get_fdata(dtype=np.float32)
-    top = float(data.max())
-    if data.min() < -TOLERANCE * max(top, 1) or (np.abs(data - top * (data > top / 2)) > TOLERANCE * top).any():
-        raise BadScan(
-            f"not binary: mask {name} holds {_values(data)}, wanted 0 and one value above; threshold it first"
-        )
-    if top <= 0:
-        raise BadScan(f"empty mask: {name} marks no voxel; draw the lesion, or leave this scan out")
-    return nib.Nifti1Image((data > top / 2).astype(np.uint8), image.affine)
-
-
-def _values(data: NDArray) -> str:
-    found = np.unique(data)
-    return f"{len(found)} values from {found[0]:g} to {found[-1]:g}"
-
-
-def prepare_pair(row: Mapping[str, Any], **grid: Any) -> tuple[NDArray, NDArray, NDArray, dict]:
-    """Image (float32, [0, 1]), mask (uint8), both (I, J, K), their affine, and facts of one row of a source.
-
-    Arguments:
-        row: With file, mask and brain, paths; "" where there is no brain mask.
-        grid: Settings of `volumes.prepare`: spacing_mm, shape, percentiles, stripper, bias_field.
-    Raises:
-        BadScan: If image or mask cannot be used, or they do not belong together.
-    """
-    lesion = read_mask(row["mask"])
-    volume, affine, facts = prepare(row["file"], mask=row["brain"] or None, **grid)
-    _check_place(lesion, row)
-    inside, coverage = _shares(lesion, head(volume), affine)
-    name, text = Path(row["mask"]).name, f"{100 * min(inside, coverage):.0f} % of the lesion"
-    if coverage < LEAST:
-        raise BadScan(f"outside: {text} of {name} lies on the study's grid {by(volume.shape)}; are they in one space?")
-    if inside < LEAST:
-        raise BadScan(f"shifted: {text} of {name} lies in the head; was its header lost?")
-    mask = resample_from_to(lesion, (volume.shape, affine), order=0, cval=0).get_fdata() > 0.5
-    native_ml = float(lesion.get_fdata().sum() * abs(np.linalg.det(lesion.affine[:3, :3]))) / 1000
-    if not mask.any():
-        raise BadScan(f"too small: the lesion of {name}, {native_ml:.2g} ml, meets no voxel of {grid['spacing_mm']} mm")
-    lesion_ml = float(mask.sum()) * grid["spacing_mm"] ** 3 / 1000
-    told = {"lesion_ml": lesion_ml, "native_ml": native_ml, "inside": inside, "coverage": coverage}
-    return volume, mask.astype(np.uint8), affine, facts | {k: round(v, 4) for k, v in told.items()}
-
-
-def _check_place(lesion: nib.Nifti1Image, row: Mapping[str, Any]) -> None:
-    """Refuse a mask of the image's shape that is said to lie elsewhere: one of the two headers is wrong."""
-    image: Any = nib.load(row["file"])
-    if image.shape[:3] != lesion.shape:
-        return
-    middle = (np.array(lesion.shape) - 1) / 2
-    apart = np.subtract(*(nib.affines.apply_affine(it.affine, middle) for it in (image, lesion)))
-    if (away := float(np.linalg.norm(apart))) > FAR_MM:
-        name = Path(row["mask"]).name
-        raise BadScan(f"shifted: {name} has the shape of its image but lies {away:.0f} mm away; correct its affine")
-
-
-def _shares(lesion: nib.Nifti1Image, inside: NDArray, affine: NDArray) -> tuple[float, float]:
-    """Shares of a lesion's voxels that lie in the head, and on the grid at all."""
-    world = nib.affines.apply_affine(lesion.affine, np.argwhere(np.asarray(lesion.dataobj)))
-    voxel = np.rint(nib.affines.apply_affine(np.linalg.inv(affine), world)).astype(int)
-    on = ((voxel >= 0) & (voxel < inside.shape)).all(1)
-    return float(inside[tuple(voxel[on].T)].sum()) / len(voxel), float(on.mean())
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}  # of participants, by split
+TOLERANCE = 0.01  # deviation from a binary mask, as a fraction of its maximum, due to interpolation or integer scaling
+MAX_DISTANCE_MM = 5.0  # between the centres of image and mask of the same shape
+MIN_FRACTION = 0.5  # of a lesion inside the foreground, and on the grid
+LOG_EVERY = 10  # pairs between two log lines
 
 
 # --- all pairs ---------------------------------------------------------------------------------------
 
 
-def find_pairs(source: str, root: str | Path, **settings: Any) -> pd.DataFrame:
-    """The table of images with lesion masks below root: scan, person, file, mask, brain, site, problem and more.
-
-    Arguments:
-        source: "bids" or "pairs"; settings are those of `sources.pairs.bids_pairs` or `folder_pairs`.
-    Raises:
-        ValueError: If there is no image, or a setting cannot be used as it is.
-    """
-    return tidy(read_pairs(source, root, **settings))
-
-
 def prepare_pairs(
-    table: pd.DataFrame,
-    folder: str | Path,
     *,
-    shares: Mapping[str, float] = SHARES,
+    source: str,
+    volumes: Mapping[str, Any],
+    folder: Path,
+    out: Path,
+    split: Mapping[str, float] = FRACTIONS,
     seed: int = 0,
-    strip: str = "none",
-    skull_strip_device: str = "cpu",
-    skull_strip_timeout_s: float = 1800,
-    **grid: Any,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write folder/{scan}_FLAIR.nii.gz and folder/{scan}_mask.nii.gz of each pair that can be used.
+    bids: Mapping[str, Any] | None = None,
+    pairs: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Prepare the pairs of a source and split them by participant. Writes pairs.tsv and qc.tsv into `out`.
 
     Arguments:
-        table: From `find_pairs`.
-        shares: Of people, by split; only those whose pairs can be used are shared out.
-        grid: Settings of `volumes.prepare`.
+        source: bids or pairs.
+        volumes: spacing_mm, shape, percentiles and bias_field as in `preprocessing.prepare`; skull_strip (none, or
+            the tool for images without brain mask), skull_strip_device and skull_strip_timeout_s.
+        folder: Folder of {scan}_FLAIR.nii.gz and {scan}_mask.nii.gz.
+        split: Fraction of participants by split, of participants with usable pairs.
+        seed: Seed of the split.
+        bids: Arguments of `sources.pairs.bids_pairs`, for source bids.
+        pairs: Arguments of `sources.pairs.folder_pairs`, for source pairs.
+
     Returns:
-        The pairs, and the qc table with a row for every scan: accepted, or quarantined and why.
+        Table of quality control with one row per scan: accepted, or quarantined with the reason.
+
+    Raises:
+        ValueError: If no image is found, or no pair is in training; the message names the reasons.
     """
-    if strip != "none":
-        grid["stripper"] = external_tools.find_stripper(
-            strip, device=skull_strip_device, timeout_s=skull_strip_timeout_s
-        )
-    rows = []
+    table = tidy(read_pairs(source, **({"bids": bids, "pairs": pairs}.get(source) or {"root": ""})))
+    grid, rows = prepare_settings(**volumes), []
     for done, row in enumerate(table.to_dict("records"), start=1):
-        rows.append(_prepare_row(row, Path(folder), grid))
-        if done % EVERY == 0 or done == len(table):
-            logger.info("%d of %d pairs, %d set aside", done, len(table), sum(r["reason"] != "" for r in rows))
+        rows.append(_prepare_row(row, folder, grid))
+        if done % LOG_EVERY == 0 or done == len(table):
+            n_bad = sum(row["status"] == "quarantined" for row in rows)
+            logger.info("%d of %d pairs prepared, %d of them quarantined", done, len(table), n_bad)
     qc = pd.DataFrame(rows, columns=QC_COLUMNS)
-    split = split_by_participant(table.assign(problem=qc["reason"].to_numpy()), shares, seed)
-    qc["split"] = split.to_numpy()
-    return qc.loc[qc["status"] == "accepted", PAIR_COLUMNS].reset_index(drop=True), qc
+    qc["split"] = split_by_participant(table.assign(problem=qc["reason"].to_numpy()), split, seed).to_numpy()
+    write_table(qc, out / "qc.tsv")
+    accepted = qc.loc[qc["status"] == "accepted", PAIR_COLUMNS]
+    kinds = qc.loc[qc["status"] != "accepted", "reason"].str.split(":").str[0].value_counts()
+    reasons = ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none"
+    if "train" not in accepted["split"].tolist():
+        raise ValueError(
+            f"no training pair among {len(qc)} scans (quarantined: {reasons}); see the column reason of "
+            f"{out / 'qc.tsv'}, and the fractions of participants in lesions.split"
+        )
+    write_table(accepted, out / "pairs.tsv")
+    logger.info("%d pairs, %d scans quarantined: %s", len(accepted), len(qc) - len(accepted), reasons)
+    return qc
+
+
+def prepare_settings(
+    *, skull_strip: str = "none", skull_strip_device: str = "cpu", skull_strip_timeout_s: float = 1800, **grid: Any
+) -> dict[str, Any]:
+    """Arguments of `preprocessing.prepare`, with the skull stripping tool."""
+    if skull_strip == "none":
+        return grid
+    settings: dict[str, Any] = {"device": skull_strip_device, "timeout_s": skull_strip_timeout_s}
+    return {**grid, "stripper": external_tools.find_skull_stripper(skull_strip, **settings)}
 
 
 def _prepare_row(row: dict[str, Any], folder: Path, grid: Mapping[str, Any]) -> dict[str, Any]:
-    """The qc row of one pair, after its files were written, or older ones removed."""
+    """Row of quality control of one pair. Writes its files, or removes those of an earlier run."""
     image, mask = (folder / f"{row['scan']}_{kind}.nii.gz" for kind in ("FLAIR", "mask"))
-    result = dict.fromkeys(QC_COLUMNS, "") | {"scan": row["scan"], "person": row["person"]}
+    result = dict.fromkeys(QC_COLUMNS, "") | {"scan": row["scan"], "participant": row["participant"]}
     result |= dict.fromkeys(("lesion_ml", "native_ml", "inside", "coverage"), float("nan"))
     try:
         if row["problem"]:
@@ -176,11 +118,11 @@ def _prepare_row(row: dict[str, Any], folder: Path, grid: Mapping[str, Any]) -> 
     except external_tools.MissingTool:
         raise
     except Exception as error:
-        reraise_trouble_of_the_machine(error)
+        reraise_machine_errors(error)
         image.unlink(missing_ok=True)
         mask.unlink(missing_ok=True)
         reason = str(error) if isinstance(error, BadScan) else f"unexpected {type(error).__name__}: {error}"
-        logger.warning("%s set aside, %s", row["scan"], reason)
+        logger.warning("%s quarantined, %s", row["scan"], reason)
         return result | {"status": "quarantined", "reason": reason}
     write_volume(image, volume, affine)
     write_mask(mask, lesion, affine)
@@ -188,56 +130,118 @@ def _prepare_row(row: dict[str, Any], folder: Path, grid: Mapping[str, Any]) -> 
     return result | facts | {"status": "accepted", "image": str(image), "mask": str(mask)}
 
 
-class FCDDataset(Dataset):
-    """Pairs of FLAIR and lesion mask, with their joint latents where an autoencoder is given.
+# --- one pair ----------------------------------------------------------------------------------------
 
-    Items are dicts of image (1, I, J, K) in [0, 1] and mask (1, I, J, K) of 0 and 1, both float32, scan, person, and
-    latent (4 + k, I/4, J/4, K/4), k being 1 or 4 as `masks.CHANNELS` has it for the strategy; not normalised.
+
+def prepare_pair(row: Mapping[str, Any], **grid: Any) -> tuple[NDArray, NDArray, NDArray, dict]:
+    """Image (float32, [0, 1]) and mask (uint8), both (I, J, K), their affine, and facts for quality control.
 
     Arguments:
-        data_dir: A folder that holds pairs.tsv, as the rule pairs leaves it; else a BIDS folder (one with sub-*), else
-            any folder of pairs, whose images are prepared here.
-        mask_strategy: "vae", "downsample", "distance" or "level".
-        split: "train", "val" or "test"; None takes all.
-        work: Where prepared volumes go; a temporary folder, gone with the dataset, where None.
-        shares: Of people, by split, and the seed of their order; both count only where pairs are prepared here.
-        grid: Settings of `volumes.prepare`; 2.5 mm and 64 x 80 x 64 voxels where not given.
-        source: Settings of `sources.pairs`, such as {"masks": "{scan}_lesion.nii.gz"}.
-    Attributes:
-        pairs: The table of the items.
-        qc: What became of every scan; None where pairs.tsv was there.
+        row: Paths file, mask and brain; brain is "" if there is no brain mask.
+        grid: Arguments of `preprocessing.prepare`.
+
+    Raises:
+        BadScan: If image or mask is unusable, or they do not lie in one space.
+    """
+    lesion = read_mask(row["mask"])
+    volume, affine, facts = prepare(row["file"], mask=row["brain"] or None, **grid)
+    _check_distance(lesion, row)
+    inside, coverage = _overlap(lesion, foreground_mask(volume), affine)
+    name, percent = Path(row["mask"]).name, f"{100 * min(inside, coverage):.0f} % of the lesion"
+    if coverage < MIN_FRACTION:
+        shape = format_shape(volume.shape)
+        raise BadScan(f"outside: {percent} of {name} lies on the study's grid {shape}; are they in one space?")
+    if inside < MIN_FRACTION:
+        raise BadScan(f"shifted: {percent} of {name} lies in the foreground; was its header lost?")
+    mask = resample_from_to(lesion, (volume.shape, affine), order=0, cval=0).get_fdata() > 0.5
+    native_ml = float(lesion.get_fdata().sum() * abs(np.linalg.det(lesion.affine[:3, :3]))) / 1000
+    if not mask.any():
+        raise BadScan(f"too small: the lesion of {name}, {native_ml:.2g} ml, meets no voxel of {grid['spacing_mm']} mm")
+    lesion_ml = float(mask.sum()) * grid["spacing_mm"] ** 3 / 1000
+    sizes = {"lesion_ml": lesion_ml, "native_ml": native_ml, "inside": inside, "coverage": coverage}
+    return volume, mask.astype(np.uint8), affine, facts | {k: round(v, 4) for k, v in sizes.items()}
+
+
+def read_mask(path: str | Path) -> nib.Nifti1Image:
+    """Lesion mask as uint8 with values 0 and 1. In the file, any one value above 0 may stand for 1.
+
+    Raises:
+        BadScan: If the file is no readable image, or the mask is not binary or empty.
+    """
+    image, name = read_image(path), Path(path).name
+    data = image.get_fdata(dtype=np.float32)
+    top = float(data.max())
+    if data.min() < -TOLERANCE * max(top, 1) or (np.abs(data - top * (data > top / 2)) > TOLERANCE * top).any():
+        values = np.unique(data)
+        span = f"{len(values)} values from {values[0]:g} to {values[-1]:g}"
+        raise BadScan(f"not binary: mask {name} has {span}, allowed are 0 and one value above; threshold it first")
+    if top <= 0:
+        raise BadScan(f"empty mask: {name} has no lesion voxel; draw the lesion, or leave this scan out")
+    return nib.Nifti1Image((data > top / 2).astype(np.uint8), image.affine)
+
+
+def _check_distance(lesion: nib.Nifti1Image, row: Mapping[str, Any]) -> None:
+    """Refuse a mask of the image's shape with another place in the world: one of the headers is wrong."""
+    image: Any = nib.load(row["file"])
+    if image.shape[:3] != lesion.shape:
+        return
+    middle = (np.array(lesion.shape) - 1) / 2
+    offset = np.subtract(*(nib.affines.apply_affine(it.affine, middle) for it in (image, lesion)))
+    if (distance := float(np.linalg.norm(offset))) > MAX_DISTANCE_MM:
+        name = Path(row["mask"]).name
+        raise BadScan(f"shifted: {name} has the shape of its image but lies {distance:.0f} mm away; correct its affine")
+
+
+def _overlap(lesion: nib.Nifti1Image, foreground: NDArray, affine: NDArray) -> tuple[float, float]:
+    """Fractions of lesion voxels inside the foreground, and on the grid."""
+    world = nib.affines.apply_affine(lesion.affine, np.argwhere(np.asarray(lesion.dataobj)))
+    voxel = np.rint(nib.affines.apply_affine(np.linalg.inv(affine), world)).astype(int)
+    on_grid = ((voxel >= 0) & (voxel < foreground.shape)).all(1)
+    return float(foreground[tuple(voxel[on_grid].T)].sum()) / len(voxel), float(on_grid.mean())
+
+
+# --- prepared pairs ----------------------------------------------------------------------------------
+
+
+def read_pair(row: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
+    """Image in [0, 1] and mask of 0 and 1, both (I, J, K) and float32, of a row of pairs."""
+    image, mask = read_volume(row["image"])[0], read_volume(row["mask"])[0]
+    return np.clip(image, 0, 1), (mask > 0.5).astype(np.float32)
+
+
+def read_pair_volumes(table: pd.DataFrame) -> tuple[NDArray, NDArray]:
+    """Images and boolean masks (N, I, J, K) of a table of pairs. Images are rounded to float16."""
+    images, masks = (read_volumes(table[name])[:, 0].float().numpy() for name in ("image", "mask"))
+    return images, masks > 0.5
+
+
+class FCDDataset(Dataset):
+    """Pairs of FLAIR and lesion mask, with their latents if an autoencoder is given.
+
+    Items are dicts: image (1, I, J, K) in [0, 1] and mask (1, I, J, K) of 0 and 1, both float32; scan and participant;
+    latent (4 + k, I/4, J/4, K/4), not normalised, where k is `mask_encoding.CHANNELS` of the encoding.
+
+    Arguments:
+        data_dir: Folder with pairs.tsv, as written by `prepare_pairs`.
+        mask_encoding: vae, downsample, distance or level.
+        vae: Autoencoder.
+        split: train, val or test; None for all.
     """
 
     def __init__(
         self,
         data_dir: str | Path,
-        mask_strategy: str = "vae",
+        mask_encoding: str = "vae",
         vae: MAISIVAEWrapper | None = None,
         *,
         split: str | None = None,
-        work: str | Path | None = None,
-        shares: Mapping[str, float] = SHARES,
-        seed: int = 0,
-        grid: Mapping[str, Any] | None = None,
-        source: Mapping[str, Any] | None = None,
     ) -> None:
-        if mask_strategy not in CHANNELS:
-            raise ValueError(f"mask_strategy must be one of {', '.join(CHANNELS)}; got {mask_strategy!r}")
-        if split not in (None, *SHARES):
-            raise ValueError(f"split must be one of {', '.join(SHARES)}, or None for all; got {split!r}")
-        self.strategy, self.vae, self.qc = mask_strategy, vae, None
+        check_encoding(mask_encoding)
+        if split not in (None, *SPLITS):
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, or None for all; got {split!r}")
+        self.mask_encoding, self.vae = mask_encoding, vae
         self._latents: dict[int, Tensor] = {}
-        data_dir = Path(data_dir)
-        if (data_dir / "pairs.tsv").is_file():
-            pairs = read_table(data_dir / "pairs.tsv")
-        else:
-            if not work:
-                self._temporary = tempfile.TemporaryDirectory()
-            kind = "bids" if any(data_dir.glob("sub-*")) else "pairs"
-            table = find_pairs(kind, data_dir, **(source or {}))
-            settings = {"spacing_mm": 2.5, "shape": (64, 80, 64), **(grid or {})}
-            folder = Path(work or self._temporary.name)
-            pairs, self.qc = prepare_pairs(table, folder, shares=shares, seed=seed, **settings)
+        pairs = read_table(Path(data_dir) / "pairs.tsv")
         self.pairs = (pairs[pairs["split"] == split] if split else pairs).reset_index(drop=True)
 
     def __len__(self) -> int:
@@ -246,33 +250,9 @@ class FCDDataset(Dataset):
     def __getitem__(self, number: int) -> dict[str, Tensor | str]:
         row = self.pairs.iloc[number]
         image, mask = (torch.from_numpy(array)[None] for array in read_pair(row))
-        item = {"image": image, "mask": mask, "scan": row["scan"], "person": row["person"]}
+        item = {"image": image, "mask": mask, "scan": row["scan"], "participant": row["participant"]}
         if self.vae is None:
             return item
         if number not in self._latents:
-            self._latents[number] = encode(self.vae, image[None], mask[None], self.strategy)[0]
+            self._latents[number] = encode(self.vae, image[None], mask[None], self.mask_encoding)[0]
         return item | {"latent": self._latents[number]}
-
-
-def read_pair(row: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
-    """Image in [0, 1] and mask of 0 and 1 of a row of pairs, (I, J, K) float32 each."""
-    image, mask = read_volume(row["image"])[0], read_volume(row["mask"])[0]
-    return np.clip(image, 0, 1), (mask > 0.5).astype(np.float32)
-
-
-def write_pairs(pairs: pd.DataFrame, qc: pd.DataFrame, folder: Path) -> None:
-    """Write pairs.tsv and qc.tsv.
-
-    Raises:
-        ValueError: If no pair is in training, with the reasons of those set aside.
-    """
-    write_table(qc, folder / "qc.tsv")
-    kinds = qc.loc[qc["status"] != "accepted", "reason"].str.split(":").str[0].value_counts()
-    reasons = ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none"
-    if "train" not in pairs["split"].tolist():
-        raise ValueError(
-            f"no training pair among {len(qc)} scans (set aside: {reasons}); the column reason of "
-            f"{folder / 'qc.tsv'} says why, scan by scan; shares of people are fcd.split"
-        )
-    write_table(pairs, folder / "pairs.tsv")
-    logger.info("%d pairs, %d scans set aside: %s", len(pairs), len(qc) - len(pairs), reasons)

@@ -1,6 +1,6 @@
-"""The Gaussian prior of image-mask pairs that fine-tuning starts from."""
+"""Gaussian prior of image-mask pairs, from which fine-tuning starts."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,102 +8,104 @@ from torch import Tensor
 
 from neuromf.meanflow.gaussian_prior import GaussianPrior
 from neuromf.meanflow.mixture_prior import MixturePrior, fit_mixture_prior
-from neuromf.nn.lora import Switched
+from neuromf.nn.lora import Switchable
 from neuromf.vae.maisi import LATENT_CHANNELS
 
+KINDS = ("none", "pair", "lesion")
+NO_PRIOR = "a network that predicts u has no Gaussian prior to replace; set prior.kind to none"
 
-def widen_prior(base: GaussianPrior, channels: int) -> GaussianPrior:
-    """The same Gaussian with further channels that are zero without spread."""
-    old, *grid = base.mean.shape
+
+def widen_prior(prior: GaussianPrior, channels: int) -> GaussianPrior:
+    """The same Gaussian with additional channels of mean and variance zero."""
+    old, *grid = prior.mean.shape
     n = channels - old
-    more = (0, 0) * 3 + (0, n)
-    axes = F.pad(base.axes.view(-1, old, *grid), more).flatten(1)
-    turn = F.pad(base.eigenvectors, (*more, 0, n))
-    turn[range(old, channels), range(old, channels)] = 1
-    return GaussianPrior(F.pad(base.mean, more), axes, base.variances, F.pad(base.residual_variance, more), turn)
+    padding = (0, 0) * 3 + (0, n)
+    axes = F.pad(prior.axes.view(-1, old, *grid), padding).flatten(1)
+    eigenvectors = F.pad(prior.eigenvectors, (*padding, 0, n))
+    eigenvectors[range(old, channels), range(old, channels)] = 1
+    mean, residual_variance = F.pad(prior.mean, padding), F.pad(prior.residual_variance, padding)
+    return GaussianPrior(mean, axes, prior.variances, residual_variance, eigenvectors)
 
 
-class ReplacedPrior(Switched):
-    """A Gaussian fitted to other data, beside the one that the base model starts from, which comes back when off."""
+class ReplacedPrior(Switchable):
+    """Prior of pairs in place of the prior of the base network, which is used while the module is not enabled."""
 
     def __init__(self, old: GaussianPrior, new: GaussianPrior) -> None:
         super().__init__()
         self.old, self.new = old, new
 
     @property
-    def taken(self) -> GaussianPrior:
+    def active(self) -> GaussianPrior:
         return self.new if self.enabled else self.old
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        return self.taken(z, t, r)
+        return self.active(z, t, r)
 
     def whiten(self, z: Tensor, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        return self.taken.whiten(z, t, r)
+        return self.active.whiten(z, t, r)
 
     def posterior_noise(self, a: Tensor, t: Tensor) -> Tensor:
-        return self.taken.posterior_noise(a, t)
-
-
-REFITS = ("none", "pair", "lesion")
-NO_PRIOR = "a network that predicts u has no Gaussian to refit; set finetune.refit to none"
+        return self.active.posterior_noise(a, t)
 
 
 def fit_pair_prior(
-    old: GaussianPrior | None,
+    base: GaussianPrior | None,
     x: Tensor,
     *,
-    refit: str,
+    kind: str,
     axes: int,
     gaussian_fraction: float,
     mask_residual_variance: float,
 ) -> GaussianPrior | None:
-    """The Gaussian that pairs (N, C, I, J, K) start from, in place of that of the run; None for its own.
+    """Gaussian prior of pairs (N, C, I, J, K), or None if the prior of the base network stays.
 
     Arguments:
-        old: That of the run, of its own channels.
-        refit: Of `REFITS`. none: its own, and no lesion; pair: images and masks vary together; lesion: heads vary, and
-            each has about one of the lesions that were seen.
-        axes: Of pairs, or of heads: at most so many, and fewer than pairs.
-        gaussian_fraction: Of lesion: share of their variance that is Gaussian.
-        mask_residual_variance: Of lesion: variance of mask channels off the axes, in units of a channel's own.
+        base: Prior of the base network; None if it predicts u.
+        kind: none: the prior of the base network. pair: one Gaussian of image and mask together. lesion: brains vary
+            as a Gaussian, and each sample has about one of the training lesions (a mixture).
+        axes: Largest number of principal axes, of pairs or of brains.
+        gaussian_fraction: Fraction of the lesion variance in the Gaussian, for kind lesion. The rest is in the
+            component means.
+        mask_residual_variance: Variance added to the residual of each mask channel, for kind lesion.
     """
-    if refit not in REFITS:
-        raise ValueError(f"finetune.refit must be one of {', '.join(REFITS)}; got {refit!r}")
-    if refit == "none":
+    if kind not in KINDS:
+        raise ValueError(f"prior.kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    if kind == "none":
         return None
-    if old is None:
+    if base is None:
         raise ValueError(NO_PRIOR)
-    if refit == "pair":
+    if kind == "pair":
         return GaussianPrior.fit(x, axes)
-    variance_floor = torch.tensor(per_channel((0.0, mask_residual_variance), x.shape[1]))
-    return fit_mixture_prior(
-        x.mean(0),
-        *split_brain_and_lesion(x),
-        n_axes=axes,
-        gaussian_fraction=gaussian_fraction,
-        variance_floor=variance_floor,
-    )
+    variance_floor = torch.tensor(per_channel(0.0, mask_residual_variance, x.shape[1]))
+    settings: dict[str, Any] = {
+        "n_axes": axes,
+        "gaussian_fraction": gaussian_fraction,
+        "variance_floor": variance_floor,
+    }
+    return fit_mixture_prior(x.mean(0), *split_brain_and_lesion(x), **settings)
 
 
 def split_brain_and_lesion(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs (N, C, I, J, K) less their mean as what is of the head and what is of the lesion.
+    """Deviation of pairs (N, C, I, J, K) from their mean, as the sum of a brain part and a lesion part.
 
-    Of the lesion are the mask's channels, and the image's where the mask differs from that of no lesion: the median of
-    all, as lesions are at different places. From a quarter to three quarters of its largest difference more and more.
+    The lesion part has the mask channels, and the image channels where the mask differs from the median mask (lesions
+    lie at different places, so the median has none). Its weight rises linearly from 0 to 1 between a quarter and three
+    quarters of the largest difference of a pair.
     """
-    off, mask = x - x.mean(0), x[:, LATENT_CHANNELS:]
-    differs = torch.linalg.vector_norm(mask - mask.median(0).values, dim=1, keepdim=True)
-    window = (2 * differs / differs.amax((2, 3, 4), keepdim=True).clamp(min=1e-6) - 0.5).clamp(0, 1)
-    lesion = torch.cat([window * off[:, :LATENT_CHANNELS], off[:, LATENT_CHANNELS:]], dim=1)
-    return off - lesion, lesion
+    deviation, mask = x - x.mean(0), x[:, LATENT_CHANNELS:]
+    difference = torch.linalg.vector_norm(mask - mask.median(0).values, dim=1, keepdim=True)
+    weight = (2 * difference / difference.amax((2, 3, 4), keepdim=True).clamp(min=1e-6) - 0.5).clamp(0, 1)
+    lesion = torch.cat([weight * deviation[:, :LATENT_CHANNELS], deviation[:, LATENT_CHANNELS:]], dim=1)
+    return deviation - lesion, lesion
 
 
-def per_channel(values: Sequence[float], channels: int) -> list[float]:
-    """A value for each channel, from that of image channels and that of mask channels."""
-    image, mask = values
+def per_channel(image: float, mask: float, channels: int) -> list[float]:
+    """One value for each channel of a pair, from the value of image channels and the value of mask channels."""
     return [image] * LATENT_CHANNELS + [mask] * (channels - LATENT_CHANNELS)
 
 
-def prior_from_state(state: dict[str, Tensor]) -> GaussianPrior:
-    """The Gaussian, or the mixture, of what `save_pair_run` wrote."""
+def prior_from_state(state: dict[str, Tensor]) -> GaussianPrior | None:
+    """The prior of a state dict, which is empty if the prior of the base network was not replaced."""
+    if not state:
+        return None
     return (MixturePrior if "centres" in state else GaussianPrior)(**state)
