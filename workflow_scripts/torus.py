@@ -1,4 +1,4 @@
-"""Train MeanFlow on the torus, whose answers are known, and write losses, points and distances."""
+"""Train MeanFlow on the torus, a toy problem with known answers; write losses, points and distances."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,7 @@ from workflow_scripts._cli import arguments
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "config:json", "history", "samples", "summary")
-    tables = study(**args.config)
-    for table, path in zip(tables, (args.history, args.samples, args.summary), strict=True):
+    for table, path in zip(study(**args.config), (args.history, args.samples, args.summary), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(path, index=False, float_format="%.6g")
 

@@ -1,9 +1,8 @@
-r"""The flow of Gaussian data in closed form: where a network starts from, so that it learns only what is not Gaussian.
+r"""The closed-form flow of a Gaussian, from which a network starts: it only has to learn the deviation.
 
-For data N(m, C) with principal axes a_k and variances lambda_k the path has, along each axis, the variance
-s_t^2 = (1 - t)^2 lambda + t^2, and its flow maps y_t = z_t - (1 - t) m to y_r = (s_r / s_t) y_t. The axes taken are
-those of whole heads. What lies off them has a covariance at each position, of the channels there, and flows alike along
-the axes of that.
+For data N(m, C) with principal axes a_k and variances lambda_k, the path has variance s_t^2 = (1 - t)^2 lambda + t^2
+along each axis, and the flow maps y_t = z_t - (1 - t) m to y_r = (s_r / s_t) y_t. The leading axes span whole volumes.
+The residual has a channel covariance at each position, with closed-form flow along the eigenvectors of that covariance.
 
 References:
     Probabilistic Principal Component Analysis (Tipping and Bishop, 1999), J. R. Stat. Soc. B 61, 611
@@ -16,14 +15,14 @@ from torch import Tensor, nn
 
 from neuromf.meanflow.flow import expand_as
 
-MIN_VARIANCE = 1e-12  # variance: where data has none, all is noise, and at t = 0 there is nothing to tell apart
-MAX_ROWS = 4096  # at most so many people say which axes there are: the Gram matrix is people x people
+MIN_VARIANCE = 1e-12  # keeps s_t positive at t = 0 where the data have no variance
+MAX_ROWS = 4096  # latents that determine the axes: the Gram matrix is N x N
 
 
 def principal_axes(x: Tensor, n_axes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (...), axes (K, D) of unit length and variances (K,) of data x (N, ...); K = min(n_axes, N - 1).
+    """Mean (...), unit axes (A, D) and variances (A,) of data x (N, ...), where A = min(n_axes, N - 1).
 
-    The N x N Gram matrix is decomposed, in float64, since latents have more elements than there are people.
+    Computed in float64 from the N x N Gram matrix, since latents have more elements than there are latents.
     """
     mean = x.mean(0)
     centred = (x - mean).flatten(1).double()
@@ -34,25 +33,25 @@ def principal_axes(x: Tensor, n_axes: int) -> tuple[Tensor, Tensor, Tensor]:
     return mean, axes.to(x), (values / len(x)).to(x)
 
 
-def channel_eigenbasis(off: Tensor, variance_floor: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
-    """Variances (C, I, J, K) along the axes of the covariance of channels at each position, and these, (C, C, I, J, K).
+def channel_eigenbasis(residual: Tensor, variance_floor: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (C, I, J, K) and eigenvectors (C, C, I, J, K) of the channel covariance at each position.
 
     Arguments:
-        off: What lies off the axes of heads, with shape (N, C, I, J, K).
-        variance_floor: Variance of each channel that is added.
+        residual: Data minus their mean and their projection on the axes, shape (N, C, I, J, K).
+        variance_floor: Variance to add to each channel, scalar or shape (C,).
     """
-    covariance = torch.einsum("ncijk,ndijk->ijkcd", off, off).double() / len(off)
+    covariance = torch.einsum("ncijk,ndijk->ijkcd", residual, residual).double() / len(residual)
     covariance.diagonal(dim1=3, dim2=4).add_(variance_floor)
     values, vectors = torch.linalg.eigh(covariance)
-    return values.clamp(min=0).movedim(3, 0).to(off), vectors.movedim((3, 4), (0, 1)).to(off)
+    return values.clamp(min=0).movedim(3, 0).to(residual), vectors.movedim((3, 4), (0, 1)).to(residual)
 
 
 def velocity_coefficient(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
-    r"""Average velocity of y along an axis, per y, with shape (B, K) for variances (K,) and times (B,).
+    r"""Coefficient g of the average velocity g y along each axis, shape (B, A) for variances (A,) and times (B,).
 
     .. math:: g = \frac{1 - s_r / s_t}{t - r} = \frac{(1 + \lambda)(t + r) - 2 \lambda}{s_t (s_t + s_r)}
 
-    The second form has no 0 / 0 at r = t.
+    The second form is finite at r = t.
     """
     s_t, s_r = path_std(variance, t), path_std(variance, r)
     t, r, variance = t[:, None], r[:, None], variance.clamp(min=MIN_VARIANCE)
@@ -60,17 +59,17 @@ def velocity_coefficient(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
 
 
 def path_std(variance: Tensor, t: Tensor) -> Tensor:
-    """Deviation s_t on the path at times (B,) of data with variances (K,), with shape (B, K)."""
+    """Standard deviation s_t along each axis, shape (B, A) for variances (A,) and times (B,)."""
     return ((1 - t[:, None]) ** 2 * variance.clamp(min=MIN_VARIANCE) + t[:, None] ** 2).sqrt()
 
 
 def shrinkage(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
-    """Share of what is seen at time t that data of these variances (K,) has of it, with shape (B, K)."""
+    """Factor 1 - t g that maps y_t to predicted data along each axis, shape (B, A)."""
     return 1 - t[:, None] * velocity_coefficient(variance, t, r)
 
 
 class Rows(Protocol):
-    """Latents in memory or on disk: a slice of either is a tensor."""
+    """Latents in memory or on disk; a slice is a tensor."""
 
     def __len__(self) -> int: ...
 
@@ -78,23 +77,21 @@ class Rows(Protocol):
 
 
 class GaussianPrior(nn.Module):
-    """Data prediction x(z, t, r) = z - t u(z, t, r) of the Gaussian with this mean, axes, variances and rest.
+    """Data prediction x(z, t, r) = z - t u(z, t, r) of a Gaussian.
 
-    Off the axes the channels of a position have a covariance of their own: large in cortex, none outside the head, and
-    far from diagonal, as few of the ways in which four channels could differ look like a brain. Without it all that
-    lies off the axes would count as noise down to t = 0, and samples would have none of it.
+    The channel covariance of the residual is large in the cortex, zero outside the brain and far from diagonal. Without
+    it the residual would count as noise, and samples would lack its variation.
 
-    Where positions differ in it, projecting and scaling do not quite commute, and the flow is nearly that of a
-    Gaussian: exactly at t = 1, where samples start, and within 2 % of v elsewhere on latents of brains.
+    Where the residual covariance varies between positions, projection and scaling do not commute, and the flow is an
+    approximation: exact at t = 1, where sampling starts, and within 2 % of v elsewhere on brain latents.
 
     Arguments:
-        mean: With shape (C, I, J, K).
-        axes: Orthonormal, with shape (A, C * I * J * K), or none.
-        variances: Of the data along the axes, with shape (A,).
-        rest: Variances off the axes, with shape (C, I, J, K) or any that broadcasts to it: of the channels, or of what
-            `eigenvectors` makes of them.
-        eigenvectors: Orthonormal at each position, channels to the axes of their covariance there, with shape (C, C, I, J, K);
-            none leave them as they are.
+        mean: Mean, shape (C, I, J, K).
+        axes: Orthonormal axes, shape (A, C * I * J * K); A may be 0.
+        variances: Variances along the axes, shape (A,).
+        residual_variance: Residual variances along `eigenvectors`, broadcastable to (C, I, J, K).
+        eigenvectors: Eigenvectors of the residual channel covariance at each position, broadcastable to
+            (C, C, I, J, K); the identity if None.
     """
 
     mean: Tensor
@@ -122,51 +119,55 @@ class GaussianPrior(nn.Module):
 
     @classmethod
     def fit(cls, data: Rows, n_axes: int) -> "GaussianPrior":
-        """The Gaussian of data (N, ...), or of latents that stay on disk, along its first principal axes.
+        """Fit the Gaussian to data (N, C, I, J, K) with at most `n_axes` principal axes.
 
-        The rest is the covariance of channels that they leave at each position.
-        Of more than `MAX_ROWS` rows, every so-manyth is taken.
+        Of more than `MAX_ROWS` rows, an evenly spaced subset is used.
         """
         x = data[:: -(-len(data) // MAX_ROWS)]
         mean, axes, variances = principal_axes(x, n_axes)
-        off = (x - mean).flatten(1)
-        return cls(mean, axes, variances, *channel_eigenbasis((off - (off @ axes.T) @ axes).view_as(x)))
+        centred = (x - mean).flatten(1)
+        return cls(mean, axes, variances, *channel_eigenbasis((centred - (centred @ axes.T) @ axes).view_as(x)))
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        """x (B, C, I, J, K) at z of that shape and times (B,): at r = t the posterior mean, at r = 0 the endpoint."""
+        """Predicted x (B, C, I, J, K): the posterior mean at r = t, the endpoint of the flow at r = 0."""
         return self.whiten(z, t, r)[1]
 
     def whiten(self, z: Tensor, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        """What lies off the axes at z, of unit covariance at any time, and x: both (B, C, I, J, K)."""
+        """Residual of z, whitened to unit covariance at every t, and predicted x; both (B, C, I, J, K)."""
         centred = z - (1 - expand_as(t, z)) * self.mean
         along = centred.flatten(1) @ self.axes.T
-        off = self.to_eigenbasis(centred - (along @ self.axes).view_as(z))
+        residual = self.to_eigenbasis(centred - (along @ self.axes).view_as(z))
+        variance = self.residual_variance.flatten()
         along = self.predict_along_axes(along, t, r)
         x = (
             self.mean
             + (along @ self.axes).view_as(z)
-            + self.from_eigenbasis(off * shrinkage(self.residual_variance.flatten(), t, r).view_as(z))
+            + self.from_eigenbasis(residual * shrinkage(variance, t, r).view_as(z))
         )
-        return self.from_eigenbasis(off / path_std(self.residual_variance.flatten(), t).view_as(z)), x
+        return self.from_eigenbasis(residual / path_std(variance, t).view_as(z)), x
 
     def predict_along_axes(self, along: Tensor, t: Tensor, r: Tensor) -> Tensor:
-        """Data prediction (B, A) of what is seen along the axes at time t, from the mean."""
+        """Predicted data (B, A) along the axes, relative to the mean, for y_t (B, A)."""
         return along * shrinkage(self.variances, t, r)
 
     def posterior_noise(self, a: Tensor, t: Tensor) -> Tensor:
-        """A field of unit covariance (B, C, I, J, K) as one of that which the data has off the axes, given z at time t.
+        """Scale a field of unit covariance (B, C, I, J, K) to the posterior covariance of the residual given z_t.
 
-        That is t^2 R / s_t^2 for a rest R: all of it at t = 1, nothing at t = 0, where z is the data.
+        For residual covariance R that is t^2 R / s_t^2: R at t = 1, zero at t = 0.
         """
-        left = t[:, None] * self.residual_variance.flatten().sqrt() / path_std(self.residual_variance.flatten(), t)
-        return self.from_eigenbasis(self.to_eigenbasis(a) * left.view_as(a))
+        variance = self.residual_variance.flatten()
+        std = t[:, None] * variance.sqrt() / path_std(variance, t)
+        return self.from_eigenbasis(self.to_eigenbasis(a) * std.view_as(a))
 
     def to_eigenbasis(self, a: Tensor) -> Tensor:
-        """Channels of each position along the axes of their covariance there; added in order, whatever their number."""
+        """Coefficients of `a` in the channel eigenvectors at each position.
+
+        The terms are added in order, so that further zero channels do not change the rounding.
+        """
         return sum((a[:, c, None] * self.eigenvectors[c] for c in range(len(self.eigenvectors))), torch.zeros_like(a))
 
     def from_eigenbasis(self, a: Tensor) -> Tensor:
-        """Inverse of `turned`."""
+        """Inverse of `to_eigenbasis`."""
         return sum(
             (a[:, c, None] * self.eigenvectors[:, c] for c in range(len(self.eigenvectors))), torch.zeros_like(a)
         )

@@ -1,6 +1,5 @@
-"""A trained MeanFlow run: the network, its latent statistics, and how both are stored."""
+"""A trained MeanFlow run: network, latent statistics, and their storage."""
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from neuromf.core.files import save_tensors
+from neuromf.core.files import save_tensors, sha256
 from neuromf.meanflow.gaussian_prior import GaussianPrior
 from neuromf.meanflow.velocity_net import MeanVelocityNet
 from neuromf.nn.unet import UNet
@@ -17,23 +16,35 @@ from neuromf.vae.maisi import LATENT_CHANNELS
 
 
 def build_network(
-    net: dict, prediction: str, *, prior: GaussianPrior | None = None, head: bool = False, seed: int = 0
+    net: dict, prediction: str, *, prior: GaussianPrior | None = None, velocity_head: bool = False, seed: int = 0
 ) -> MeanVelocityNet:
-    """The network of a study with fresh weights; `net` holds the keyword arguments of `nets.UNet`.
+    """The network with freshly initialised weights.
 
-    With a prior the network is shown twice the channels (`MeanVelocityNet`); a head makes it give a second velocity.
+    Arguments:
+        net: Keyword arguments of `UNet`.
+        prediction: "u" or "x".
+        prior: Gaussian prior, or None. With a prior the UNet has twice the input channels, see `MeanVelocityNet`.
+        velocity_head: Whether the network has a second output head for v.
+        seed: Seed of the weights; the global random state is not changed.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         settings = {**net, "widths": tuple(net["widths"]), "attention": tuple(net["attention"])}
         channels = LATENT_CHANNELS * (1 if prior is None else 2)
-        unet = UNet(channels, out_channels=LATENT_CHANNELS * (1 + head), **settings)
-        return MeanVelocityNet(unet, prediction, prior, head=head)
+        unet = UNet(channels, out_channels=LATENT_CHANNELS * (1 + velocity_head), **settings)
+        return MeanVelocityNet(unet, prediction, prior, velocity_head=velocity_head)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run: u(z, t, r) on normalised latents, their statistics and shape (C, I, J, K), and where u is."""
+    """A trained run.
+
+    Arguments:
+        u: Average velocity on normalised latents.
+        stats: Latent statistics of the training participants.
+        shape: Latent shape (C, I, J, K).
+        device: Device of `u`.
+    """
 
     u: MeanVelocityNet
     stats: dict
@@ -42,52 +53,59 @@ class Run:
 
 
 def save_run(path: Path, nets: dict[str, MeanVelocityNet], *, early: Tensor | None, net: dict, stats: dict) -> None:
-    """Write the networks of a run by kind ("ema", "online", ...), early samples, and all that `load_run` needs.
+    """Write a run to one file.
 
-    They differ in the weights of `net` alone; the prior is written once.
+    Arguments:
+        path: Output file.
+        nets: Networks by kind ("ema", "online", ...), which differ in their weights only.
+        early: Early samples, normalised, shape (N, C, I, J, K).
+        net: Keyword arguments of `UNet`.
+        stats: Latent statistics.
     """
     u = nets["ema"]
     weights = {kind: each.net.state_dict() for kind, each in nets.items()}
     prior = u.prior and u.prior.state_dict()
-    about = {"net": net, "prediction": u.prediction, "head": u.head, "prior": prior, "stats": json.dumps(stats)}
-    save_tensors({"weights": weights, "early": early, **about}, path)
+    config = {"net": net, "prediction": u.prediction, "velocity_head": u.velocity_head}
+    save_tensors({"weights": weights, "early": early, **config, "prior": prior, "stats": json.dumps(stats)}, path)
 
 
 def load_run(path: str | Path, weights: str = "ema") -> Run:
-    """A run as written by `save_run`, or a folder that it was packed into (`export.py`), frozen, on the CPU.
+    """Load a run on the CPU, frozen.
 
-    Weights are "ema", "online" or another average; a packed run has "ema" alone.
+    Arguments:
+        path: File written by `save_run`, or the folder of a packed run (rule export).
+        weights: "ema", "online" or another kind; a packed run has "ema" only.
     """
     packed = Path(path).is_dir()
-    stored = _packed(Path(path), weights) if packed else torch.load(path, map_location="cpu", weights_only=True)
+    stored = _read_packed(Path(path), weights) if packed else torch.load(path, map_location="cpu", weights_only=True)
     prior = stored["prior"] and GaussianPrior(**stored["prior"])
-    u = build_network(stored["net"], stored["prediction"], prior=prior, head=stored["head"])
+    u = build_network(stored["net"], stored["prediction"], prior=prior, velocity_head=stored["velocity_head"])
     u.net.load_state_dict(stored["weights"][weights])
     stats = json.loads(stored["stats"])
     return Run(u.requires_grad_(False).eval(), stats, tuple(stats["shape"]))
 
 
-def _packed(folder: Path, weights: str) -> dict:
-    """What `save_run` stores, from the folder of a packed run."""
+def _read_packed(folder: Path, weights: str) -> dict:
+    """Contents of the folder of a packed run, in the layout of `save_run`."""
     missing = [name for name in ("config.json", "weights.safetensors") if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)}: it is no run packed by the rule export")
+        raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)}; expected a run packed by the rule export")
     if weights != "ema":
-        raise ValueError(f"{folder} is a packed run, which has the weights ema alone; {weights!r} is in its model.pt")
-    about, file = json.loads((folder / "config.json").read_text(encoding="utf-8")), folder / "weights.safetensors"
-    with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != about["weights_sha256"]:
-        wanted = about["weights_sha256"]
-        raise ValueError(f"{file} has SHA-256 {found}, config.json beside it says {wanted}: copy the folder again")
-    tensors, parts = load_file(file), {}
-    for part in ("net", "prior"):
-        parts[part] = {k.removeprefix(f"{part}."): w for k, w in tensors.items() if k.startswith(f"{part}.")}
-    kept = {name: about[name] for name in ("net", "prediction", "head")}
-    stats = json.dumps(about["stats"])
-    return {**kept, "weights": {"ema": parts["net"]}, "prior": parts["prior"] or None, "stats": stats}
+        raise ValueError(
+            f"{folder} is a packed run, which has the weights ema only; load {weights!r} from its model.pt"
+        )
+    config, file = json.loads((folder / "config.json").read_text(encoding="utf-8")), folder / "weights.safetensors"
+    if (found := sha256(file)) != (expected := config["weights_sha256"]):
+        raise ValueError(f"{file} has SHA-256 {found}, config.json expects {expected}; copy the folder again")
+    parts: dict[str, dict[str, Tensor]] = {"net": {}, "prior": {}, "decoder": {}}
+    for name, tensor in load_file(file).items():
+        part, name = name.split(".", 1)
+        parts[part][name] = tensor
+    settings = {name: config[name] for name in ("net", "prediction", "velocity_head")}
+    stats = json.dumps(config["stats"])
+    return {**settings, "weights": {"ema": parts["net"]}, "prior": parts["prior"] or None, "stats": stats}
 
 
 def to_device(run: Run, device: str) -> Run:
-    """The run with its network on a device."""
+    """The run with its network on `device`."""
     return replace(run, u=run.u.to(device), device=device)

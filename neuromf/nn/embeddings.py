@@ -1,10 +1,7 @@
-"""The average velocity as a network u(z, t, r): a 3D UNet for latents, an MLP for the torus, and their EMA.
+"""Embeddings of times and of voxel positions.
 
-Times enter RAW, in [0, 1]: multiplied by 1000, as diffusion code does, the sinusoids turn a thousand radians
-over the path, du/dt drowns in their phase and one-step generation dies while the losses look normal.
-The network is told t and h = t - r, each by an embedding of its own, summed.
-
-A network predicts either u itself or the data x; `MeanVelocityNet` turns the latter into u = (z - x) / max(t, T_MIN).
+Times enter raw, in [0, 1]. Multiplied by 1000, as in diffusion code, the phases of the sinusoids turn a thousand
+radians along the path and dominate du/dt: one-step generation fails although the losses look normal.
 """
 
 import math
@@ -12,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-CONDITIONINGS = {  # what a network is told of an interval, from its times t and r: two numbers or one
+CONDITIONINGS = {  # scalars that a network is conditioned on, from t and r
     "t-h": lambda t, r: (t, t - r),
     "t-r": lambda t, r: (t, r),
     "h": lambda t, r: (t - r,),
@@ -21,7 +18,7 @@ N_POSITIONS = 21  # channels of `positions`
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of a raw time in [0, 1] through a two-layer SiLU network: (B,) to (B, width)."""
+    """Sinusoids of a raw time, then a two-layer SiLU network: (B,) to (B, width)."""
 
     rates: Tensor
 
@@ -37,10 +34,10 @@ class TimeEmbedding(nn.Module):
 
 
 class IntervalEmbedding(TimeEmbedding):
-    """The same of h = t - r, as what it adds to h = 0; at first nothing.
+    """Embedding of the interval length h minus its value at h = 0; zero at initialisation.
 
-    Flow matching alone (r = t) thus leaves it as it is, and when intervals open u(z, t, r) does not depend on r yet.
-    Trained at h = 0 alone, an embedding is whatever it happens to be elsewhere.
+    Flow matching (h = 0) does not train it, so u(z, t, r) does not depend on r when the intervals open. A plain
+    embedding trained at h = 0 alone would be arbitrary elsewhere.
     """
 
     def __init__(self, width: int) -> None:
@@ -53,12 +50,12 @@ class IntervalEmbedding(TimeEmbedding):
 
 
 class Conditioning(nn.Module):
-    """Times (B,), (B,) to (B, width): the sum of one embedding for each number of `CONDITIONINGS[name]`.
+    """Sum of one embedding per scalar of `CONDITIONINGS[name]`: times (B,), (B,) to (B, width).
 
     Arguments:
-        width: Of an embedding.
-        name: Which numbers of the interval are told.
-        flow_first: Whether training starts with r = t alone, so that h is best told by a `IntervalEmbedding`.
+        width: Embedding width.
+        name: Key of `CONDITIONINGS`.
+        flow_first: Whether training starts with r = t alone; h then gets an `IntervalEmbedding`.
     """
 
     def __init__(self, width: int, name: str = "t-h", *, flow_first: bool = False) -> None:
@@ -66,20 +63,20 @@ class Conditioning(nn.Module):
         if name not in CONDITIONINGS:
             raise ValueError(f"conditioning must be one of {', '.join(CONDITIONINGS)}; got {name!r}")
         self.name = name
-        gap = IntervalEmbedding if flow_first and name == "t-h" else TimeEmbedding
-        self.embeddings = nn.ModuleList([TimeEmbedding(width), *(gap(width) for _ in name.split("-")[1:])])
+        second = IntervalEmbedding if flow_first and name == "t-h" else TimeEmbedding
+        self.embeddings = nn.ModuleList([TimeEmbedding(width), *(second(width) for _ in name.split("-")[1:])])
 
     def forward(self, t: Tensor, r: Tensor) -> Tensor:
-        told = CONDITIONINGS[self.name](t, r)
-        return sum(embedding(number) for embedding, number in zip(self.embeddings, told, strict=True))
+        scalars = CONDITIONINGS[self.name](t, r)
+        return sum(embedding(scalar) for embedding, scalar in zip(self.embeddings, scalars, strict=True))
 
 
 def positions(shape: tuple[int, ...], octaves: int = 3) -> Tensor:
-    """Where each voxel of a grid lies: its coordinates in [-1, 1] and their sinusoids, (3 + 6 * octaves, I, J, K).
+    """Voxel coordinates in [-1, 1] and their sinusoids, shape (3 + 6 * octaves, I, J, K).
 
-    Heads are aligned, so where a voxel lies says much of what it holds; a convolution alone cannot know.
+    Brains are aligned, so latents depend on the position, which a convolution alone cannot represent.
     """
     axes = torch.meshgrid(*((2 * torch.arange(n) + 1) / n - 1 for n in shape), indexing="ij")
-    where = torch.stack(axes)
-    waves = [wave(math.pi * 2**k * where / 2) for k in range(octaves) for wave in (torch.sin, torch.cos)]
-    return torch.cat([where, *waves])
+    coordinates = torch.stack(axes)
+    waves = [wave(math.pi * 2**k * coordinates / 2) for k in range(octaves) for wave in (torch.sin, torch.cos)]
+    return torch.cat([coordinates, *waves])

@@ -1,8 +1,8 @@
-"""Convolution and group normalisation whose forward-mode derivative costs no more than it must.
+"""Convolution and group normalisation with an efficient forward-mode derivative.
 
-torch differentiates a convolution forward in three convolutions, one of them of the weight's tangent even
-where that is zero, and takes group normalisation apart into a dozen passes. Here it is one convolution of the
-input's tangent, and one formula. Values and gradients are torch's own.
+torch computes the forward-mode derivative of a convolution as three convolutions, one of them for the weight's zero
+tangent, and decomposes group normalisation into a dozen passes. Here the convolution needs one convolution of the
+input's tangent, and the normalisation one formula. Values and gradients are torch's own.
 """
 
 import torch
@@ -13,7 +13,7 @@ aten = torch.ops.aten
 
 
 class Context(FunctionCtx):
-    """What a function keeps between its passes, and what torch tells it, which torch's own class does not name."""
+    """Attributes of torch's context that its class does not declare, and those that the functions below store."""
 
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, ...]
@@ -24,7 +24,7 @@ class Context(FunctionCtx):
 
 
 class _Convolution(torch.autograd.Function):
-    """aten.convolution, differentiable forwards with respect to its input alone."""
+    """aten.convolution, with a forward-mode derivative for its input only."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple, padding: tuple) -> Tensor:
@@ -40,9 +40,9 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Context, gradient: Tensor) -> tuple:
         x, weight = ctx.saved_tensors
-        wanted = [*ctx.needs_input_grad[:2], ctx.bias is not None and ctx.needs_input_grad[2]]
+        mask = [*ctx.needs_input_grad[:2], ctx.bias is not None and ctx.needs_input_grad[2]]
         settings = (ctx.bias, ctx.stride, ctx.padding, (1, 1, 1), False, (0, 0, 0), 1)
-        return *aten.convolution_backward(gradient, x, weight, *settings, wanted), None, None
+        return *aten.convolution_backward(gradient, x, weight, *settings, mask), None, None
 
     @staticmethod
     def jvp(ctx: Context, x: Tensor, weight: None, bias: None, *_: None) -> Tensor:
@@ -50,16 +50,16 @@ class _Convolution(torch.autograd.Function):
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d` with a lean forward-mode derivative; dilation and groups are refused."""
+    """`nn.Conv3d` with an efficient forward-mode derivative, without dilation and groups."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type):  # where no derivative is taken
+        if torch.is_autocast_enabled(x.device.type):  # du/dt is never computed under autocast
             return super().forward(x)
         return _Convolution.apply(x, self.weight, self.bias, self.stride, self.padding)
 
 
 class _GroupNorm(torch.autograd.Function):
-    r"""aten.native_group_norm; with x' = (x - mean) rstd its derivative along dx is
+    r"""aten.native_group_norm. With x' = (x - mean) rstd, its derivative along dx is
 
     .. math:: \gamma \, \mathrm{rstd} \, (dx - \overline{dx} - x' \, \overline{x' dx})
     """
@@ -81,11 +81,9 @@ class _GroupNorm(torch.autograd.Function):
     def backward(ctx: Context, gradient: Tensor, *_: Tensor) -> tuple:
         x, mean, rstd, weight = ctx.saved_tensors
         n, c = x.shape[:2]
-        wanted = list(ctx.needs_input_grad[:3])
-        sizes = (n, c, x[0, 0].numel(), ctx.groups)
-        gradients = aten.native_group_norm_backward(
-            gradient.contiguous(), x.contiguous(), mean, rstd, weight, *sizes, wanted
-        )
+        mask, sizes = list(ctx.needs_input_grad[:3]), (n, c, x[0, 0].numel(), ctx.groups)
+        tensors = (gradient.contiguous(), x.contiguous(), mean, rstd, weight)
+        gradients = aten.native_group_norm_backward(*tensors, *sizes, mask)
         return *gradients, None, None
 
     @staticmethod
@@ -100,7 +98,7 @@ class _GroupNorm(torch.autograd.Function):
 
 
 class GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm`, affine, with a lean forward-mode derivative."""
+    """Affine `nn.GroupNorm` with an efficient forward-mode derivative."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled(x.device.type):
@@ -109,11 +107,11 @@ class GroupNorm(nn.GroupNorm):
 
 
 def lean_forward_mode(net: nn.Module) -> nn.Module:
-    """The same network, its 3D convolutions and group normalisations replaced by those of this room, in place."""
+    """Replace the 3D convolutions and group normalisations of a network by those above, in place."""
     for module in net.modules():
         if type(module) is nn.Conv3d:
             if module.groups != 1 or set(module.dilation) != {1} or module.padding_mode != "zeros":
-                raise ValueError(f"only plain convolutions have a lean derivative here; got {module}")
+                raise ValueError(f"convolutions must have groups=1, dilation=1 and zero padding; got {module}")
             module.__class__ = Conv3d
         elif type(module) is nn.GroupNorm and module.affine:
             module.__class__ = GroupNorm

@@ -6,7 +6,7 @@ from neuromf.nn.embeddings import Conditioning
 
 
 class MLP(nn.Module):
-    """Residual SiLU network on vectors: u(z, t, r) for z (B, D). Smooth, so that its derivative is one too."""
+    """Residual network u(z, t, r) on vectors z (B, D). SiLU is smooth, hence so is du/dt."""
 
     def __init__(self, dim: int, *, width: int = 128, depth: int = 3, conditioning: str = "t-h") -> None:
         super().__init__()

@@ -10,18 +10,19 @@ from neuromf.nn.forward_mode import lean_forward_mode
 
 
 class UNet(DiffusionModelUNet):
-    """MONAI's diffusion UNet, told two raw times and where each voxel lies, behind a space-to-depth of the latent.
+    """MONAI's diffusion UNet on patches of the latent, conditioned on two raw times and on voxel positions.
 
     Arguments:
-        channels: Channels of the latent, in and out.
+        channels: Input channels C.
         widths: Channels at each resolution; each further one halves the grid.
-        res_blocks: Residual blocks at each resolution.
-        attention: Whether each resolution has self-attention (plain, since fused kernels have no forward-mode
-            derivative).
-        head_width: Channels of an attention head.
+        res_blocks: Residual blocks per resolution.
+        attention: Whether each resolution has self-attention. Fused kernels have no forward-mode derivative, so
+            attention is computed by plain matrix products.
+        head_width: Channels per attention head.
+        norm_groups: Groups of the group normalisations.
         patch: Space-to-depth factor: 2 turns 4 x 16^3 into 32 x 8^3 before the first convolution.
-        conditioning: Which numbers of the interval it is told, of `CONDITIONINGS`.
-        out_channels: Channels it gives where they are not those of the latent.
+        conditioning: Key of `CONDITIONINGS`.
+        out_channels: Output channels; C if None.
     """
 
     def __init__(
@@ -52,18 +53,18 @@ class UNet(DiffusionModelUNet):
         self.patch = patch
         self.stride = patch * 2 ** (len(widths) - 1)
         time = Conditioning(4 * widths[0], conditioning, flow_first=True)
-        self.time_embed = time  # type: ignore[assignment]  # instead of MONAI's
+        self.time_embed = time  # type: ignore[assignment]  # replaces MONAI's
         lean_forward_mode(self)
 
-    def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:  # type: ignore[override]  # two times
-        """Output (B, C, I, J, K) at latents z of that shape and times t, r (B,); sizes must divide by `stride`."""
+    def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:  # type: ignore[override]  # MONAI has one time
+        """Output (B, out_channels, I, J, K) for z (B, C, I, J, K) and times (B,); I, J, K are multiples of `stride`."""
         if any(n % self.stride for n in z.shape[2:]):
             raise ValueError(f"latent sizes must be multiples of {self.stride}; got {tuple(z.shape[2:])}")
         p = self.patch
         time = self.time_embed(t, r)
         z = rearrange(z, "b c (i p) (j q) (k s) -> b (c p q s) i j k", p=p, q=p, s=p)
-        where = positions(tuple(z.shape[2:])).to(z).expand(len(z), -1, -1, -1, -1)
-        z = self.conv_in(torch.cat([z, where], dim=1))
+        grid = positions(tuple(z.shape[2:])).to(z).expand(len(z), -1, -1, -1, -1)
+        z = self.conv_in(torch.cat([z, grid], dim=1))
         skips = [z]
         for down in self.down_blocks:
             z, outputs = down(hidden_states=z, temb=time)

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, checked for provenance, and found again after a kill."""
+"""Checkpoints: written atomically, checked for damage and provenance, found again after a kill."""
 
 import logging
 import pickle
@@ -14,42 +14,42 @@ DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZip
 
 
 def delete_checkpoints(checkpoint: Path) -> None:
-    """Remove the checkpoints of a training whose results are written."""
+    """Remove both checkpoints of a training whose results are written."""
     for path in (checkpoint, previous_checkpoint(checkpoint)):
         path.unlink(missing_ok=True)
 
 
-def find_checkpoint(checkpoint: Path, made_by: str = "") -> Path | None:
-    """The newest whole checkpoint of this very training, else None; one that is left out is named with the reason."""
+def find_checkpoint(checkpoint: Path, provenance: str = "") -> Path | None:
+    """The newest intact checkpoint with this provenance, else None. A rejected file is logged with the reason."""
     for path in (checkpoint, previous_checkpoint(checkpoint)):
         if path.exists():
-            if not (reason := _unfit(path, made_by)):
-                logger.info("going on from %s", path)
+            if not (reason := _rejection(path, provenance)):
+                logger.info("resuming from %s", path)
                 return path
-            logger.warning("%s is not gone on from: %s", path, reason)
+            logger.warning("%s is not resumed: %s", path, reason)
     return None
 
 
 def previous_checkpoint(checkpoint: Path) -> Path:
-    """Where the checkpoint before the last one lies."""
+    """Path of the second-newest checkpoint, which remains usable if the newest is damaged."""
     return checkpoint.with_name(f"before-{checkpoint.name}")
 
 
-def _unfit(path: Path, made_by: str) -> str:
-    """Why a checkpoint must not be gone on from; nothing where it may."""
+def _rejection(path: Path, provenance: str) -> str:
+    """Reason why a checkpoint cannot be resumed; empty if it can."""
     try:
-        with zipfile.ZipFile(path) as file:  # its checksums, which torch does not look at in mapped files
+        with zipfile.ZipFile(path) as file:  # torch does not verify the checksums of memory-mapped files
             broken = file.testzip()
         if broken:
             return f"it is damaged ({broken})"
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("made_by")
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("provenance")
     except DAMAGED as error:
-        return f"it is cut short or damaged ({type(error).__name__})"
-    return "" if found == made_by else "it is of other settings, data or code"
+        return f"it is truncated or damaged ({type(error).__name__})"
+    return "" if stored == provenance else "it was written with other settings, data or code"
 
 
 def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
-    """Write the state to a file beside, then put it in place: the last one or the one before is always there."""
+    """Write the training state next to `path`, then move it into place, so that an intact checkpoint always exists."""
     part = path.with_suffix(".part")
     try:
         trainer.save_checkpoint(part)

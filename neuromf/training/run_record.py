@@ -1,4 +1,4 @@
-"""The record of a finished training: history as CSV, provenance as JSON."""
+"""The record of a finished training: its history as CSV, its provenance as JSON."""
 
 from importlib import metadata
 from pathlib import Path
@@ -10,13 +10,13 @@ from neuromf.training.module import ResumableModule
 
 
 def write_rows(rows: list[dict], path: Path) -> None:
-    """Rows of a history or of diagnostics as CSV."""
+    """Write rows of a history or of diagnostics as CSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(path, index=False, float_format="%.6g")
 
 
 def run_record(module: ResumableModule, config: dict, data: dict) -> dict:
-    """What made a run: its values, its data, versions, size, what it cost, and where its raw losses ended."""
+    """Provenance of a run: config, data, package versions, number of trained parameters, cost, last history row."""
     versions = {name: metadata.version(name) for name in ("neuromf", "torch", "monai", "pytorch-lightning")}
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     cost = {"seconds": round(module.seconds(), 1), "peak_mb": peak_mb(), "device": device_name()}

@@ -1,10 +1,9 @@
-"""Lightning wiring that every training shares: numbered draws, a history, checkpoints, resume. No formulas.
+"""Lightning wiring shared by every training: history, checkpoints, resume. No formulas.
 
-Every batch follows from (seed, number of the draw) alone, and the number is part of the checkpoint, so a
-resumed run draws what the unbroken one would have, bit for bit on a CPU.
+Each batch depends on (seed, batch number) alone, and the batch number is part of the checkpoint: on a CPU, a resumed
+run is bit-identical to an uninterrupted one.
 """
 
-import logging
 import os
 from pathlib import Path
 
@@ -14,17 +13,16 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from neuromf.training.checkpoints import delete_checkpoints, find_checkpoint
-from neuromf.training.module import ResumableModule, StepCounter
-
-logger = logging.getLogger(__name__)
+from neuromf.training.loggers import make_logger
+from neuromf.training.module import ResumableModule
 
 
 def fit(
     module: ResumableModule,
     *,
     checkpoint: Path,
-    made_by: str = "",
-    keep: bool = False,
+    provenance: str = "",
+    keep_checkpoint: bool = False,
     checkpoint_every: int = 200,
     precision: str = "32-true",
     clip: float = 1.0,
@@ -32,26 +30,30 @@ def fit(
     accelerator: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
+    logger: str = "csv",
 ) -> None:
-    """Train to the last step, from `checkpoint` if a killed run left one there.
+    """Train `module` to its last step, resuming from `checkpoint` if an interrupted run left one.
 
     Arguments:
-        module: What is trained; its history is complete afterwards, whatever was interrupted.
-        checkpoint: File of the last whole state; the one before it stays beside. Both go when the run has ended.
-        keep: Leave both, for `delete_checkpoints` once the results are written: a full disk then loses a few steps and no more.
-        made_by: What the training depends on, such as its settings and digests of code and data. A checkpoint made by
-            anything else, or damaged, is not gone on from.
-        precision: Of Lightning; the derivative of the flow is float32 all the same.
-        clip: Largest norm of the gradient.
+        module: Module to train. Its `history` is complete afterwards, even across interruptions.
+        checkpoint: File of the newest training state; the one before stays next to it. Both are deleted at the end.
+        provenance: Text that identifies settings, code and data. A checkpoint with another provenance is not resumed.
+        keep_checkpoint: Leave both checkpoints; the caller deletes them (`delete_checkpoints`) after writing results.
+        checkpoint_every: Optimiser steps between two checkpoints.
+        precision: Lightning precision, such as "32-true" or "bf16-mixed". The flow's du/dt is always float32.
+        clip: Maximum gradient norm.
         accumulate: Batches per optimiser step.
-        devices, num_nodes: Processes a node and nodes; a batch is shared out among all of them.
+        devices: Processes per node; each batch is divided among all processes.
+        num_nodes: Nodes.
+        logger: "csv", or "wandb" for an additional offline Weights & Biases run.
     """
-    module.checkpoint, module.checkpoint_every, module.made_by = checkpoint, checkpoint_every, made_by
+    module.checkpoint, module.checkpoint_every, module.provenance = checkpoint, checkpoint_every, provenance
+    module.history_logger = make_logger(logger, checkpoint.parent.parent)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     trainer = pl.Trainer(
         max_steps=module.steps,
         max_epochs=-1,
-        precision=precision,  # type: ignore[arg-type]  # Lightning says what it takes
+        precision=precision,  # type: ignore[arg-type]  # Lightning validates it
         gradient_clip_val=clip,
         accumulate_grad_batches=accumulate,
         accelerator=accelerator,
@@ -65,19 +67,21 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    loader = DataLoader(StepCounter(module.steps * accumulate))
-    trainer.fit(module, loader, ckpt_path=find_checkpoint(checkpoint, made_by), weights_only=True)
+    batches: DataLoader = DataLoader(range(module.steps * accumulate))  # type: ignore[arg-type]  # the module draws its batches
+    trainer.fit(module, batches, ckpt_path=find_checkpoint(checkpoint, provenance), weights_only=True)
+    if module.history_logger:
+        module.history_logger.finish()
     if module.global_step < module.steps:
-        raise RuntimeError(f"training ended at step {module.global_step} of {module.steps}; run it again to go on")
-    if not keep:
+        raise RuntimeError(f"training stopped at step {module.global_step} of {module.steps}; run it again to resume")
+    if not keep_checkpoint:
         delete_checkpoints(checkpoint)
 
 
-def environment(processes: int) -> ClusterEnvironment:
-    """How these processes find each other: as tasks of the srun that started them all, else started by Lightning.
+def environment(n_processes: int) -> ClusterEnvironment:
+    """Cluster environment of `n_processes`: Slurm if one `srun` started all of them, else Lightning's own launcher.
 
-    Whether Lightning looks at Slurm is not left to it: inside any job it would take that job's one task for all.
+    Lightning's detection is not used: inside any Slurm job it takes the single task of the job for all processes.
     """
-    if processes > 1 and int(os.environ.get("SLURM_NTASKS", 1)) == processes:
+    if n_processes > 1 and int(os.environ.get("SLURM_NTASKS", 1)) == n_processes:
         return SLURMEnvironment(auto_requeue=False)
     return LightningEnvironment()

@@ -1,4 +1,4 @@
-"""Training: the loss is its parts, every draw is numbered, a killed run ends with the bits of an unbroken one."""
+"""Training: the loss equals its terms, draws are numbered, an interrupted run ends with the same bits."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from neuromf.meanflow import flow, run
-from neuromf.meanflow import module as training
+from neuromf.meanflow import module as module_file
 from neuromf.meanflow.diagnostics import Diagnostics
 from neuromf.training import run_record, trainer
 
@@ -19,11 +19,11 @@ def data():
     return torch.randn(10, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1))
 
 
-def study(data, prediction="x", steps=8, **settings):
-    u = run.build_network(NET, prediction, head=settings.get("tangent") == "head", seed=3)
+def make_module(data, prediction="x", steps=8, **settings):
+    u = run.build_network(NET, prediction, velocity_head=settings.get("tangent") == "head", seed=3)
     torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.1, generator=torch.Generator().manual_seed(4))
     defaults = {"batch": 4, "lr": 1e-2, "seed": 5, "warmup": 2, "log_every": 2, "ema_images": [8, 32], "times": TIMES}
-    return training.MeanFlowModule(u, data, steps=steps, **{**defaults, **settings})
+    return module_file.MeanFlowModule(u, data, steps=steps, **{**defaults, **settings})
 
 
 def fit(module, folder, **settings):
@@ -33,105 +33,101 @@ def fit(module, folder, **settings):
 
 @pytest.mark.parametrize("prediction", ["x", "u"])
 def test_P3_T4_loss_of_the_unet_is_finite_and_positive(data, prediction):
-    loss = study(data, prediction).training_step(None, 0)
+    loss = make_module(data, prediction).training_step(None, 0)
     assert torch.isfinite(loss) and loss > 0
 
 
-@pytest.mark.parametrize("derivative", ["joint", "lean"])
-@pytest.mark.parametrize("target", ["conditional", "predicted"])
+@pytest.mark.parametrize("derivative", flow.DERIVATIVES)
+@pytest.mark.parametrize("target", ["conditional", "teacher"])
 @pytest.mark.parametrize(
-    ("prediction", "tangent", "over"),
-    [("x", "conditional", "sum"), ("u", "conditional", "mean"), ("x", "predicted", "sum"), ("x", "head", "sum")],
+    ("prediction", "tangent"), [("x", "conditional"), ("u", "conditional"), ("x", "predicted"), ("x", "head")]
 )
-def test_P3_T9_combined_loss_equals_its_parts(data, prediction, tangent, over, target, derivative):
-    kind = {"tangent": tangent, "target": target, "adaptive_over": over, "derivative": derivative}
-    module = study(data.double(), prediction, p=[1.0, 2.0, 2.0, 3.0], channel_weights=[1, 2, 1, 1], **kind).double()
-    for weight in module.ema.net.parameters():  # the average is another network than the one that is trained
+def test_P3_T9_combined_loss_equals_its_parts(data, prediction, tangent, target, derivative):
+    kind = {"tangent": tangent, "target": target, "derivative": derivative}
+    module = make_module(
+        data.double(), prediction, p=[1.0, 2.0, 2.0, 3.0], channel_weights=[1, 2, 1, 1], **kind
+    ).double()
+    for weight in module.ema.net.parameters():  # the teacher differs from the trained network
         weight.mul_(1.1)
-    outputs, teacher = module.u.outputs, module.u.outputs if target == "conditional" else average(module)
+    outputs, teacher = module.u.outputs, module.u.outputs if target == "conditional" else ema_outputs(module)
     x = module.latents[module.batch_indices()]
     eps = torch.randn(x.shape, generator=module.draw("eps")).to(x)
     t, r = flow.draw_times(4, module.draw("times"), **TIMES)
     z = (1 - t.view(-1, 1, 1, 1, 1)) * x + t.view(-1, 1, 1, 1, 1) * eps
     v = (z - x) / t.clamp(min=0.05).view(-1, 1, 1, 1, 1) if prediction == "x" else eps - x
-    said = teacher(z, t, t)[:, -4:].detach()
-    along = v if tangent == "conditional" else said
-    wanted = v if target == "conditional" else torch.where((r < t).view(-1, 1, 1, 1, 1), said, v)
+    teacher_v = teacher(z, t, t)[:, -4:].detach()
+    along = v if tangent == "conditional" else teacher_v
+    regressed = v if target == "conditional" else torch.where((r < t).view(-1, 1, 1, 1, 1), teacher_v, v)
     du_dt = torch.func.jvp(module.u, (z, t, r), (along, torch.ones_like(t), torch.zeros_like(r)))[1].detach()
     V = module.u(z, t, r) + (t - r).view(-1, 1, 1, 1, 1) * du_dt
-    expected = weighted(V - wanted, V - v, over)
+    expected = weighted(V - regressed, V - v)
     if tangent == "head":
-        expected = expected + weighted(outputs(z, t, r)[:, 4:] - v, outputs(z, t, r)[:, 4:] - v, over)
+        expected = expected + weighted(outputs(z, t, r)[:, 4:] - v, outputs(z, t, r)[:, 4:] - v)
     torch.testing.assert_close(module.training_step(None, 0), expected)
 
 
-def average(module):
-    """The outputs of the average, clipped as in training."""
-    net = copy.deepcopy(module.ema.net).train()
-    return net.outputs
+def ema_outputs(module):
+    """Outputs of the EMA network, with t clipped as in training."""
+    return copy.deepcopy(module.ema.net).train().outputs
 
 
-def weighted(error, seen, over):
-    """Per-channel Lp of an error field, adaptively weighted by that of another, written out."""
-    parts, weights = (lp(field, over) for field in (error, seen))
-    return (parts / (weights.detach() + 0.01)).mean()
+def weighted(error, own_error):
+    """Per-channel Lp loss of `error`, with the adaptive weight of `own_error`."""
+    return (lp(error) / (lp(own_error).detach() + 0.01)).mean()
 
 
-def lp(error, over):
-    kinds = enumerate(zip((1, 2, 2, 3), (1, 2, 1, 1), strict=True))
-    parts = sum(w * (error[:, c].abs() ** p).sum((1, 2, 3)) for c, (p, w) in kinds)
-    return parts / error[0].numel() if over == "mean" else parts
+def lp(error):
+    channels = enumerate(zip((1, 2, 2, 3), (1, 2, 1, 1), strict=True))
+    return sum(w * (error[:, c].abs() ** p).sum((1, 2, 3)) for c, (p, w) in channels)
 
 
 def test_intervals_open_after_flow_matching_and_grow(data, monkeypatch):
-    module, gaps = (
-        study(data, flow_matching_steps=10, interval_warmup_steps=20, times={**TIMES, "fraction_uniform": 0.25}),
-        {},
-    )
+    settings = {"flow_matching_steps": 10, "interval_warmup_steps": 20}
+    module, longest = make_module(data, times={**TIMES, "fraction_uniform": 0.25}, **settings), {}
     for step in (0, 9, 10, 14, 29, 99):
         monkeypatch.setattr(type(module), "global_step", step)
         t, r = flow.draw_times(4000, module.draw("times"), **module.time_sampling())
-        gaps[step] = (t - r).max().item()
-    assert gaps[0] == gaps[9] == 0
-    assert gaps[10] == pytest.approx(0.05) and gaps[14] == pytest.approx(0.25)
-    assert gaps[29] == gaps[99] > 0.97
+        longest[step] = (t - r).max().item()
+    assert longest[0] == longest[9] == 0
+    assert longest[10] == pytest.approx(0.05) and longest[14] == pytest.approx(0.25)
+    assert longest[29] == longest[99] > 0.97
 
 
 def test_P3_T10_bf16_training_is_finite_and_its_derivative_is_float32(tmp_path, monkeypatch):
-    # not 4^3: on the CPU, torch 2.13 reads unset memory in the bf16 weight gradient of convolutions over 2^3 voxels
+    # not 4^3: torch 2.13 reads uninitialised memory in the bf16 weight gradient of convolutions over 2^3 voxels
     data = torch.randn(10, 4, 8, 8, 8, generator=torch.Generator().manual_seed(1))
-    seen = []
+    states = []
     exact = flow.total_derivative
 
     def spy(u, z, t, r, v):
         def watched(z, t, r):
             out = u(z, t, r)
-            seen.append((z.dtype, out.dtype, torch.is_autocast_enabled("cpu")))
+            states.append((z.dtype, out.dtype, torch.is_autocast_enabled("cpu")))
             return out
 
         return exact(watched, z, t, r, v)
 
     monkeypatch.setattr(flow, "total_derivative", spy)
-    module = fit(study(data, steps=4), tmp_path, precision="bf16-mixed")
-    assert set(seen) == {(torch.float32, torch.float32, False)}
+    module = fit(make_module(data, steps=4), tmp_path, precision="bf16-mixed")
+    assert set(states) == {(torch.float32, torch.float32, False)}
     assert all(torch.isfinite(p).all() for p in module.u.parameters())
     assert all(row["loss"] > 0 for row in module.history)
 
 
-def test_average_moves_once_per_optimiser_step_not_per_micro_batch(data, tmp_path, monkeypatch):
+def test_the_ema_is_updated_once_per_optimiser_step(data, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(training.EMA, "update", lambda self, net, batch, seen: calls.append((batch, seen)))
-    fit(study(data, steps=3), tmp_path, accumulate=2)
-    assert calls == [(8, 0), (8, 0), (8, 8), (8, 8), (8, 16), (8, 16)]  # of two averages
+    monkeypatch.setattr(module_file.EMA, "update", lambda self, net, batch, seen: calls.append((batch, seen)))
+    fit(make_module(data, steps=3), tmp_path, accumulate=2)
+    assert calls == [(8, 0), (8, 0), (8, 8), (8, 8), (8, 16), (8, 16)]  # two averages
 
 
-def test_P4_T8_killed_training_ends_with_the_bits_of_an_unbroken_one(data, tmp_path):
-    watched = lambda: study(data, diagnostics=Diagnostics(every=3, evaluations=2, n=2, after=4))  # noqa: E731
+def test_P4_T8_an_interrupted_training_ends_with_the_same_bits(data, tmp_path):
+    watched = lambda: make_module(data, diagnostics=Diagnostics(every=3, nfe=2, n=2, quiet_steps=4))  # noqa: E731
     whole = fit(watched(), tmp_path / "whole")
     broken = watched()
     step = broken.training_step
 
-    def killed(batch, batch_idx):  # Lightning looks at these names
+    def killed(batch, batch_idx):  # Lightning inspects these names
         if broken.global_step == 5:
             raise KeyboardInterrupt
         return step(batch, batch_idx)
@@ -148,16 +144,16 @@ def test_P4_T8_killed_training_ends_with_the_bits_of_an_unbroken_one(data, tmp_p
     assert not (tmp_path / "broken" / "last.ckpt").exists()
 
 
-def test_the_history_says_how_large_gradients_were_and_how_many_were_clipped(data, tmp_path):
-    loose, tight = (fit(study(data, steps=4), tmp_path / str(clip), clip=clip) for clip in (1e9, 1e-9))
-    for rows, share in ((loose.history, 0.0), (tight.history, 1.0)):
-        assert [row["clipped"] for row in rows] == [share] * 2
+def test_the_history_has_gradient_norms_and_the_fraction_of_clipped_steps(data, tmp_path):
+    loose, tight = (fit(make_module(data, steps=4), tmp_path / str(clip), clip=clip) for clip in (1e9, 1e-9))
+    for rows, fraction in ((loose.history, 0.0), (tight.history, 1.0)):
+        assert [row["clipped"] for row in rows] == [fraction] * 2
     first = loose.history[0]["grad_norm"]
     assert 0 < first < 1e4 and tight.history[0]["grad_norm"] > 1e-6  # before clipping
 
 
 def test_every_item_is_drawn_once_per_epoch(data):
-    module = study(data)
+    module = make_module(data)
     drawn = []
     for _ in range(5):  # 5 batches of 4 are two epochs of 10
         drawn += module.batch_indices().tolist()
@@ -166,16 +162,18 @@ def test_every_item_is_drawn_once_per_epoch(data):
     assert drawn[:10] != drawn[10:]
 
 
-def test_nan_stops_the_run_and_says_where(data, tmp_path):
+def test_a_nan_loss_stops_the_run(data, tmp_path):
     poisoned = data.clone()
     poisoned[:] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"loss is nan at step 0, draw 0, items \[.*\]; no weight was changed"):
-        fit(study(poisoned), tmp_path)
+    with pytest.raises(
+        FloatingPointError, match=r"loss is nan at step 0, batch 0, items \[.*\]; the weights are unchanged"
+    ):
+        fit(make_module(poisoned), tmp_path)
 
 
-def test_raw_losses_are_split_by_kind_and_time():
+def test_raw_losses_are_split_by_kind_and_by_t():
     t, r = torch.tensor([0.1, 0.9, 0.9]), torch.tensor([0.1, 0.9, 0.2])
-    row = training.raw_by_time(torch.tensor([1.0, 2.0, 4.0]), t, r)
+    row = module_file.raw_by_time(torch.tensor([1.0, 2.0, 4.0]), t, r)
     assert row["raw_fm"].tolist() == [1.0, 2.0] and row["raw_mf"].tolist() == [4.0]
     assert row["raw_fm_t0-0.25"].tolist() == [1.0] and row["raw_mf_t0.75-1"].tolist() == [4.0]
     assert row["raw_mf_t0-0.25"].tolist() == []
@@ -183,16 +181,16 @@ def test_raw_losses_are_split_by_kind_and_time():
 
 def test_a_short_run_lowers_the_raw_loss(data, tmp_path):
     one = data[:1].expand(10, -1, -1, -1, -1)
-    history = fit(study(one, steps=60, log_every=10), tmp_path).history
+    history = fit(make_module(one, steps=60, log_every=10), tmp_path).history
     assert history[-1]["raw_fm"] < 0.8 * history[0]["raw_fm"]
 
 
-def test_the_card_says_what_a_run_cost_whatever_interrupted_it(data, tmp_path):
-    module = fit(study(data, steps=4), tmp_path)
+def test_the_card_has_the_cost_of_a_run_across_interruptions(data, tmp_path):
+    module = fit(make_module(data, steps=4), tmp_path)
     card = run_record.run_record(module, {}, {})
-    assert 0 < card["seconds"] < 60 and card["peak_mb"] > 50 and "threads" in card["device"]
+    assert 0 < card["seconds"] < 60 and card["peak_mb"] > 50 and "thread" in card["device"]
     saved: dict = {}
     module.on_save_checkpoint(saved)
-    other = study(data, steps=4)
+    other = make_module(data, steps=4)
     other.on_load_checkpoint(saved)
     assert other.seconds() >= saved["seconds"] > 0

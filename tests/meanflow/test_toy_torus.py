@@ -1,4 +1,4 @@
-"""The torus against its own geometry, and a short training that must learn something."""
+"""The torus: geometry, a short training, tables and script."""
 
 import json
 import math
@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from neuromf.core import seeds
-from neuromf.figures import style
-from neuromf.figures.torus import fig_2
+from neuromf.figures import style, torus
 from neuromf.meanflow import flow, toy_torus, velocity_net
 from workflow_scripts import fig_2 as fig_2_script
 from workflow_scripts import torus as torus_script
@@ -18,31 +17,28 @@ TINY = {"n_steps": 4, "batch": 16, "width": 8, "depth": 1, "n_epochs": 2}
 ARMS = [{"prediction": "u", "dim": 4}, {"prediction": "x", "dim": 6}]
 
 
-def chance(key="torus"):
+def random_generator(key="torus"):
     return seeds.generator("test", key)
 
 
 def off_plane(dim):
-    """A unit vector of R^dim at right angles to the torus' subspace."""
-    v = torch.randn(dim, generator=chance(), dtype=torch.float64)
+    """A unit vector of R^dim orthogonal to the subspace of the torus."""
+    v = torch.randn(dim, generator=random_generator(), dtype=torch.float64)
     v = v - toy_torus.embed(toy_torus.unembed(v[None]), dim)[0]
     return v / v.norm()
 
 
-def close(got, wanted, **tolerance):
-    torch.testing.assert_close(got, wanted, **tolerance)
+def close(actual, expected, **tolerance):
+    torch.testing.assert_close(actual, expected, **tolerance)
 
 
 def message(error):
     return str(error.value)
 
 
-# --- geometry ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dim", [4, 5, 16])
-def test_P2_T1_samples_lie_on_both_circles_and_in_their_subspace(dim):
-    points = toy_torus.sample(200, dim, chance())
+def test_P2_T1_samples_lie_on_the_torus(dim):
+    points = toy_torus.sample(200, dim, random_generator())
     inside = toy_torus.unembed(points)
     assert points.shape == (200, dim) and points.dtype == torch.float64
     close(inside.reshape(-1, 2, 2).norm(dim=2), torch.ones(200, 2).double())
@@ -51,22 +47,22 @@ def test_P2_T1_samples_lie_on_both_circles_and_in_their_subspace(dim):
 
 
 @pytest.mark.parametrize("dim", [4, 5, 16])
-def test_P2_T1_embedding_keeps_lengths_and_angles_and_is_always_the_same(dim):
-    p = torch.randn(30, 4, generator=chance(), dtype=torch.float64)
+def test_P2_T1_the_embedding_is_isometric_and_deterministic(dim):
+    p = torch.randn(30, 4, generator=random_generator(), dtype=torch.float64)
     close(toy_torus.embed(p, dim) @ toy_torus.embed(p, dim).T, p @ p.T)
     close(toy_torus.unembed(toy_torus.embed(p, dim)), p)
     close(toy_torus.basis.__wrapped__(dim), toy_torus.basis(dim), rtol=0, atol=0)
 
 
-def test_angles_are_those_the_point_was_made_from():
+def test_angles_are_recovered_from_points():
     a, b = torch.tensor([[0.3, -2.0, 3.0], [1.5, -0.1, -3.0]]).double()
     points = toy_torus.embed(torch.stack([a.cos(), a.sin(), b.cos(), b.sin()], 1), 7)
     close(toy_torus.angles(points), torch.stack([a, b], 1))
     close(toy_torus.angles(2.5 * points), toy_torus.angles(points))
 
 
-def test_distance_is_known_at_the_centre_outside_and_off_the_plane():
-    on = toy_torus.sample(5, 9, chance())
+def test_distance_at_points_with_known_distance():
+    on = toy_torus.sample(5, 9, random_generator())
     inside = toy_torus.unembed(on)
     close(toy_torus.distance(0 * on), torch.full((5,), math.sqrt(2)).double())
     close(toy_torus.distance(3 * on), torch.full((5,), 2 * math.sqrt(2)).double())
@@ -76,27 +72,27 @@ def test_distance_is_known_at_the_centre_outside_and_off_the_plane():
     close(toy_torus.distance(one_circle + 0.4 * off_plane(9)), torch.full((5,), 0.5).double())
 
 
-def test_no_sample_of_the_torus_is_closer_than_the_distance():
-    """Against brute force: 400 x 400 points of the torus, at most pi sqrt(2) / 400 from any of it."""
-    p = torch.randn(20, 4, generator=chance(), dtype=torch.float64)
+def test_distance_equals_brute_force():
+    """The nearest of 400 x 400 points of the torus."""
+    p = torch.randn(20, 4, generator=random_generator(), dtype=torch.float64)
     a = torch.linspace(0, 2 * math.pi, 401).double()[:-1]
     circle = torch.stack([a.cos(), a.sin()], 1)
     squares = [torch.cdist(p[:, k : k + 2], circle).square().amin(1) for k in (0, 2)]
     close(toy_torus.distance(toy_torus.embed(p, 11)), sum(squares).sqrt(), rtol=0, atol=1e-3)
 
 
-def test_uniformity_accepts_the_uniform_and_refuses_the_clumped():
-    points = toy_torus.sample(1000, 16, chance())
+def test_uniformity_accepts_uniform_and_rejects_clustered_angles():
+    points = toy_torus.sample(1000, 16, random_generator())
     assert min(toy_torus.uniformity(points)) > 0.01
     a, b = toy_torus.angles(points).T
-    clumped = toy_torus.embed(torch.stack([a.cos(), a.sin(), (b / 2).cos(), (b / 2).sin()], 1), 16)
-    p_a, p_b = toy_torus.uniformity(clumped)
+    clustered = toy_torus.embed(torch.stack([a.cos(), a.sin(), (b / 2).cos(), (b / 2).sin()], 1), 16)
+    p_a, p_b = toy_torus.uniformity(clustered)
     assert p_a > 0.01 and p_b < 1e-6
 
 
-def test_the_ring_view_is_a_torus_of_revolution():
+def test_the_ring_is_a_torus_of_revolution():
     """(sqrt(x^2 + y^2) - 2)^2 + z^2 = 1 on the torus."""
-    points = toy_torus.sample(100, 8, chance())
+    points = toy_torus.sample(100, 8, random_generator())
     x, y, z = toy_torus.ring(points).T
     close((torch.hypot(x, y) - 2) ** 2 + z**2, torch.ones(100).double())
     close(
@@ -105,13 +101,10 @@ def test_the_ring_view_is_a_torus_of_revolution():
     )
 
 
-def test_fewer_than_four_dimensions_are_refused():
+def test_fewer_than_four_dimensions_are_rejected():
     with pytest.raises(ValueError) as error:
-        toy_torus.sample(3, 3, chance())
+        toy_torus.sample(3, 3, random_generator())
     assert message(error) == "the torus needs at least 4 dimensions; got dim=3"
-
-
-# --- training ----------------------------------------------------------------------------------------
 
 
 def test_P2_T2_the_loss_of_a_torus_batch_is_finite_and_positive():
@@ -128,8 +121,8 @@ def test_P2_T2_the_loss_of_a_torus_batch_is_finite_and_positive():
 def test_P2_T3_the_jvp_on_the_torus_has_its_shape_and_equals_central_differences(prediction):
     net = toy_torus.new_net(16, prediction, width=16, depth=2, seed=0).double()
     outlet = net.net.outlet.weight
-    outlet.data = torch.randn(outlet.shape, generator=chance(), dtype=torch.float64)
-    z, v = toy_torus.sample(5, 16, chance("z")), toy_torus.sample(5, 16, chance("v"))
+    outlet.data = torch.randn(outlet.shape, generator=random_generator(), dtype=torch.float64)
+    z, v = toy_torus.sample(5, 16, random_generator("z")), toy_torus.sample(5, 16, random_generator("v"))
     t, r = torch.linspace(0.2, 1, 5).double(), torch.linspace(0.1, 0, 5).double()
     with torch.no_grad():
         du_dt = flow.total_derivative(net, z, t, r, v)[1]
@@ -138,8 +131,8 @@ def test_P2_T3_the_jvp_on_the_torus_has_its_shape_and_equals_central_differences
     close(du_dt, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
-def test_the_clip_of_data_prediction_holds_for_its_target_too():
-    x, eps = toy_torus.sample(2, 4, chance("x")), toy_torus.sample(2, 4, chance("eps"))
+def test_the_target_of_x_prediction_is_clipped_like_the_prediction():
+    x, eps = toy_torus.sample(2, 4, random_generator("x")), toy_torus.sample(2, 4, random_generator("eps"))
     t = torch.tensor([0.01, 0.5]).double()
     z, v_u = flow.training_path(x, eps, t, "u")
     close(v_u, eps - x)
@@ -147,84 +140,81 @@ def test_the_clip_of_data_prediction_holds_for_its_target_too():
     close(flow.training_path(x, eps, t, "x")[0], z)
 
 
-def test_training_brings_the_raw_loss_down_and_the_points_closer():
+def test_training_reduces_the_raw_loss_and_the_distance():
     net, history = toy_torus.train(4, "x", n_steps=300, batch=128, width=48, depth=1, lr=5e-3, n_epochs=10)
     assert list(history.columns) == [
         "step", "epoch", "raw_r_equals_t", "raw_r_below_t", "raw", "prediction", "dim",
     ]  # fmt: skip
     assert history["step"].tolist() == [30 * k for k in range(1, 11)]
     assert history["raw"].iloc[-1] < 0.6 * history["raw"].iloc[0]
-    z = torch.randn(200, 4, generator=chance())
+    z = torch.randn(200, 4, generator=random_generator())
     assert toy_torus.distance(toy_torus.generate(net, z, 1)).mean() < 0.8 * toy_torus.distance(z).mean()
 
 
 def test_equal_seeds_train_equal_networks():
-    z = torch.randn(3, 4, generator=chance())
+    z = torch.randn(3, 4, generator=random_generator())
     first, again, other = (toy_torus.generate(toy_torus.train(4, "u", seed=s, **TINY)[0], z, 2) for s in (0, 0, 1))
     close(first, again, rtol=0, atol=0)
     assert not torch.allclose(first, other)
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_the_arm():
+def test_a_loss_that_is_not_finite_is_an_error():
     with pytest.raises(FloatingPointError) as error:
         toy_torus.train(4, "u", **{**TINY, "lr": float("inf")})
-    assert message(error) == "loss is nan at step 1 of the arm u-prediction, D=4"
+    assert message(error) == "loss is nan at step 1, u-prediction, D=4; lower lr"
 
 
-def test_raw_losses_are_told_apart_by_whether_the_pair_moves():
-    got = toy_torus.raw_losses(torch.tensor([1.0, 2.0, 6.0]), moving=torch.tensor([False, True, True]))
-    assert got == {"raw_r_equals_t": 1.0, "raw_r_below_t": 4.0, "raw": 3.0}
+def test_raw_losses_are_averaged_by_kind_of_pair():
+    losses = toy_torus.raw_losses(torch.tensor([1.0, 2.0, 6.0]), moving=torch.tensor([False, True, True]))
+    assert losses == {"raw_r_equals_t": 1.0, "raw_r_below_t": 4.0, "raw": 3.0}
     r_equals_t = {"fraction_r_equals_t": 1.0, "fraction_corner": 0.0}
     _, history = toy_torus.train(4, "u", **TINY, **r_equals_t)
     assert history["raw_r_below_t"].isna().all() and history["raw_r_equals_t"].equals(history["raw"])
 
 
-def test_epochs_are_means_over_their_steps():
+def test_epochs_are_means_of_their_steps():
     history = toy_torus.by_epoch(pd.DataFrame({"raw": [1.0, 2.0, 3.0, 4.0, 5.0]}), 2)
     assert history.to_dict("list") == {"step": [3, 5], "epoch": [1, 2], "raw": [2.0, 4.5]}
 
 
-# --- study and figure --------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def tables():
-    return toy_torus.study(ARMS, n_samples=50, evaluations=(1, 3), seed=0, **TINY)
+    return toy_torus.study(ARMS, n_samples=50, nfe=(1, 3), seed=0, **TINY)
 
 
-def test_the_study_has_a_row_for_every_arm_epoch_and_number_of_evaluations(tables):
+def test_the_study_has_a_row_for_every_arm_and_nfe(tables):
     history, samples, summary = tables
     assert history[["prediction", "dim", "epoch"]].values.tolist() == [
         ["u", 4, 1], ["u", 4, 2], ["x", 6, 1], ["x", 6, 2],
     ]  # fmt: skip
-    assert summary[["prediction", "dim", "evaluations"]].values.tolist() == [
+    assert summary[["prediction", "dim", "nfe"]].values.tolist() == [
         ["u", 4, 1], ["u", 4, 3], ["x", 6, 1], ["x", 6, 3],
     ]  # fmt: skip
     assert samples.groupby("source").size().to_dict() == {"one step": 50, "real": 50}
     assert samples["dim"].unique().tolist() == [6]
 
 
-def test_the_summary_describes_the_samples(tables):
+def test_the_summary_agrees_with_the_samples(tables):
     _, samples, summary = tables
     one_step = samples[samples["source"] == "one step"]
-    main = summary[(summary["dim"] == 6) & (summary["evaluations"] == 1)].iloc[0]
+    main = summary[(summary["dim"] == 6) & (summary["nfe"] == 1)].iloc[0]
     assert main["mean_distance"] == pytest.approx(one_step["distance"].mean(), rel=1e-5)
     assert samples[samples["source"] == "real"]["distance"].max() < 1e-6
 
 
 def test_the_figure_shows_the_tables(tables):
     history, _, summary = tables
-    fig = fig_2(*tables)
+    fig = torus.draw(*tables)
     losses, distances = fig.axes[0], fig.axes[-1]
     main = summary[summary["dim"] == 6]
-    assert distances.lines[1].get_xydata().tolist() == main[["evaluations", "mean_distance"]].values.tolist()
+    assert distances.lines[1].get_xydata().tolist() == main[["nfe", "mean_distance"]].values.tolist()
     assert losses.lines[0].get_ydata().tolist() == history["raw_r_equals_t"][:2].tolist()
     assert fig.get_size_inches()[0] == style.PAGE
     style.plt.close(fig)
 
 
-def test_scripts_go_from_a_config_to_files_that_say_what_made_them(tmp_path):
-    config = {"arms": ARMS, "n_samples": 30, "evaluations": [1, 2], "seed": 0, **TINY}
+def test_scripts_write_tables_and_a_figure_with_provenance(tmp_path):
+    config = {"arms": ARMS, "n_samples": 30, "nfe": [1, 2], "seed": 0, **TINY}
     paths = [item for name in ("history", "samples", "summary") for item in (f"--{name}", f"{tmp_path}/{name}.csv")]
     torus_script.main(["--config", json.dumps(config), *paths])
     for stem in ("first", "again"):

@@ -1,4 +1,4 @@
-"""Networks as functions of (z, t, r): shapes, derivatives, gradients, the scale of time, and the average of weights."""
+"""Networks as functions of (z, t, r): shapes, derivatives, gradients, scale of time, EMA."""
 
 import copy
 
@@ -22,7 +22,7 @@ def normal(*shape, key="nets"):
 
 
 def seeded(make):
-    """A float64 network whose weights are the same in every run."""
+    """A float64 network with deterministic weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return make().double()
@@ -33,10 +33,7 @@ def last_layer(net):
 
 
 def awake(net):
-    """The network with every layer that is zero at birth randomised: the last, and the last of each residual block.
-
-    Else its derivatives are zero, that in z for want of the last layer, those in t and r for want of the blocks'.
-    """
+    """Randomise all layers that are zero at initialisation, which would make the derivatives zero."""
     for name, weight in net.named_parameters():
         if weight.ndim > 1 and not weight.any():
             weight.data = normal(*weight.shape, key=name) / weight[0].numel() ** 0.5
@@ -80,9 +77,6 @@ def message(error):
     return str(error.value)
 
 
-# --- shapes and times --------------------------------------------------------------------------------
-
-
 def test_P3_T1_the_unet_takes_latents_and_two_times():
     net, z, (t, r) = awake(unet()), normal(3, 2, 4, 4, 4), times()
     with torch.no_grad():
@@ -100,7 +94,7 @@ def test_P3_T1_the_unet_takes_latents_and_two_times():
         ({"res_blocks": 2}, [(2, 4, 2)]),
     ],
 )
-def test_P3_T2_output_has_the_shape_of_any_latent_that_divides_by_the_stride(changes, sizes):
+def test_P3_T2_output_has_the_shape_of_the_latent(changes, sizes):
     net = unet(**changes)
     assert net.stride == net.patch * 2 ** (len(changes.get("widths", (8, 16))) - 1)
     for size in sizes:
@@ -108,32 +102,29 @@ def test_P3_T2_output_has_the_shape_of_any_latent_that_divides_by_the_stride(cha
         assert net(z, z.new_ones(1), z.new_zeros(1)).shape == z.shape
 
 
-def test_P3_T2_a_latent_that_does_not_divide_is_named_in_full():
+def test_P3_T2_a_size_that_is_no_multiple_of_the_stride_is_rejected():
     with pytest.raises(ValueError) as error:
         unet(patch=2)(normal(1, 2, 8, 6, 8), *torch.ones(2, 1).double())
     assert message(error) == "latent sizes must be multiples of 4; got (8, 6, 8)"
 
 
-def test_patches_lose_no_voxel_and_keep_their_place():
-    """With a network whose middle is the identity, space-to-depth and back returns the latent."""
+def test_space_to_depth_is_invertible():
+    """With the identity as network, the output is the latent."""
     net, z = unet(patch=2), normal(1, 2, 4, 4, 4)
-    seen = []
-    net.conv_in.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    patches = []
+    net.conv_in.register_forward_pre_hook(lambda _, inputs: patches.append(inputs[0]))
     net.out = nn.Module()
-    net.out.forward = lambda _: seen[0][:, :16]  # what follows is where each voxel lies
+    net.out.forward = lambda _: patches[0][:, :16]  # without the position channels
     torch.testing.assert_close(net(z, *torch.ones(2, 1).double()), z, rtol=0, atol=0)
-    assert seen[0].shape == (1, 16 + N_POSITIONS, 2, 2, 2)
+    assert patches[0].shape == (1, 16 + N_POSITIONS, 2, 2, 2)
 
 
-def test_a_new_network_starts_from_a_constant_and_ends_in_a_zero_layer():
+def test_an_untrained_network_has_a_constant_output_and_a_zero_last_layer():
     for make, shape in NETS.values():
         net = make()
         assert not last_layer(net).weight.any()
         first, other = (net(normal(*shape, key=key), *times()) for key in ("one", "other"))
         torch.testing.assert_close(first, other)
-
-
-# --- derivatives -------------------------------------------------------------------------------------
 
 
 def test_P2_T3_P3_T3_jvp_equals_central_differences(net_and_z):
@@ -149,8 +140,7 @@ def test_P2_T3_P3_T3_jvp_passes_through_the_division_of_data_prediction(net_and_
     torch.testing.assert_close(exact, differences, rtol=1e-6, atol=1e-8)
 
 
-def test_P2_T3_P3_T3_the_tangents_in_z_t_and_r_all_count(net_and_z):
-    """Each of the three tangents alone moves the output, so none of them is tested against zero."""
+def test_P2_T3_P3_T3_the_derivatives_in_z_t_and_r_are_not_zero(net_and_z):
     net, z = net_and_z
     inputs = (z, *times())
     for k in range(3):
@@ -167,18 +157,18 @@ def test_P3_T5_gradients_reach_every_trainable_parameter(net_and_z):
     assert idle == []
 
 
-def test_flow_matching_leaves_what_is_told_of_the_interval_as_it_is():
-    """At birth u(z, t, r) does not depend on r, and pairs with r = t do not change that: nothing jumps afterwards."""
+def test_flow_matching_does_not_train_the_interval_embedding():
+    """An untrained u(z, t, r) does not depend on r, and pairs with r = t do not change that."""
     net, z = awake(unet()), normal(3, 2, 4, 4, 4, key="z")
     (t, r), v = times(), normal(*z.shape, key="v")
-    gap = net.time_embed.embeddings[1]
-    gap.layers[-1].weight.data.zero_()
+    interval = net.time_embed.embeddings[1]
+    interval.layers[-1].weight.data.zero_()
     ((net(z, t, t) - v) ** 2).sum().backward()
-    assert not any(p.grad.any() for p in gap.parameters()) and torch.equal(net(z, t, r), net(z, t, t))
+    assert not any(p.grad.any() for p in interval.parameters()) and torch.equal(net(z, t, r), net(z, t, t))
 
 
-def test_time_enters_raw_so_that_its_derivative_stays_moderate():
-    """|d/dt| of the embedding at birth: about 1 per unit of time, and hundreds of times that at 1000 t."""
+def test_raw_times_have_a_moderate_derivative():
+    """The relative derivative of the untrained embedding is about 1 for t, and hundreds of times larger for 1000 t."""
     embedding, t = seeded(lambda: TimeEmbedding(32)), torch.linspace(0, 1, 201).double()
     rate = lambda f: torch.func.jvp(f, (t,), (torch.ones_like(t),))[1].norm(dim=1) / embedding(t).norm(dim=1)  # noqa: E731
     raw, scaled = rate(embedding), rate(lambda t: embedding(1000 * t))
@@ -186,39 +176,36 @@ def test_time_enters_raw_so_that_its_derivative_stays_moderate():
     assert scaled.mean() > 100 * raw.mean()
 
 
-def test_the_networks_pass_their_times_on_unscaled(net_and_z):
+def test_the_networks_embed_raw_times(net_and_z):
     net, z = net_and_z
-    (t, r), seen = times(), []
+    (t, r), inputs_seen = times(), []
     for embedding in net.time_embed.embeddings:
-        embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        embedding.register_forward_pre_hook(lambda _, inputs: inputs_seen.append(inputs[0]))
     net(z, t, r)
-    torch.testing.assert_close(seen, [t, t - r], rtol=0, atol=0)
+    torch.testing.assert_close(inputs_seen, [t, t - r], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("name", "told"), [("t-h", ("t", "h")), ("t-r", ("t", "r")), ("h", ("h",))])
-def test_a_conditioning_is_told_its_numbers_and_nothing_else(name, told):
-    (t, r), seen = times(), []
+@pytest.mark.parametrize(("name", "scalars"), [("t-h", ("t", "h")), ("t-r", ("t", "r")), ("h", ("h",))])
+def test_a_conditioning_embeds_its_scalars(name, scalars):
+    (t, r), inputs_seen = times(), []
     conditioning = seeded(lambda: Conditioning(16, name))
     for embedding in conditioning.embeddings:
-        embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        embedding.register_forward_pre_hook(lambda _, inputs: inputs_seen.append(inputs[0]))
     out = conditioning(t, r)
     values = {"t": t, "h": t - r, "r": r}
-    torch.testing.assert_close(seen, [values[each] for each in told], rtol=0, atol=0)
-    parts = zip(conditioning.embeddings, told, strict=True)
+    torch.testing.assert_close(inputs_seen, [values[each] for each in scalars], rtol=0, atol=0)
+    parts = zip(conditioning.embeddings, scalars, strict=True)
     torch.testing.assert_close(out, sum(embedding(values[each]) for embedding, each in parts))
 
 
-def test_an_unknown_conditioning_is_named_in_full():
+def test_an_unknown_conditioning_is_rejected():
     with pytest.raises(ValueError) as error:
         Conditioning(16, "r")
     assert message(error) == "conditioning must be one of t-h, t-r, h; got 'r'"
 
 
-# --- predictions -------------------------------------------------------------------------------------
-
-
-def test_data_and_velocity_prediction_are_two_readings_of_one_network(net_and_z):
-    """The x-network's u is (z - x) / t, and from noise its one-step sample is what it predicts."""
+def test_x_prediction_is_converted_to_the_average_velocity(net_and_z):
+    """u = (z - x) / t, so that a one-step sample is the predicted x."""
     net, z = net_and_z
     t, r = times()
     with torch.no_grad():
@@ -229,19 +216,16 @@ def test_data_and_velocity_prediction_are_two_readings_of_one_network(net_and_z)
         torch.testing.assert_close(flow.sample(MeanVelocityNet(net, "x"), z), net(z, one, 0 * one))
 
 
-def test_data_prediction_is_finite_at_time_zero(net_and_z):
+def test_x_prediction_is_finite_at_time_zero(net_and_z):
     net, z = net_and_z
     zero = torch.zeros(len(z)).double()
     assert MeanVelocityNet(net, "x")(z, zero, zero).isfinite().all()
 
 
-def test_an_unknown_prediction_is_named_in_full():
+def test_an_unknown_prediction_is_rejected():
     with pytest.raises(ValueError) as error:
         MeanVelocityNet(mlp(), "eps")
     assert message(error) == "prediction must be one of u, x; got 'eps'"
-
-
-# --- average of weights ------------------------------------------------------------------------------
 
 
 class Weight(nn.Module):
@@ -251,7 +235,7 @@ class Weight(nn.Module):
 
 
 def averaged(values, ema, batch):
-    """The average after the weight has taken each of the values, once per optimiser step."""
+    """The average after one update for each value."""
     for step, value in enumerate(values):
         ema.update(Weight(value), batch, step * batch)
     return ema.net.w.item()
@@ -262,25 +246,25 @@ def test_P3_T8_the_average_equals_its_closed_form():
     values, batch = [3.0, -1.0, 2.0, 5.0], 8
     ema = EMA(Weight(1.0), halflife_images=16, rampup=float("inf"))
     d = 0.5 ** (batch / 16)
-    wanted = d**4 * 1.0 + (1 - d) * sum(d ** (4 - k) * w for k, w in enumerate(values, start=1))
-    assert averaged(values, ema, batch) == pytest.approx(wanted, rel=1e-12)
+    expected = d**4 * 1.0 + (1 - d) * sum(d ** (4 - k) * w for k, w in enumerate(values, start=1))
+    assert averaged(values, ema, batch) == pytest.approx(expected, rel=1e-12)
 
 
-def test_P3_T8_a_share_halves_after_the_half_life_whatever_the_batch():
+def test_P3_T8_an_influence_halves_after_the_half_life_for_any_batch():
     for batch in (1, 4, 32):
         ema = EMA(Weight(1.0), halflife_images=64, rampup=float("inf"))
         assert averaged([0.0] * (64 // batch), ema, batch) == pytest.approx(0.5, rel=1e-12)
 
 
-def test_P3_T8_the_ramp_forgets_the_random_start():
-    """While the half-life is 0.1 of the n images seen, the start keeps prod 2^(-10 / k) over the steps k."""
+def test_P3_T8_the_rampup_forgets_the_initial_weights():
+    """With a half-life of 0.1 of the images seen, their influence is prod_k 2^(-10 / k) over the steps k."""
     ema, n = EMA(Weight(1.0), halflife_images=1e9), 20
-    wanted = 0.5 ** sum(10 / k for k in range(1, n + 1))
-    assert averaged([0.0] * n, ema, 8) == pytest.approx(wanted, rel=1e-9)
+    expected = 0.5 ** sum(10 / k for k in range(1, n + 1))
+    assert averaged([0.0] * n, ema, 8) == pytest.approx(expected, rel=1e-9)
     assert ema.decay(8, 10**12) == pytest.approx(0.5 ** (8 / 1e9))
 
 
-def test_P3_T8_the_average_neither_trains_nor_follows_by_itself():
+def test_P3_T8_the_average_is_frozen_and_changes_only_in_updates():
     net = Weight(1.0)
     ema = EMA(net, halflife_images=10)
     net.w.data.fill_(7.0)
@@ -288,7 +272,7 @@ def test_P3_T8_the_average_neither_trains_nor_follows_by_itself():
     assert net.w.requires_grad
 
 
-def test_the_average_of_an_unchanging_network_is_that_network():
+def test_the_average_of_a_constant_network_is_that_network():
     net = awake(mlp())
     ema = EMA(copy.deepcopy(net), halflife_images=10)
     for step in range(3):
@@ -296,10 +280,10 @@ def test_the_average_of_an_unchanging_network_is_that_network():
     torch.testing.assert_close(ema.net.state_dict(), net.state_dict())
 
 
-def test_positions_say_where_a_voxel_lies_on_a_grid_of_any_size():
+def test_positions_are_unique_on_a_grid_of_any_size():
     for shape in ((4, 4, 4), (2, 5, 3)):
-        where = positions(shape)
-        assert where.shape == (N_POSITIONS, *shape)
-        torch.testing.assert_close(where[0, :, 0, 0], (2 * torch.arange(shape[0]) + 1) / shape[0] - 1)
-        torch.testing.assert_close(where[:3], -where[:3].flip(1, 2, 3))  # the middle of the grid is 0
-        assert len(where.flatten(1).T.unique(dim=0)) == shape[0] * shape[1] * shape[2]
+        grid = positions(shape)
+        assert grid.shape == (N_POSITIONS, *shape)
+        torch.testing.assert_close(grid[0, :, 0, 0], (2 * torch.arange(shape[0]) + 1) / shape[0] - 1)
+        torch.testing.assert_close(grid[:3], -grid[:3].flip(1, 2, 3))  # antisymmetric about the centre
+        assert len(grid.flatten(1).T.unique(dim=0)) == shape[0] * shape[1] * shape[2]
