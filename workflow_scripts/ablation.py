@@ -1,20 +1,14 @@
-"""Join what was measured on the arms of one ablation, and name the arms of which nothing was."""
+"""Join the metrics of all arms of one ablation to one table."""
 
-import logging
 from collections.abc import Sequence
 
-from neuromf.metrics.ablations import gather, missing, write_rows
+from neuromf.metrics.ablations import join_arms
 from workflow_scripts._cli import arguments
-
-logger = logging.getLogger("neuromf.ablation")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(__doc__, argv, "runs", "reference", "config:json", "out")
-    table = gather(args.config["ablation"], args.config["arms"], args.runs, args.reference)
-    write_rows(table, args.out)
-    if absent := missing(table):
-        logger.warning("%s lacks %s", args.out, ", ".join(absent))
+    args = arguments(__doc__, argv, "runs:paths", "reference", "config:json", "out")
+    join_arms(runs=args.runs, reference=args.reference, out=args.out, **args.config)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,20 @@
-"""From runs to findings: tidy rows of every arm and seed of an ablation, and what each question of the study came to.
+"""Ablations: one table of the metrics of all arms and seeds, and statistics over seeds.
 
-A member is one run in the view of an ablation: (arm, seed, run); a run may serve several. A member without metrics has
-one row without a metric, so that whoever reads the table can name it. Distances are better where they are smaller; they
-depend on the features and on the number of volumes, and are compared only where both are the same.
-Tests are made on the distance at one evaluation, the claim of the study, with one seed as one value.
+A member is one run of an ablation: (arm, seed, run); a run may be a member of several ablations. A member without
+metrics has one row without a metric, so that it can be reported as missing. Distances are better when smaller; they are
+compared only for equal features and equal numbers of volumes. Tests use the distance of one-step samples (NFE 1), the
+claim of the study, one value per seed.
+
+The statistics are rows of columns RESULTS, by `question`:
+    difference, equivalence  Welch's test and two one-sided tests of the two arms of an ablation
+    cost                     training seconds of the two arms; equal if they differ by the margin at most
+    variance, pair           analysis of variance of three or more arms, and Tukey's test of each pair
+    pareto_front             distance (mean_a) and similarity (mean_b) of an arm
+    one_step                 distance at NFE 1 over the distance at the best other NFE (mean_a)
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -17,12 +25,14 @@ import pandas as pd
 
 from neuromf.core.files import atomic_write
 from neuromf.metrics import statistics
+from neuromf.metrics.findings import add_findings
 from neuromf.metrics.table import COLUMNS, SAMPLES, TEXT, read_rows, select_set
 
-ALPHA = 0.05  # of every test, after correction
-WHO = ["ablation", "arm", "seed", "run"]
+logger = logging.getLogger(__name__)
+
+MEMBER = ["ablation", "arm", "seed", "run"]
 COST = ["seconds", "peak_mb"]  # of the training, from the card of the run
-FOUND = [
+RESULTS = [
     *("ablation", "question", "metric", "features", "nfe", "a", "b", "n_a", "n_b", "mean_a", "mean_b"),
     *("difference", "low", "high", "statistic", "p", "p_holm", "effect", "effect_low", "effect_high", "margin"),
     *("verdict", "finding"),
@@ -30,102 +40,140 @@ FOUND = [
 
 
 class Metric(NamedTuple):
-    """Which rows of a table are meant. The goal of a similarity is "higher", or "real": as real people have it."""
+    """A metric of a table. The goal of a similarity is "higher", or "real": as near as possible to test scans."""
 
     metric: str
     features: str = ""
     goal: str = "higher"
 
 
-# --- rows --------------------------------------------------------------------------------------------
+# --- tables ------------------------------------------------------------------------------------------
+
+
+def join_arms(
+    *,
+    ablation: str,
+    arms: Sequence[tuple[str, int, str]],
+    runs: Sequence[Path],
+    out: Path,
+    reference: Path | None = None,
+) -> None:
+    """Write the table of `gather` (csv), and log the missing arms."""
+    table = gather(ablation, arms, runs, reference)
+    write_rows(table, out)
+    if absent := missing(table):
+        logger.warning("%s lacks %s", out, ", ".join(absent))
 
 
 def gather(
-    ablation: str, arms: Sequence[tuple[str, int, str]], folder: Path, reference: Path | None = None
+    ablation: str, arms: Sequence[tuple[str, int, str]], runs: Sequence[Path], reference: Path | None = None
 ) -> pd.DataFrame:
-    """One table of all that was measured on the arms of an ablation, and what each run cost.
+    """Metrics and training cost of all members of an ablation.
 
     Arguments:
-        ablation: Its name, in every row.
-        arms: The arm, seed and run of each member.
-        folder: Where runs are: metrics.csv and card.json are read from the folder of each.
-        reference: Metrics of real people, whose rows of the set "test" are put to those of every run that has some.
+        ablation: Name of the ablation.
+        arms: Arm, seed and run of each member.
+        runs: Files {run}/metrics.csv and {run}/card.json of the runs; missing files are missing members.
+        reference: Table of the reference (csv); its rows of test scans are added to every run with metrics.
 
     Returns:
-        Columns ablation, arm, seed, run, set, nfe, metric, features, n, value, low, high, seconds and peak_mb. A
-        member whose metrics are not there is one row in which set to high are empty.
+        Columns ablation, arm, seed, run, set, nfe, metric, features, n, value, low, high, seconds and peak_mb. A member
+        without metrics is one row in which set to high are empty.
 
     Raises:
-        ValueError: If the metrics in the folder of a run are those of another.
+        ValueError: If the metrics in the folder of a run belong to another run.
     """
-    tables, known = [], read_rows(reference) if reference else None
+    tables, known = [], select_set(read_rows(reference), "test") if reference else None
+    files = {(path.parent.name, path.name): path for path in runs}
     for arm, seed, run in arms:
-        rows = _metrics(folder / run / "metrics.csv", run)
+        rows = _metrics(files.get((run, "metrics.csv")), run)
         if known is not None and rows["metric"].any():
-            rows = pd.concat([rows, select_set(known, "test")])
-        tables.append(rows.assign(ablation=ablation, arm=arm, seed=seed, run=run, **_cost(folder / run / "card.json")))
-    return pd.concat(tables, ignore_index=True)[WHO + COLUMNS + COST]
+            rows = pd.concat([rows, known])
+        card = files.get((run, "card.json"))
+        cost = json.loads(card.read_text()) if card else {}
+        cost = {name: cost.get(name, np.nan) for name in COST}
+        tables.append(rows.assign(ablation=ablation, arm=arm, seed=seed, run=run, **cost))
+    return pd.concat(tables, ignore_index=True)[MEMBER + COLUMNS + COST]
 
 
-def _metrics(path: Path, run: str) -> pd.DataFrame:
-    """The rows of one run, or one row of nothing."""
-    rows = read_rows(path) if path.is_file() else pd.DataFrame()
+def _metrics(path: Path | None, run: str) -> pd.DataFrame:
+    """Rows of one run, or one empty row if there are none."""
+    rows = read_rows(path) if path else pd.DataFrame()
     if rows.empty:
-        blank = {name: "" if name in TEXT else np.nan for name in COLUMNS}
-        return pd.DataFrame([blank]).astype({"nfe": "Int64"})
-    if strangers := set(rows["run"]) - {run}:
-        raise ValueError(f"{path} must hold the run {run}; got {', '.join(sorted(strangers))}; measure the run again")
+        return pd.DataFrame([{name: "" if name in TEXT else np.nan for name in COLUMNS}]).astype({"nfe": "Int64"})
+    if others := set(rows["run"]) - {run}:
+        raise ValueError(f"{path} must hold the run {run}; got {', '.join(sorted(others))}: evaluate the run again")
     return rows
 
 
-def _cost(path: Path) -> dict[str, float]:
-    """Seconds of training and peak memory (MB) of one run, NaN where its card does not say."""
-    card = json.loads(path.read_text()) if path.is_file() else {}
-    return {name: card.get(name, np.nan) for name in COST}
-
-
 def write_rows(table: pd.DataFrame, path: Path) -> None:
-    """Write a csv whole or not at all."""
+    """Write a table (csv), atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
         table.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def missing(table: pd.DataFrame) -> list[str]:
-    """Arms of a table that lack metrics, in words: each with the seeds that lack them."""
+    """Arms without metrics as text, each with its seeds."""
     groups = table[table["metric"] == ""].groupby("arm", sort=False)["seed"]
     return [f"{arm} (seed {', '.join(map(str, seeds))})" for arm, seeds in groups]
 
 
-def of_metric(table: pd.DataFrame, wanted: Metric) -> pd.DataFrame:
-    """The rows of one metric.
+def select_metric(table: pd.DataFrame, wanted: Metric) -> pd.DataFrame:
+    """Rows of one metric.
 
     Raises:
-        ValueError: If anything was measured but this, or it stands twice for one set of volumes.
+        ValueError: If the table has other metrics only, or two values of this one for one set of volumes.
     """
     rows = table[(table["metric"] == wanted.metric) & (table["features"] == wanted.features)]
-    measured = table[table["metric"] != ""]
-    if rows.empty and len(measured):
-        known = " ".join(
-            sorted({f"{m}:{f}".rstrip(":") for m, f in zip(measured.metric, measured.features, strict=True)})
+    others = table[table["metric"] != ""]
+    if rows.empty and len(others):
+        names = {f"{m}:{f}".rstrip(":") for m, f in zip(others["metric"], others["features"], strict=True)}
+        raise ValueError(
+            f"no row has the metric {wanted.metric!r} of features {wanted.features!r}; "
+            f"there are {' '.join(sorted(names))}"
         )
-        raise ValueError(f"no row has the metric {wanted.metric!r} of features {wanted.features!r}; there are {known}")
     if twice := rows[rows.duplicated(["arm", "seed", "set", "nfe"])].to_dict("records"):
         first = twice[0]
-        raise ValueError(f"{wanted.metric} of {first['arm']}, seed {first['seed']}, nfe {first['nfe']} stands twice")
+        raise ValueError(f"{wanted.metric} of {first['arm']}, seed {first['seed']}, NFE {first['nfe']} occurs twice")
     return rows
 
 
-def by_arm(rows: pd.DataFrame, nfe: int = 1) -> dict[str, np.ndarray]:
-    """Values over seeds of each arm at one number of evaluations; arms without any are left out."""
-    rows = select_set(rows, nfe)
-    return {arm: part["value"].to_numpy() for arm, part in rows.groupby("arm", sort=False)}
+def values_by_arm(rows: pd.DataFrame, nfe: int = 1) -> dict[str, np.ndarray]:
+    """Values over seeds of each arm at one NFE; arms without values are left out."""
+    return {arm: part["value"].to_numpy() for arm, part in select_set(rows, nfe).groupby("arm", sort=False)}
 
 
-# --- questions ---------------------------------------------------------------------------------------
+# --- statistics --------------------------------------------------------------------------------------
 
 
-def questions(
+def compare_arms(
+    *,
+    tables: Sequence[Path],
+    out: Path,
+    distance: Mapping[str, str],
+    similarity: Mapping[str, str],
+    margin: float,
+    base: Mapping[str, str] | None = None,
+) -> None:
+    """Write the statistics of all ablations (`compare`) to one table, and log the findings.
+
+    Arguments:
+        tables: Tables of `join_arms`.
+        out: Table of the statistics (csv).
+        distance: metric and features of the tested distance.
+        similarity: metric, features and goal ("higher" or "real") of the second axis of the Pareto front.
+        margin: Largest irrelevant difference, as a fraction of the base arm's mean distance.
+        base: Base arm by ablation; default: the first arm.
+    """
+    metrics = {"distance": Metric(**distance), "similarity": Metric(**similarity)}
+    results = compare([read_rows(path) for path in tables], margin=margin, base=base, **metrics)
+    write_rows(results, out)
+    for row in results[~results["question"].isin(["pair", "pareto_front"])].to_dict("records"):
+        logger.info("%s, %s of %s: %s", row["ablation"], row["question"], row["a"], row["finding"])
+
+
+def compare(
     tables: Sequence[pd.DataFrame],
     *,
     distance: Metric,
@@ -133,243 +181,140 @@ def questions(
     margin: float,
     base: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """What each question of the study came to, one row per test, ratio and arm of a front.
+    """Statistics of all ablations, a row per test, ratio and arm of a front.
 
-    Two arms are compared by Welch's t-test and by two one-sided tests, three or more by analysis of variance, Tukey's
-    differences and the Pareto front of distance and similarity. Holm's correction is over Welch's, equivalence and
-    variance tests of all tables. Tukey's p-values are corrected for the pairs of their sweep already; they are raised
-    to that of the analysis which they follow.
+    Two arms are compared with Welch's t-test and two one-sided tests; three or more with an analysis of variance,
+    Tukey's test and the Pareto front of distance and similarity. Holm's correction covers the difference, equivalence
+    and variance tests of all tables. Tukey's p-values are already corrected for the pairs of their ablation; they are
+    raised to the p-value of the analysis of variance that they follow.
 
     Arguments:
-        tables: What `gather` made, one per ablation.
-        distance: What is tested, smaller is better.
-        similarity: What stands against it on the front.
-        margin: Largest difference that does not matter, as a share of the base arm's mean distance.
-        base: The arm that the others are held against, by ablation; the first one where not given.
+        tables: Tables of `gather`, one per ablation.
+        distance: The tested distance; smaller is better.
+        similarity: Second axis of the Pareto front.
+        margin: Largest irrelevant difference, as a fraction of the base arm's mean distance.
+        base: Base arm by ablation; default: the first arm.
 
     Returns:
-        Columns FOUND. Of a front, mean_a is the distance and mean_b the similarity of the arm; of one step against
-        many, mean_a is the ratio; of cost, the means are seconds of training, equal where they differ by the margin
-        at most.
+        Columns RESULTS.
     """
     base, rows = base or {}, []
     for table in tables:
-        name = table["ablation"].iloc[0]
-        arms = list(dict.fromkeys(table["arm"]))
+        name, arms = table["ablation"].iloc[0], list(dict.fromkeys(table["arm"]))
         reference = base.get(name, arms[0])
         if reference not in arms:
             raise ValueError(f"the base of {name} must be one of its arms {', '.join(arms)}; got {reference}")
-        found = of_metric(table, distance)
+        distances = select_metric(table, distance)
         if len(arms) == 1:
-            asked = [{"question": "difference", "a": arms[0], "note": "no test: one arm, and nothing beside it"}]
+            tests = [{"question": "difference", "a": arms[0], "note": "no test: one arm"}]
         elif len(arms) == 2:
             other = next(arm for arm in arms if arm != reference)
-            asked = _pair(table, found, other, reference, margin)
+            tests = _two_arms(table, distances, other, reference, margin)
         else:
-            asked = _sweep(table, found, arms, similarity)
-        asked += [_one_step(found, arm) for arm in arms]
-        about = {"ablation": name, "metric": distance.metric, "features": distance.features, "nfe": 1}
-        rows += [{**about, "share": margin, "absent": _absent(table, row), **row} for row in asked]
-    return _worded(rows)
+            tests = _many_arms(table, distances, arms, similarity)
+        tests += [_one_step(distances, arm) for arm in arms]
+        common = {"ablation": name, "metric": distance.metric, "features": distance.features, "nfe": 1}
+        rows += [{**common, "fraction": margin, "absent": _absent(table, test), **test} for test in tests]
+    return pd.DataFrame(add_findings(rows)).reindex(columns=RESULTS)
 
 
-def _absent(table: pd.DataFrame, row: dict) -> list[str]:
-    """Members without metrics among those that a row is about: all arms of a sweep, or the two it names."""
-    whole = row["question"] in ("variance", "front")
-    return missing(table if whole else table[table["arm"].isin([row["a"], row.get("b", "")])])
+def _absent(table: pd.DataFrame, test: dict) -> list[str]:
+    """Members without metrics among the arms of a test."""
+    if test["question"] in ("variance", "pareto_front"):
+        return missing(table)
+    return missing(table[table["arm"].isin([test["a"], test.get("b", "")])])
 
 
-def _pair(table: pd.DataFrame, found: pd.DataFrame, a: str, b: str, margin: float) -> list[dict]:
-    """Rows of a question with two arms: difference, equivalence, cost."""
-    values, note = by_arm(found), _no_test(found, [a, b])
+def _two_arms(table: pd.DataFrame, distances: pd.DataFrame, a: str, b: str, margin: float) -> list[dict]:
+    """Rows difference, equivalence and cost."""
+    values, note = values_by_arm(distances), _no_test(distances, [a, b])
     means = {"a": a, "b": b, "note": note, **_means(values, a, b)}
     difference, equivalence = {"question": "difference", **means}, {"question": "equivalence", **means}
     if not note:
         difference |= statistics.welch(values[a], values[b])
         equivalence |= statistics.equivalence(values[a], values[b], margin * abs(values[b].mean()))
-    about = {"question": "cost", "metric": "seconds", "features": "", "nfe": None, "a": a, "b": b}
-    return [difference, equivalence, about | _means(_seconds(table), a, b)]
+    runs = table.drop_duplicates(["arm", "seed"]).dropna(subset="seconds")
+    seconds = {arm: part.to_numpy() for arm, part in runs.groupby("arm")["seconds"]}
+    cost = {"question": "cost", "metric": "seconds", "features": "", "nfe": None, "a": a, "b": b}
+    return [difference, equivalence, cost | _means(seconds, a, b)]
 
 
-def _sweep(table: pd.DataFrame, found: pd.DataFrame, arms: list[str], similarity: Metric) -> list[dict]:
-    """Rows of a question with many arms: variance, pairs, front; arms with too few seeds stay out of the tests."""
-    values = by_arm(found)
+def _many_arms(table: pd.DataFrame, distances: pd.DataFrame, arms: list[str], similarity: Metric) -> list[dict]:
+    """Rows variance, pair and pareto_front; arms with too few seeds are not tested."""
+    values = values_by_arm(distances)
     enough = [arm for arm in arms if len(values.get(arm, ())) >= statistics.FEWEST]
     tested = enough if len(enough) > 1 else arms
-    note, left = _no_test(found, tested), [arm for arm in arms if arm not in tested]
-    variance = {"question": "variance", "a": "all", "note": note, "left": left}
-    pairs = {(a, b): {"note": note or _no_test(found, [a, b])} for a, b in combinations(arms, 2)}
+    note, excluded = _no_test(distances, tested), [arm for arm in arms if arm not in tested]
+    variance = {"question": "variance", "a": "all", "note": note, "excluded": excluded}
+    pairs = {(a, b): {"note": note or _no_test(distances, [a, b])} for a, b in combinations(arms, 2)}
     if not note:
         groups = {arm: values[arm] for arm in tested}
         variance |= statistics.anova(groups)
         pairs |= {(row["a"], row["b"]): row for row in statistics.tukey(groups)}
     rows = [{"question": "pair", **row, "a": a, "b": b, **_means(values, a, b)} for (a, b), row in pairs.items()]
-    return [variance, *rows, *front(table, found, similarity)]
+    return [variance, *rows, *pareto_front(table, distances, similarity)]
 
 
-def _no_test(found: pd.DataFrame, arms: list[str]) -> str:
-    """Why arms cannot be tested against each other at one evaluation, or nothing."""
-    rows = select_set(found, 1)
+def _no_test(distances: pd.DataFrame, arms: list[str]) -> str:
+    """Reason why arms cannot be tested at NFE 1, or ""."""
+    rows = select_set(distances, 1)
     if absent := [arm for arm in arms if arm not in set(rows["arm"])]:
-        return f"no test: nothing measured of {', '.join(absent)}"
+        return f"no test: no values of {', '.join(absent)}"
     if wrong := sorted(set(rows.loc[~np.isfinite(rows["value"]), "arm"])):
-        return f"no test: the distance of {', '.join(wrong)} is not a number"
+        return f"no test: the distance of {', '.join(wrong)} is not finite"
     if len(sizes := sorted(set(rows["n"].astype(int)))) > 1:
-        return f"no test: distances of {' and '.join(map(str, sizes))} volumes are different numbers"
+        return f"no test: distances of {' and '.join(map(str, sizes))} volumes are not comparable"
     return statistics.too_few(*(part.to_numpy() for _, part in rows.groupby("arm")["value"]))
 
 
 def _means(values: Mapping[str, np.ndarray], a: str, b: str) -> dict:
-    """Number of seeds and mean of each arm of a pair, and the difference of these, of whatever was measured."""
+    """Number of seeds and mean of two arms, and the difference of the means."""
     groups = [np.asarray(values.get(arm, ())) for arm in (a, b)]
     mean_a, mean_b = (group.mean() if len(group) else np.nan for group in groups)
     sizes = {"n_a": len(groups[0]), "n_b": len(groups[1])}
     return {**sizes, "mean_a": mean_a, "mean_b": mean_b, "difference": mean_a - mean_b}
 
 
-def _seconds(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Seconds of training of each arm, one value per run."""
-    runs = table.drop_duplicates(["arm", "seed"]).dropna(subset="seconds")
-    return {arm: part.to_numpy() for arm, part in runs.groupby("arm")["seconds"]}
-
-
-def front(table: pd.DataFrame, found: pd.DataFrame, similarity: Metric) -> list[dict]:
-    """One row per arm that has both: its mean distance, its mean similarity, and whether no arm beats it in both."""
-    likeness = of_metric(table, similarity)
-    lower = {arm: values.mean() for arm, values in by_arm(found).items()}
-    higher = {arm: values.mean() for arm, values in by_arm(likeness).items()}
+def pareto_front(table: pd.DataFrame, distances: pd.DataFrame, similarity: Metric) -> list[dict]:
+    """A row per arm with both values: mean distance, mean similarity, and whether no arm is better in both."""
+    similarities = select_metric(table, similarity)
+    by_arm = values_by_arm(distances)
+    lower = {arm: values.mean() for arm, values in by_arm.items()}
+    higher = {arm: values.mean() for arm, values in values_by_arm(similarities).items()}
     arms = [arm for arm in lower if np.isfinite(lower[arm] + higher.get(arm, np.nan))]
     if not arms:
         return []
-    means = np.array([higher[arm] for arm in arms])
+    scores = np.array([higher[arm] for arm in arms])
     if similarity.goal == "real":
-        means = -abs(means - of_real(likeness))
-    best = statistics.pareto([lower[arm] for arm in arms], means)
+        scores = -abs(scores - value_of_test_scans(similarities))
+    best = statistics.pareto([lower[arm] for arm in arms], scores)
     return [
-        {"question": "front", "a": arm, "n_a": len(by_arm(found)[arm]), "mean_a": lower[arm], "mean_b": higher[arm],
-         "verdict": "on the front" if on else "beaten"}
-        for arm, on in zip(arms, best, strict=True)
+        {"question": "pareto_front", "a": arm, "n_a": len(by_arm[arm]), "mean_a": lower[arm], "mean_b": higher[arm],
+         "verdict": "Pareto-optimal" if optimal else "dominated"}
+        for arm, optimal in zip(arms, best, strict=True)
     ]  # fmt: skip
 
 
-def of_real(rows: pd.DataFrame) -> float:
-    """The value of real people who were not trained on.
+def value_of_test_scans(rows: pd.DataFrame) -> float:
+    """Mean value of test scans.
 
     Raises:
-        ValueError: If they were not measured.
+        ValueError: If the table has none.
     """
     values = select_set(rows, "test")["value"]
     if values.empty:
-        raise ValueError(f"{rows['metric'].iloc[0]} must be measured of real people (set test), since that is its goal")
+        raise ValueError(f"{rows['metric'].iloc[0]} has the goal real but no value of the set test; evaluate it again")
     return float(values.mean())
 
 
-def _one_step(found: pd.DataFrame, arm: str) -> dict:
-    """Distance at one evaluation over that at the best other number of them: by mean over seeds, then seed by seed."""
-    rows = found[(found["arm"] == arm) & (found["set"] == SAMPLES)]
+def _one_step(distances: pd.DataFrame, arm: str) -> dict:
+    """Distance at NFE 1 over the distance at the NFE with the best mean over seeds, per seed and on average."""
+    rows = distances[(distances["arm"] == arm) & (distances["set"] == SAMPLES)]
     seeds = rows.pivot(index="seed", columns="nfe", values="value").dropna()
     others = [nfe for nfe in seeds if nfe != 1]
-    row = {"question": "one step", "a": arm, "n_a": len(seeds), "ratios": []}
+    row = {"question": "one_step", "a": arm, "n_a": len(seeds), "ratios": []}
     if 1 not in seeds or not others or seeds.empty:
         return row
     best = seeds[others].mean().idxmin()
     ratios = seeds[1] / seeds[best]
-    return row | {"b": f"{int(best)} evaluations", "mean_a": ratios.mean(), "ratios": ratios.tolist()}
-
-
-# --- words -------------------------------------------------------------------------------------------
-
-
-def _worded(rows: list[dict]) -> pd.DataFrame:
-    """The rows with corrected p-values, a verdict and a sentence each."""
-    corrected = statistics.corrected([_p(row) if row["question"] in TESTS else np.nan for row in rows])
-    for row, p in zip(rows, corrected, strict=True):
-        row["p_holm"] = p
-    variance = {row["ablation"]: row["p_holm"] for row in rows if row["question"] == "variance"}
-    for row in rows:
-        if row["question"] == "pair":
-            row["p_holm"] = np.maximum(_p(row), variance[row["ablation"]])
-        verdict, finding = WORDS[row["question"]](row)
-        absent = f"; missing: {', '.join(row['absent'])}" if row["absent"] else ""
-        row |= {"verdict": verdict, "finding": finding + absent}
-    return pd.DataFrame(rows).reindex(columns=FOUND)
-
-
-def _p(row: dict) -> float:
-    return row.get("p", np.nan)
-
-
-def _tested(row: dict) -> str:
-    """Why there is no p-value, or nothing."""
-    return "" if np.isfinite(row["p_holm"]) else row["note"] or "no test: values without spread"
-
-
-def _said(row: dict) -> str:
-    return ", ".join(f"{row[k]} {row[f'mean_{k}']:.3g}" for k in "ab" if np.isfinite(row.get(f"mean_{k}", np.nan)))
-
-
-def _judged(row: dict, verdict: str, yes: str, no: str, about: str) -> tuple[str, str]:
-    """Verdict and sentence of a test: what a small p-value says, or that it was not shown."""
-    about = f"{about}, p = {row['p_holm']:.2g} after correction"
-    return (verdict, f"{yes}: {about}") if row["p_holm"] < ALPHA else ("not shown", f"{no}: {about}")
-
-
-def _difference(row: dict) -> tuple[str, str]:
-    if note := _tested(row):
-        means = _said(row)
-        return "no test", f"{note} ({means})" if means else note
-    about = f"{_said(row)}, difference {row['difference']:.3g} (95 % {row['low']:.3g} to {row['high']:.3g})"
-    if "effect" in row:
-        about += f", Hedges' g {row['effect']:.2g} ({row['effect_low']:.2g} to {row['effect_high']:.2g})"
-    return _judged(row, "differs", "differs", "no difference shown", about)
-
-
-def _equivalence(row: dict) -> tuple[str, str]:
-    within = f"within {100 * row['share']:.3g} % of {row['b']}'s mean"
-    if note := _tested(row):
-        return "no test", f"{note} (asked: equivalent {within})"
-    about = f"{_said(row)}, margin {row['margin']:.3g}"
-    return _judged(row, "equivalent", f"equivalent {within}", f"not shown to be equivalent {within}", about)
-
-
-def _variance(row: dict) -> tuple[str, str]:
-    if note := _tested(row):
-        return "no test", note
-    left = f" (without {', '.join(row['left'])}: too few seeds)" if row["left"] else ""
-    about = f"{row['groups']} arms{left}, F = {row['statistic']:.3g}"
-    return _judged(row, "differs", "arms differ", "no difference of arms shown", about)
-
-
-def _front(row: dict) -> tuple[str, str]:
-    best = row["verdict"] == "on the front"
-    about = "no arm beats it in both" if best else "another arm is as good in both and better in one"
-    return row["verdict"], f"{about}: distance {row['mean_a']:.3g}, similarity {row['mean_b']:.3g}"
-
-
-def _ratio(row: dict) -> tuple[str, str]:
-    if not row["ratios"]:
-        return "not measured", "nothing measured at one evaluation and at more of them"
-    each = ", ".join(f"{ratio:.3g}" for ratio in row["ratios"])
-    return "ratio", f"{row['mean_a']:.3g} times the distance at its best, {row['b']} (by seed: {each}; no test)"
-
-
-def _cost_words(row: dict) -> tuple[str, str]:
-    if not np.isfinite(row["difference"]):
-        return "not recorded", "the cards of the runs do not say how long the training took"
-    ratio = row["mean_a"] / row["mean_b"]
-    about = f"{row['a']} {row['mean_a']:.4g} s, {row['b']} {row['mean_b']:.4g} s, {ratio:.3g} times as long"
-    if abs(ratio - 1) <= row["share"]:
-        return "equal time", f"equal training time: {about}"
-    return "unequal time", f"not at equal training time: {about}"
-
-
-TESTS = ("difference", "equivalence", "variance")  # what Holm's correction is over
-WORDS = {
-    "difference": _difference,
-    "equivalence": _equivalence,
-    "variance": _variance,
-    "pair": _difference,
-    "front": _front,
-    "one step": _ratio,
-    "cost": _cost_words,
-}
+    return row | {"b": f"NFE {int(best)}", "mean_a": ratios.mean(), "ratios": ratios.tolist()}

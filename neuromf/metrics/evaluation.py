@@ -1,225 +1,213 @@
-"""Sets of volumes beside the people they should resemble: every metric of them, as tidy rows.
+"""Entry points of the evaluation: `reference` once per study, then `evaluate_run` per run, then `join_tables`."""
 
-What is known of real people (`People`) is made once and shared by all runs: features of training and held-out heads,
-block means of their images, their regions. An `Evaluation` then measures one set of volumes after another against it.
-The feature set and the number of volumes are part of every row, since distances of other features or other numbers
-are other numbers. Rows are those of `table.py`.
-"""
-
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+from torch import Tensor
 
-from neuromf.metrics import controls, privacy, resampling
-from neuromf.metrics.anatomy import morphometry, regions, tissues
-from neuromf.metrics.distances import frechet
-from neuromf.metrics.distances.table import WORSE_WHEN_SMALLER, distances
-from neuromf.metrics.features.registry import Autoencoder, FeatureSet, calibrate, open_features
-from neuromf.metrics.images import similarity, spectral
-from neuromf.metrics.table import row, set_columns
+from neuromf.data.nifti import read_volumes
+from neuromf.data.participants import read_table
+from neuromf.data.preprocessing import volumes_of_split
+from neuromf.metrics import controls, privacy, table
+from neuromf.metrics.anatomy import morphometry
+from neuromf.metrics.evaluator import Evaluator, Reference
+from neuromf.metrics.features.registry import extract, feature_scale, open_feature_sets
+from neuromf.metrics.table import row
+from neuromf.vae import latents as vae_latents
+from neuromf.vae import shards
+from neuromf.vae import weights as vae_weights
 
-logger = logging.getLogger(__name__)
-
-CALIBRATION = 32  # training heads that set the units of encoder features
-POOL = 4  # side in voxels of the blocks whose means are compared in image space
-Features = dict[str, NDArray]  # (N, S, F) by the name of the feature set, its plane behind it
-
-
-@dataclass(frozen=True)
-class People:
-    """What is known of real heads: features by name, block means (N, 2, P) with those of their mirror images."""
-
-    train: Features
-    test: Features
-    train_images: NDArray
-    test_images: NDArray
-    channel_std: NDArray  # of the training latents, (C,)
-    scale: NDArray  # of the encoder's features, as `features.calibrate` finds it
-
-    @property
-    def primary(self) -> str:
-        """Name of the first feature set, in which sets are compared with one another."""
-        return next(iter(self.train))
+FORMAT: dict[str, Any] = {"index": False, "float_format": "%.6g"}
+NEAREST = ["set", "file", "distance", "train", "view", "relative"]
+REGIONAL = ["scan", "set", "region", "ml"]
+SPECTRUM = ["set", "nfe", "frequency", "power"]
 
 
-def scale_of(specs: Sequence[dict], *, vae: Autoencoder, people: NDArray) -> NDArray:
-    """The scale of the encoder's features by the first training volumes (N, I, J, K); empty where none asks for it."""
-    asked = any(spec["name"] == "encoder" for spec in specs)
-    return calibrate(vae, people[:CALIBRATION]) if asked else np.empty(0, np.float32)
+@threadpool_limits.wrap(limits=1)  # volumes are processed in parallel, see core.parallel
+def reference(
+    *,
+    latents: Sequence[Path],
+    qc: Path,
+    weights: Path,
+    people: Path,
+    table: Path,
+    spectra: Path,
+    regions: Path,
+    features: Sequence[dict],
+    spacing_mm: float,
+    **settings: Any,  # noqa: ANN401 - of `Evaluator`
+) -> None:
+    """Features of the training and test scans, and metrics of test, reconstructed and control sets.
 
-
-def open_sets(specs: Sequence[dict], *, vae: Autoencoder, scale: NDArray) -> list[FeatureSet]:
-    """The feature sets of a study, from the arguments of `features.open_features`; the first is the primary one."""
-    return [open_features(**spec, vae=vae, scale=scale) for spec in specs]
-
-
-def extract(sets: Sequence[FeatureSet], volumes: NDArray) -> Features:
-    """Features of volumes (N, I, J, K) in every set, by full name."""
-    found = [(each.name, key, array) for each in sets for key, array in each(volumes).items()]
-    return {f"{name}-{key}" if key else name: array for name, key, array in found}
-
-
-def save_people(people: People, path: Path) -> None:
-    """Write what is known of real people to one npz file."""
-    shared = (field.name for field in fields(People) if field.name not in ("train", "test"))
-    arrays = {name: getattr(people, name) for name in shared}
-    for split in ("train", "test"):
-        arrays |= {f"{split}/{name}": array for name, array in getattr(people, split).items()}
-    single = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-    np.savez(path, **single)  # type: ignore[arg-type]  # none is called allow_pickle
-
-
-def load_people(path: Path) -> People:
-    """The same from a file of `save_people`."""
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in file.files}
-    split: dict[str, Any] = {
-        part: {name.removeprefix(f"{part}/"): array for name, array in arrays.items() if name.startswith(f"{part}/")}
-        for part in ("train", "test")
+    Arguments:
+        latents: Latent shards of all scans.
+        qc: Table of the volumes with their splits.
+        weights: Weights of the autoencoder.
+        people: Output, features of real scans (`evaluator.Reference`, npz).
+        table: Output, metrics (csv).
+        spectra: Output, power spectra (csv).
+        regions: Output, regional volumes in ml (csv).
+        features: Feature sets, dicts of arguments of `features.registry.open_features`; the first is the primary one.
+        spacing_mm: Isotropic voxel size in mm.
+        settings: segmentation, n_pairs, n_anatomy, n_boot and seed, see `Evaluator`.
+    """
+    vae, scans = vae_weights.load(weights), read_table(qc)
+    train, test = (read_volumes(volumes_of_split(scans, split))[:, 0].numpy() for split in ("train", "test"))
+    stored = shards.load_shards(latents)
+    by_split = {
+        split: shards.select_split(stored, scans.set_index("scan")["split"], split) for split in ("train", "test")
     }
-    whole = {field.name: arrays[field.name] for field in fields(People) if field.name in arrays}
-    return People(**split, **whole)
-
-
-class Evaluation:
-    """Collects the rows of every set of volumes that is added; distances are to the training people.
-
-    Arguments:
-        people: What is known of real heads.
-        sets: The feature sets, those of `people` in the same order.
-        spacing_mm: Voxel size of the volumes.
-        n_pairs: Pairs of volumes for the diversity of a set, and for its likeness to the nearest training heads.
-        n_anatomy: Volumes of a set that are segmented.
-        n_boot: Redraws of a bootstrap interval.
-        segmentation: How regions are measured, "atlas" or "synthseg" (`regions.volumes`).
-        seed: Of redraws and pairs.
-    """
-
-    def __init__(
-        self,
-        people: People,
-        sets: Sequence[FeatureSet],
-        *,
-        spacing_mm: float,
-        n_pairs: int = 24,
-        n_anatomy: int = 24,
-        n_boot: int = 200,
-        segmentation: str = "atlas",
-        seed: int = 0,
-    ) -> None:
-        self.people, self.sets, self.spacing_mm, self.segmentation = people, sets, spacing_mm, segmentation
-        self.n_pairs, self.n_anatomy, self.n_boot, self.seed = n_pairs, n_anatomy, n_boot, seed
-        self.features: dict[str | int, Features] = {}  # of every set that was added
-        self.rows: list[dict] = []
-        self.spectra: list[dict] = []
-
-    def add(self, which: str | int, volumes: NDArray, *, features: Features | None = None) -> None:
-        """Measure the distances of one set of volumes (N, I, J, K) in [0, 1]; features where they are known."""
-        logger.info("measuring %d volumes: %s", len(volumes), which)
-        found = self.features[which] = extract(self.sets, volumes) if features is None else features
-        for name, real in self.people.train.items():
-            self.keep(which, distances(real, found[name], name, n_boot=self.n_boot, seed=self.seed))
-
-    def halves(self) -> None:
-        """Measure one random half of the training people against the other: what sample size alone costs."""
-        for name, real in self.people.train.items():
-            first, second = controls.halves(len(real), self.seed)
-            self.keep("train_halves", distances(real[first], real[second], name, n_boot=self.n_boot, seed=self.seed))
-
-    def keep(self, which: str | int, rows: Sequence[dict]) -> None:
-        """Take in rows of a set."""
-        self.rows += [{**set_columns(which), **row} for row in rows]
-
-    def diversity(self, which: str | int, volumes: NDArray) -> None:
-        """Measure how alike the volumes of a set are, by multi-scale SSIM between pairs."""
-        n_pairs = min(self.n_pairs, len(volumes) * (len(volumes) - 1) // 2)
-        self.keep(which, [row("pair_ms_ssim", similarity.pair_ms_ssim(volumes, n_pairs, self.seed), n_pairs)])
-
-    def look(self, which: str | int, volumes: NDArray) -> None:
-        """Measure symmetry, topology, anatomy and spectrum of a set."""
-        tissue = tissues.describe(volumes[: self.n_anatomy], self.spacing_mm)
-        ratio = spectral.high_frequency_ratio(volumes, self.spacing_mm)
-        columns = {"symmetry": tissues.symmetry(volumes), "high_frequency_ratio": ratio}
-        per_volume = [pd.DataFrame(columns), tissues.topology(volumes), tissue]
-        self.keep(which, [one for table in per_volume for one in morphometry.means(table, features="", seed=self.seed)])
-        frequency, power = spectral.radial_spectrum(volumes, self.spacing_mm)
-        pairs = zip(frequency, power.mean(0), strict=True)
-        self.spectra += [{**set_columns(which), "frequency": f, "power": p} for f, p in pairs]
-
-    def segment(self, volumes: NDArray) -> pd.DataFrame:
-        """Regional volumes in ml of volumes (N, I, J, K), one row per brain."""
-        return regions.volumes(volumes, np.diag([self.spacing_mm] * 3 + [1.0]), method=self.segmentation)
-
-    def regions(self, which: str | int, real: pd.DataFrame, found: pd.DataFrame) -> None:
-        """Compare regional volumes in ml, one row per brain, with those of real people."""
-        about: dict[str, Any] = {"features": self.segmentation, "n_boot": self.n_boot, "seed": self.seed}
-        self.keep(which, [{name: one[name] for name in one if name not in ("chance", "p")}
-                        for one in morphometry.compare(real, found, **about)])  # fmt: skip
-        self.keep(which, morphometry.means(morphometry.asymmetry(found), features=self.segmentation, seed=self.seed))
-
-    def audit(self, which: str | int, volumes: NDArray) -> pd.DataFrame:
-        """Look for training heads in a set, in images and in features; the table of nearest ones in images."""
-        images = privacy.pooled(volumes, POOL)
-        known, heldout = self.people.train_images, self.people.test_images
-        found, table = privacy.audit(images, known, heldout, seed=self.seed)
-        self.keep(which, privacy.rows(found, len(volumes), f"image-pool{POOL}"))
-        name = self.people.primary
-        flat = [x.mean(axis=1) for x in (self.features[which][name], self.people.train[name], self.people.test[name])]
-        self.keep(which, privacy.rows(privacy.audit(*flat, seed=self.seed)[0], len(volumes), name))
-        return table
-
-    def likeness(self, which: str | int, volumes: NDArray, nearest: NDArray) -> None:
-        """Multi-scale SSIM of volumes to the training heads nearest to them, which have the same shape."""
-        values = similarity.ms_ssim(volumes, nearest)
-        self.keep(which, morphometry.means(pd.DataFrame({"nearest_ms_ssim": values}), features="", seed=self.seed))
-
-    def deviation(self, which: str | int, latent: NDArray) -> None:
-        """Each channel's standard deviation of latents (N, C, ...) over that of the training people, less one."""
-        errors = np.moveaxis(latent, 1, 0).reshape(latent.shape[1], -1).std(1, ddof=1) / self.people.channel_std - 1
-        rows = [row(f"latent_std_error_{c}", error, len(latent)) for c, error in enumerate(errors)]
-        self.keep(which, [*rows, row("latent_std_error", np.abs(errors).max(), len(latent))])
-
-    def compare(self, which: str | int, other: str) -> None:
-        """Add the Fréchet distance of a set over that of another from the same noise, volume by volume.
-
-        The interval draws the volumes of both sets together, so it says whether their difference is more than
-        the choice of the noise.
-        """
-        name = self.people.primary
-        real = self.people.train[name]
-        pair = np.concatenate([self.features[which][name], self.features[other][name]], axis=2)
-        rng = np.random.default_rng(self.seed)
-        again = [over(real, pair[rng.integers(len(pair), size=len(pair))]) for _ in range(self.n_boot)]
-        low, high = np.percentile(again, [2.5, 97.5])
-        self.keep(which, [row(f"frechet_over_{other}", over(real, pair), len(pair), low=low, high=high, features=name)])
-
-
-def over(real: NDArray, pair: NDArray) -> float:
-    """Fréchet distance to real of the first half of the features of a pair over that of the second."""
-    ours, theirs = (
-        frechet.frechet_distance(resampling.rows(real), resampling.rows(x)) for x in np.split(pair, 2, axis=2)
+    scale = feature_scale(features, vae=vae, train=train)
+    sets = open_feature_sets(features, vae=vae, scale=scale)
+    known = Reference(
+        train=extract(sets, train),
+        test=extract(sets, test),
+        train_images=privacy.mirrored_block_means(train),
+        test_images=privacy.mirrored_block_means(test),
+        channel_std=by_split["train"]["mean"].double().transpose(0, 1).flatten(1).std(1).numpy(),
+        scale=scale,
     )
-    return ours / theirs
+    known.save(people)
+
+    evaluator = Evaluator(known, sets, spacing_mm=spacing_mm, **settings)
+    _add_controls(evaluator, test)
+    decoded = vae_latents.decode(vae, by_split["test"]["mean"]).numpy()
+    evaluator.add("reconstruction", decoded)
+    for name, volumes in (("test", test), ("reconstruction", decoded)):
+        evaluator.diversity(name, np.asarray(volumes, np.float32))
+        evaluator.anatomy(name, np.asarray(volumes, np.float32))
+    # The reconstruction is compared with as many volumes as a run.
+    parts = {"test": evaluator.segment(test), "reconstruction": evaluator.segment(decoded[: evaluator.n_anatomy])}
+    evaluator.compare_regions("reconstruction", parts["test"], parts["reconstruction"])
+    names = by_split["test"]["scans"]
+    regional = [part.assign(set=name, scan=names[: len(part)]) for name, part in parts.items()]
+    pd.concat(regional).to_csv(regions, **FORMAT)
+    _write(evaluator, "", table, spectra)
 
 
-def ordered(table: pd.DataFrame) -> list[dict]:
-    """Whether each distance puts the control sets in order: rows ordered_{metric} of 1 or 0, of the set "controls".
+def _add_controls(evaluator: Evaluator, test: NDArray) -> None:
+    """Distances of training halves and control sets, and whether these are in order."""
+    evaluator.add_train_halves()
+    sets = controls.control_sets(test, seed=evaluator.seed)
+    mean = {key: x.repeat(len(test), axis=0) for key, x in extract(evaluator.sets, sets["mean"][:1]).items()}
+    known = {"test": evaluator.reference.test, "mean": mean}
+    for name, volumes in sets.items():
+        evaluator.add(name, volumes, features=known.get(name))
+    evaluator.rows += controls.order_rows(pd.DataFrame(evaluator.rows))
+
+
+@threadpool_limits.wrap(limits=1)  # volumes are processed in parallel, see core.parallel
+def evaluate_run(
+    *,
+    samples: Sequence[Path],
+    people: Path,
+    regions: Path,
+    qc: Path,
+    weights: Path,
+    run: str,
+    metrics: Path,
+    spectra: Path,
+    nearest: Path,
+    regional: Path,
+    privacy: Path,
+    features: Sequence[dict],
+    n: int,
+    spacing_mm: float,
+    baselines: Mapping[str, Tensor] | None = None,
+    in_depth: bool = True,
+    **settings: Any,  # noqa: ANN401 - of `Evaluator`
+) -> None:
+    """Metrics of one run: its samples at each number of network evaluations (NFE), against real scans.
+
+    Anatomy, the privacy audit, regional volumes and baselines need `in_depth`; without it the metrics are feature
+    distances, diversity and latent standard deviations, and the tables of nearest scans and regions are empty.
 
     Arguments:
-        table: Rows of every control set, as of `table.py`.
+        samples: Sample folders, named nfe-{NFE}.
+        people: Features of real scans, output of `reference`.
+        regions: Regional volumes of test scans, output of `reference`.
+        qc: Table of the volumes with their splits.
+        weights: Weights of the autoencoder.
+        run: Name of the run.
+        metrics: Output, metrics (csv).
+        spectra: Output, power spectra (csv).
+        nearest: Output, nearest training scan of each one-step sample (csv).
+        regional: Output, regional volumes of test scans and one-step samples, a row per region (csv).
+        privacy: Output, nearest training scan of each one-step sample and test scan (csv).
+        features: Feature sets, dicts of arguments of `features.registry.open_features`; the first is the primary one.
+        n: Number of samples that were requested per NFE.
+        spacing_mm: Isotropic voxel size in mm.
+        baselines: Latents of further sets by name, of the same noise as the samples
+            (`meanflow.baselines.baseline_latents`).
+        in_depth: Whether all metrics are computed.
+        settings: segmentation, n_pairs, n_anatomy, n_boot and seed, see `Evaluator`.
     """
-    rows = []
-    for (metric, features), found in table.groupby(["metric", "features"], sort=False):
-        if {name for chain in controls.CHAINS for name in chain} <= set(found["set"]):
-            larger = metric not in WORSE_WHEN_SMALLER
-            passed = controls.orders(found.to_dict("records"), larger_is_worse=larger)
-            rows.append(
-                {**set_columns("controls"), **row(f"ordered_{metric}", passed, int(found["n"].max()), features=features)}
-            )
-    return rows
+    vae, known = vae_weights.load(weights), Reference.load(people)
+    sets = open_feature_sets(features, vae=vae, scale=known.scale)
+    evaluator = Evaluator(known, sets, spacing_mm=spacing_mm, **settings)
+    pairs, regional_rows = pd.DataFrame(columns=NEAREST), pd.DataFrame(columns=REGIONAL)
+    for folder in samples:
+        nfe, files = int(folder.name.removeprefix("nfe-")), read_table(folder / "samples.tsv")["file"]
+        volumes = read_volumes(files)[:, 0].float().numpy()
+        evaluator.add(nfe, volumes)
+        evaluator.record(nfe, [row("valid_fraction", len(volumes) / n, len(volumes))])
+        evaluator.diversity(nfe, volumes)
+        evaluator.latent_std(nfe, torch.load(folder / "latents.pt", weights_only=True).double().numpy())
+        if in_depth:
+            evaluator.anatomy(nfe, volumes)
+        if in_depth and nfe == 1:
+            pairs = _nearest_scans(evaluator, volumes, files.tolist(), read_table(qc))
+            regional_rows = _regional_volumes(evaluator, volumes, pd.read_csv(regions))
+    for name, latents in (baselines or {}).items() if in_depth else ():
+        evaluator.add(name, vae_latents.decode(vae, latents).numpy())
+    if in_depth:
+        evaluator.compare_sets(1, "online")
+    pairs.to_csv(privacy, **FORMAT)
+    own = pairs[pairs["set"] == "samples"].rename(columns={"file": "generated"})
+    own[["distance", "train", "view", "relative", "generated"]].to_csv(nearest, **FORMAT)
+    regional_rows.to_csv(regional, **FORMAT)
+    _write(evaluator, run, metrics, spectra)
+
+
+def _nearest_scans(evaluator: Evaluator, volumes: NDArray, files: list[str], scans: pd.DataFrame) -> pd.DataFrame:
+    """Privacy audit of one-step samples, and their similarity to the nearest training scans."""
+    train, by_set = volumes_of_split(scans, "train"), {"samples": files, "test": volumes_of_split(scans, "test")}
+    pairs = evaluator.audit_privacy(1, volumes)
+    file = [by_set[name][k] for name, k in zip(pairs["set"], pairs["index"], strict=True)]
+    pairs = pairs.assign(file=file, train=[train[k] for k in pairs["train"]])[NEAREST]
+    own = pairs[pairs["set"] == "samples"].head(evaluator.n_pairs)
+    nearest = read_volumes(own["train"])[:, 0].float().numpy()
+    nearest = np.stack([one[::-1] if view else one for one, view in zip(nearest, own["view"], strict=True)])
+    evaluator.nearest_similarity(1, volumes[: len(nearest)], nearest)
+    return pairs
+
+
+def _regional_volumes(evaluator: Evaluator, volumes: NDArray, known: pd.DataFrame) -> pd.DataFrame:
+    """Regional volumes of test scans and one-step samples, a row per volume and region."""
+    fake = evaluator.segment(volumes[: evaluator.n_anatomy])
+    real = known[known["set"] == "test"].set_index("scan")[fake.columns]
+    evaluator.compare_regions(1, real, fake)
+    names = [f"sample-{number:05d}" for number in range(len(fake))]
+    parts = (real, "test", real.index), (fake, "samples", names)
+    return pd.concat([morphometry.tidy(part, name, scans) for part, name, scans in parts])
+
+
+def _write(evaluator: Evaluator, run: str, metrics: Path, spectra: Path) -> None:
+    pd.DataFrame(evaluator.rows).assign(run=run).to_csv(metrics, **FORMAT)
+    pd.DataFrame(evaluator.spectra, columns=SPECTRUM).assign(run=run).to_csv(spectra, **FORMAT)
+
+
+def join_tables(*, tables: Sequence[Path], out: Path) -> None:
+    """Write the metrics of the reference and of all runs to one table, without metrics that fail on the controls.
+
+    Arguments:
+        tables: Tables of `reference` and `evaluate_run`.
+        out: Joint table (csv).
+    """
+    table.valid_rows(table.read(tables))[["run", *table.COLUMNS]].to_csv(out, index=False)

@@ -1,14 +1,14 @@
-"""Does a generator give people away: copies of training heads among its samples, and who can be told to be in training.
+"""Privacy audit: memorised training scans among samples, and membership inference.
 
-Features have shape (N, F), one row per head; distances are Euclidean, in the features' unit. A head may have several
-views, with shape (N, V, F), such as itself and its mirror image: its distance to another is that of the nearest view,
-since a mirrored copy is a copy. Held-out heads are real, unseen, and treated in all as the training heads are; they say
-what is usual.
+Features have shape (N, F), one row per scan; distances are Euclidean, in the unit of the features. A scan may have
+several views, with shape (N, V, F), such as itself and its left-right mirror image: its distance to another scan is the
+distance of the nearest view, because a mirrored copy is a copy. Scans of test participants, treated like the training
+scans, give the expected values.
 
-Samples that are smoother than real heads lie nearer to every head without being copies, so a ratio of medians below 1
-proves nothing alone. Copies are sought by how much nearer the nearest training head is than the second nearest, and
-membership by comparing training with held-out heads: both treat smooth samples and sharp ones alike. A person who is in
-training twice stands out for no copy: one scan each.
+Samples that are smoother than real scans are closer to every scan without being copies, so a ratio of medians below 1
+is no evidence alone. Two tests are insensitive to smoothness: memorised samples are those whose nearest training scan is
+much nearer than the second nearest, and membership inference compares training with test scans. A participant with two
+scans in the training set cannot be detected by the first test, so each participant contributes one scan.
 
 References:
     Extracting Training Data from Diffusion Models (Carlini et al., 2023), arXiv:2301.13188: nearest over next nearest
@@ -25,20 +25,23 @@ from scipy import stats
 
 from neuromf.core import parallel
 from neuromf.metrics.images.spectral import as_volumes
-from neuromf.metrics.resampling import as_features
+from neuromf.metrics.resampling import check_features
+from neuromf.metrics.table import row
 
-LEVEL = 0.01  # of the alarm
+LEVEL = 0.01  # significance level of the alarm
+BLOCK = 4  # side in voxels of the blocks whose means are compared in image space
+IMAGE_FEATURES = f"image-pool{BLOCK}"
 
 
-def pooled(volumes: ArrayLike, factor: int) -> NDArray:
-    """Block means of each volume in one row, features for distances in image space.
+def block_means(volumes: ArrayLike, factor: int = BLOCK) -> NDArray:
+    """Block means of each volume, features for distances in image space.
 
     Arguments:
-        volumes: Volumes in [0, 1], with shape (N, I, J, K).
+        volumes: Volumes in [0, 1], shape (N, I, J, K).
         factor: Side of a block in voxels; it must divide I, J and K.
 
     Returns:
-        Means with shape (N, I J K / factor³), float64.
+        Means, shape (N, I J K / factor³), float64.
     """
     volumes = as_volumes(volumes)
     shape = volumes.shape[1:]
@@ -51,224 +54,75 @@ def pooled(volumes: ArrayLike, factor: int) -> NDArray:
     return np.stack(means)
 
 
-def mirrored(volumes: ArrayLike, factor: int) -> NDArray:
-    """Block means of each volume and of its left-right mirror image, two views with shape (N, 2, F).
+def mirrored_block_means(volumes: ArrayLike, factor: int = BLOCK) -> NDArray:
+    """Block means of each volume and of its left-right mirror image: two views, shape (N, 2, F).
 
     Arguments:
-        volumes: Volumes in [0, 1], with shape (N, I, J, K), left-right along I, the midline in the middle.
+        volumes: Volumes in [0, 1], shape (N, I, J, K), left-right along I with the midline in the middle.
         factor: Side of a block in voxels.
     """
     volumes = as_volumes(volumes)
-    return np.stack([pooled(volumes, factor), pooled(volumes[:, ::-1], factor)], axis=1)
+    return np.stack([block_means(volumes, factor), block_means(volumes[:, ::-1], factor)], axis=1)
 
 
-def as_views(heads: ArrayLike, name: str) -> NDArray:
-    """Features of heads as a finite (N, V, F) array; (N, F) is one view each."""
-    x = np.asarray(heads, dtype=np.float64)
+def check_views(scans: ArrayLike, name: str) -> NDArray:
+    """Features of scans as a finite array (N, V, F); (N, F) is one view per scan."""
+    x = np.asarray(scans, dtype=np.float64)
     x = x[:, None] if x.ndim == 2 else x
     if x.ndim != 3 or 0 in x.shape:
-        raise ValueError(f"{name} must have shape (N, F) or (N, views, F), at least one head; got {np.shape(heads)}")
-    as_features(x.reshape(len(x), -1), name, 1)
+        raise ValueError(f"{name} must have shape (N, F) or (N, views, F), at least one scan; got {np.shape(scans)}")
+    check_features(x.reshape(len(x), -1), name, 1)
     return x
 
 
-# --- distances ---------------------------------------------------------------------------------------
-
-
-def nearest(query: ArrayLike, reference: ArrayLike, block: int = 256) -> tuple[NDArray, NDArray]:
-    """The closest reference to each query.
-
-    Arguments:
-        query: Features with shape (N, F).
-        reference: Features with shape (M, F), or (M, V, F) for heads of several views.
-        block: Queries compared at once; memory grows with block x M x V.
-
-    Returns:
-        Distances with shape (N,), and rows of the reference with shape (N,).
-    """
-    found = neighbours(query, reference, k=1, block=block)
-    return found["distance"][:, 0], found["index"][:, 0]
-
-
 def neighbours(query: ArrayLike, reference: ArrayLike, *, k: int = 2, block: int = 256) -> dict[str, NDArray]:
-    """The k closest heads to each query, nearest first.
+    """The k nearest scans of each query, nearest first.
 
     Arguments:
-        query: Features with shape (N, F).
-        reference: Features of heads, with shape (M, F) or (M, V, F).
+        query: Features, shape (N, F).
+        reference: Features of scans, shape (M, F) or (M, V, F).
+        k: Number of neighbours.
+        block: Queries per block; memory grows with block x M x V.
 
     Returns:
-        distance, index of the head, and view of it, each with shape (N, min(k, M)).
+        distance, index of the scan, and view of it, each of shape (N, min(k, M)).
     """
-    query, heads = as_features(query, "query", 1), as_views(reference, "reference")
-    m, v, f = heads.shape
+    query, scans = check_features(query, "query", 1), check_views(reference, "reference")
+    m, v, f = scans.shape
     if query.shape[1] != f:
         raise ValueError(f"query and reference must have the same number of features; got {query.shape[1]} and {f}")
-    centre = heads.mean(axis=(0, 1))  # distances do not change, the products below lose fewer digits
-    r = (heads - centre).reshape(m * v, f)
+    centre = scans.mean(axis=(0, 1))  # products of centred features lose fewer digits
+    r = (scans - centre).reshape(m * v, f)
     half_squares = 0.5 * np.sum(r**2, axis=1)
     parts = []
     for start in range(0, len(query), block):
         q = query[start : start + block]
-        score = (half_squares - (q - centre) @ r.T).reshape(len(q), m, v)  # grows with the distance
+        score = (half_squares - (q - centre) @ r.T).reshape(len(q), m, v)  # monotonic in the distance
         index = np.argsort(score.min(axis=2), axis=1, kind="stable")[:, :k]
         view = np.take_along_axis(score.argmin(axis=2), index, axis=1)
-        # From the rows themselves, so that a copy is at distance 0 and not at a rounding error.
-        parts.append((np.linalg.norm(q[:, None] - heads[index, view], axis=2), index, view))
+        # Distances of the rows themselves: exactly 0 for a copy, without rounding errors.
+        parts.append((np.linalg.norm(q[:, None] - scans[index, view], axis=2), index, view))
     distance, index, view = (np.concatenate(part) for part in zip(*parts, strict=True))
     return {"distance": distance, "index": index, "view": view}
 
 
-def to_any_view(heads: ArrayLike, reference: ArrayLike) -> NDArray:
-    """Distance of each head, by its nearest view, to the closest row of a reference (M, F); shape (N,)."""
-    heads = as_views(heads, "heads")
-    return np.min([nearest(heads[:, view], reference)[0] for view in range(heads.shape[1])], axis=0)
+def nearest_distance(query: ArrayLike, reference: ArrayLike) -> NDArray:
+    """Distance of each query (N, F) to the nearest scan of a reference (M, F) or (M, V, F); shape (N,)."""
+    return neighbours(query, reference, k=1)["distance"][:, 0]
 
 
-def memorisation(fake: ArrayLike, train: ArrayLike, heldout: ArrayLike) -> dict[str, float]:
-    """How much closer generated volumes are to the training set than unseen real ones are.
+def nearest_distance_of_views(scans: NDArray, reference: ArrayLike) -> NDArray:
+    """Distance of the nearest view of each scan (N, V, F) to the nearest row of a reference (M, F); shape (N,)."""
+    return np.min([nearest_distance(scans[:, view], reference) for view in range(scans.shape[1])], axis=0)
 
-    A model that has learnt the population has a ratio near 1 (below it when its volumes are smoother than real ones)
-    and a share near the one expected by chance; copies bring the ratio to 0 and the share to 1.
 
-    Arguments:
-        fake: Features of generated volumes, with shape (N, F).
-        train: Features of the training heads, with shape (M, F) or (M, V, F).
-        heldout: Features of real heads the model has not seen, with shape (L, F) or (L, V, F).
+def nearest_training_scans(query: NDArray, train: NDArray) -> pd.DataFrame:
+    """Nearest training scan of each query (N, F), a row per query.
 
     Returns:
-        fake_to_train and heldout_to_train, median distances to the nearest training head; ratio, the first over the
-        second (NaN when both are 0); share_closer_to_train, the share of generated volumes nearer to a training head
-        than to any held-out one; and share_by_chance, M / (M + L), what that share is when the two sets cannot be
-        told apart.
+        index of the query; distance to the nearest training scan; train, its index; view, 1 for its mirror image;
+        relative, the distance over the distance to the second nearest scan (1 if both are 0).
     """
-    train, heldout = as_views(train, "train"), as_views(heldout, "heldout")
-    to_train, to_heldout = nearest(fake, train)[0], nearest(fake, heldout)[0]
-    usual = nearest(heldout[:, 0], train)[0]
-    return {
-        "nearest_train_distance": float(np.median(to_train)),
-        "nearest_train_distance_test": float(np.median(usual)),
-        "nearest_train_ratio": ratio_of_medians(to_train, usual),
-        "closer_to_train_fraction": float(np.mean(to_train < to_heldout)),
-        "closer_to_train_expected": len(train) / (len(train) + len(heldout)),
-    }
-
-
-# --- statistics --------------------------------------------------------------------------------------
-
-
-def ratio_of_medians(a: NDArray, b: NDArray) -> float:
-    """Median of a over that of b; NaN when both are 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.divide(np.median(a), np.median(b)))
-
-
-def ratio_p(fake: NDArray, heldout: NDArray, n_permutations: int, seed: int) -> float:
-    """How often distances shuffled between the sets have a ratio of medians as small as theirs."""
-    rng, both, value = np.random.default_rng(seed), np.concatenate([fake, heldout]), ratio_of_medians(fake, heldout)
-    below = 0
-    for _ in range(n_permutations):
-        x = both[rng.permutation(len(both))]
-        below += ratio_of_medians(x[: len(fake)], x[len(fake) :]) <= value
-    return (1 + below) / (1 + n_permutations)
-
-
-def below_all(values: NDArray, usual: NDArray) -> tuple[float, float]:
-    """Share of values below every one of the m usual ones, and 1 / (m + 1), what it is by chance."""
-    return float(np.mean(values < usual.min())), 1 / (len(usual) + 1)
-
-
-def standing_out(relative: NDArray, usual: NDArray) -> NDArray:
-    """How probable it is by chance that a nearest neighbour stands out as it does, with shape (n,).
-
-    Where heads lie without order in d dimensions, minus the log of (nearest over second nearest distance) is
-    exponential with mean 1 / d. That mean is measured on m held-out heads, so a value over it follows the F
-    distribution with 2 and 2 m degrees of freedom, of which this is the upper tail.
-
-    Arguments:
-        relative: Nearest over second nearest distance of generated heads, in [0, 1], with shape (n,).
-        usual: That of held-out heads, with shape (m,).
-    """
-    with np.errstate(divide="ignore"):
-        value, mean = -np.log(relative), -np.log(np.maximum(usual, 1e-12)).mean()
-    return stats.f.sf(value / mean, 2, 2 * len(usual)) if mean > 0 else np.where(value > 0, 0.0, 1.0)
-
-
-def membership(train: NDArray, heldout: NDArray) -> dict[str, float]:
-    """Can one tell who was in training, from the distance of a head to the nearest generated one?
-
-    Arguments:
-        train: Distances of training heads, with shape (M,).
-        heldout: Those of held-out heads, with shape (L,).
-
-    Returns:
-        auc, the probability that a training head is nearer than a held-out one (0.5: it cannot be told); low and
-        high, the ends of its 95 % interval; p, one-sided against 0.5.
-    """
-    nearer = (train[:, None] < heldout) + 0.5 * (train[:, None] == heldout)
-    auc = float(nearer.mean())
-    ranks = stats.rankdata(np.concatenate([train, heldout]))
-    test = stats.mannwhitneyu(train, heldout, alternative="less") if np.ptp(ranks) else None
-    if min(nearer.shape) < 2:
-        return {"auc": auc, "low": np.nan, "high": np.nan, "p": test.pvalue if test else 1.0}
-    variance = nearer.mean(axis=1).var(ddof=1) / len(train) + nearer.mean(axis=0).var(ddof=1) / len(heldout)
-    half = stats.norm.ppf(0.975) * np.sqrt(variance)
-    ends = {"low": float(max(0.0, auc - half)), "high": float(min(1.0, auc + half))}
-    return {"auc": auc, **ends, "p": float(test.pvalue) if test else 1.0}
-
-
-# --- the audit ---------------------------------------------------------------------------------------
-
-
-def audit(
-    fake: ArrayLike, train: ArrayLike, heldout: ArrayLike, *, n_permutations: int = 1000, seed: int = 0
-) -> tuple[dict[str, float], pd.DataFrame]:
-    """All that can be said about the privacy of training heads from one set of generated ones.
-
-    Arguments:
-        fake: Features of generated volumes, with shape (N, F).
-        train: Features of the training heads, with shape (M, F), or (M, V, F) with their mirror images.
-        heldout: Features of unseen real heads, with the views that the training heads have.
-        n_permutations: Shuffles for the p-value of the ratio.
-
-    Returns:
-        One row: what `memorisation` gives; ratio_p; share_below_heldout, the share of generated heads nearer to a
-        training head than any held-out head is, and share_below_by_chance; copies, the share of generated heads whose
-        nearest training head stands out beyond chance, and copies_p, that of the clearest one times their number;
-        auc, auc_low, auc_high and auc_p of `membership`; alarm, 1 where copies or membership are beyond chance at
-        0.01 for both together. And a table for drawing: set ("generated" or "held out"), index in its set, distance
-        to the nearest training head, train (its index), view (1 for its mirror image), and relative, that distance
-        over the one to the second nearest.
-
-    Raises:
-        ValueError: If there are fewer than two training heads, or the features or views do not match.
-    """
-    query, train, heldout = as_features(fake, "fake", 1), as_views(train, "train"), as_views(heldout, "heldout")
-    if len(train) < 2 or train.shape[1:] != heldout.shape[1:]:
-        raise ValueError(
-            "train must have at least 2 heads, with the views and features of heldout; "
-            f"got shapes {train.shape} and {heldout.shape}"
-        )
-    table = pd.concat(
-        [_to_train(query, train).assign(set="generated"), _to_train(heldout[:, 0], train).assign(set="held out")],
-        ignore_index=True,
-    )
-    of_fake, usual = (table[table["set"] == name] for name in ("generated", "held out"))
-    below, by_chance = below_all(of_fake["distance"].to_numpy(), usual["distance"].to_numpy())
-    chance = len(query) * standing_out(of_fake["relative"].to_numpy(), usual["relative"].to_numpy())
-    attack = membership(to_any_view(train, query), to_any_view(heldout, query))
-    row = {
-        **memorisation(query, train, heldout),
-        "nearest_train_ratio_p": ratio_p(of_fake["distance"].to_numpy(), usual["distance"].to_numpy(), n_permutations, seed),
-        **{"closer_than_test_fraction": below, "closer_than_test_expected": by_chance},
-        **{"memorised_fraction": float(np.mean(chance < LEVEL / 2)), "memorised_p": float(min(1.0, chance.min()))},
-        **{f"membership_{name}": attack[name] for name in ("auc", "low", "high", "p")},
-    }
-    return row | {"privacy_alarm": float(min(row["memorised_p"], attack["p"]) < LEVEL / 2)}, table
-
-
-def _to_train(query: NDArray, train: NDArray) -> pd.DataFrame:
-    """Nearest training head of each query, and how much it stands out."""
     found = neighbours(query, train, k=2)
     first, second = found["distance"].T
     relative = np.divide(first, second, out=np.ones_like(first), where=second > 0)
@@ -276,20 +130,133 @@ def _to_train(query: NDArray, train: NDArray) -> pd.DataFrame:
     return pd.DataFrame(columns).rename_axis("index").reset_index()
 
 
-def closest_pairs(table: pd.DataFrame, n: int = 3) -> pd.DataFrame:
-    """Rows of the table of `audit` for the n generated heads whose nearest training head stands out most."""
-    return table[table["set"] == "generated"].nsmallest(n, ["relative", "distance"]).reset_index(drop=True)
+def ratio_of_medians(a: NDArray, b: NDArray) -> float:
+    """Median of a over median of b; NaN if both are 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.divide(np.median(a), np.median(b)))
 
 
-def rows(row: Mapping[str, float], n: int, features: str) -> list[dict]:
-    """The row of `audit` as rows of metrics.csv, the AUC with its interval.
+def ratio_p(fake: NDArray, test: NDArray, n_permutations: int, seed: int) -> float:
+    """One-sided permutation p-value of `ratio_of_medians`: small if the distances of samples are smaller."""
+    rng, both, value = np.random.default_rng(seed), np.concatenate([fake, test]), ratio_of_medians(fake, test)
+    below = 0
+    for _ in range(n_permutations):
+        x = both[rng.permutation(len(both))]
+        below += ratio_of_medians(x[: len(fake)], x[len(fake) :]) <= value
+    return (1 + below) / (1 + n_permutations)
+
+
+def memorisation_p(relative: NDArray, expected: NDArray) -> NDArray:
+    """Probability, per sample, of a nearest neighbour that is as much nearer than the second nearest, shape (n,).
+
+    For points without structure in d dimensions, minus the log of (nearest over second nearest distance) is exponential
+    with mean 1 / d. The mean is estimated from m test scans, so a value over the mean follows the F distribution with 2
+    and 2 m degrees of freedom; this is its upper tail.
 
     Arguments:
-        n: Generated heads that were compared.
-        features: What the distances were taken between.
+        relative: Nearest over second nearest distance of samples, in [0, 1], shape (n,).
+        expected: The same of test scans, shape (m,).
     """
-    interval = {"membership_auc": {"low": row["membership_low"], "high": row["membership_high"]}}
-    blank = {"low": np.nan, "high": np.nan}
-    names = [name for name in row if name not in ("membership_low", "membership_high")]
-    start = {"features": features, "n": n}
-    return [{"metric": name, **start, "value": row[name], **interval.get(name, blank)} for name in names]
+    with np.errstate(divide="ignore"):
+        value, mean = -np.log(relative), -np.log(np.maximum(expected, 1e-12)).mean()
+    return stats.f.sf(value / mean, 2, 2 * len(expected)) if mean > 0 else np.where(value > 0, 0.0, 1.0)
+
+
+def membership(train: NDArray, test: NDArray) -> dict[str, float]:
+    """Membership inference from the distance of a scan to the nearest sample.
+
+    Arguments:
+        train: Distances of training scans, shape (M,).
+        test: Distances of test scans, shape (L,).
+
+    Returns:
+        auc, the probability that a training scan is nearer than a test scan (0.5: no inference possible); low and high,
+        its 95 % interval; p, one-sided against 0.5.
+    """
+    nearer = (train[:, None] < test) + 0.5 * (train[:, None] == test)
+    auc = float(nearer.mean())
+    ranks = stats.rankdata(np.concatenate([train, test]))
+    p = float(stats.mannwhitneyu(train, test, alternative="less").pvalue) if np.ptp(ranks) else 1.0
+    if min(nearer.shape) < 2:
+        return {"auc": auc, "low": np.nan, "high": np.nan, "p": p}
+    variance = nearer.mean(axis=1).var(ddof=1) / len(train) + nearer.mean(axis=0).var(ddof=1) / len(test)
+    half = stats.norm.ppf(0.975) * np.sqrt(variance)
+    return {"auc": auc, "low": float(max(0.0, auc - half)), "high": float(min(1.0, auc + half)), "p": p}
+
+
+def audit(
+    fake: ArrayLike, train: ArrayLike, test: ArrayLike, *, n_permutations: int = 1000, seed: int = 0
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """Privacy of the training scans, given one set of samples.
+
+    Arguments:
+        fake: Features of samples, shape (N, F).
+        train: Features of training scans, shape (M, F), or (M, V, F) with their mirror images.
+        test: Features of test scans, with the same views.
+        n_permutations: Permutations for the p-value of the ratio.
+        seed: Seed of the permutations.
+
+    Returns:
+        A dict of
+        nearest_train_distance and nearest_train_distance_test, median distance of samples and of test scans to the
+        nearest training scan; nearest_train_ratio, the first over the second, and nearest_train_ratio_p. A model that
+        learnt the population has a ratio near 1; copies bring it to 0.
+        closer_to_train_fraction, fraction of samples nearer to a training scan than to any test scan, and
+        closer_to_train_expected, M / (M + L), its value if training and test scans are exchangeable.
+        closer_than_test_fraction, fraction of samples nearer to a training scan than any test scan is, and
+        closer_than_test_expected.
+        memorised_fraction, fraction of samples with significant `memorisation_p`, and memorised_p, the smallest
+        of these p-values times their number.
+        membership_auc, membership_low, membership_high and membership_p, see `membership`.
+        privacy_alarm, 1 if memorised_p or membership_p is significant at 0.01 for both together.
+
+        And a table with a row per sample and test scan: set ("samples" or "test") and the columns of
+        `nearest_training_scans`.
+
+    Raises:
+        ValueError: If there are fewer than two training scans, or features or views do not match.
+    """
+    query, train, test = check_features(fake, "fake", 1), check_views(train, "train"), check_views(test, "test")
+    if len(train) < 2 or train.shape[1:] != test.shape[1:]:
+        raise ValueError(
+            "train must have at least 2 scans, with the views and features of test; "
+            f"got shapes {train.shape} and {test.shape}"
+        )
+    samples, expected = nearest_training_scans(query, train), nearest_training_scans(test[:, 0], train)
+    distance, usual = samples["distance"].to_numpy(), expected["distance"].to_numpy()
+    p = len(query) * memorisation_p(samples["relative"].to_numpy(), expected["relative"].to_numpy())
+    attack = membership(nearest_distance_of_views(train, query), nearest_distance_of_views(test, query))
+    result = {
+        "nearest_train_distance": float(np.median(distance)),
+        "nearest_train_distance_test": float(np.median(usual)),
+        "nearest_train_ratio": ratio_of_medians(distance, usual),
+        "closer_to_train_fraction": float(np.mean(distance < nearest_distance(query, test))),
+        "closer_to_train_expected": len(train) / (len(train) + len(test)),
+        "nearest_train_ratio_p": ratio_p(distance, usual, n_permutations, seed),
+        "closer_than_test_fraction": float(np.mean(distance < usual.min())),
+        "closer_than_test_expected": 1 / (len(usual) + 1),
+        "memorised_fraction": float(np.mean(p < LEVEL / 2)),
+        "memorised_p": float(min(1.0, p.min())),
+        **{f"membership_{name}": attack[name] for name in ("auc", "low", "high", "p")},
+    }
+    alarm = float(min(result["memorised_p"], result["membership_p"]) < LEVEL / 2)
+    table = pd.concat([samples.assign(set="samples"), expected.assign(set="test")], ignore_index=True)
+    return result | {"privacy_alarm": alarm}, table
+
+
+def rows(result: Mapping[str, float], n: int, features: str) -> list[dict]:
+    """The dict of `audit` as rows of metrics.csv; the AUC has its interval.
+
+    Arguments:
+        result: Values of `audit`.
+        n: Number of samples.
+        features: Name of the features between which distances were computed.
+    """
+    ends = {"membership_auc": {"low": result["membership_low"], "high": result["membership_high"]}}
+    names = [name for name in result if name not in ("membership_low", "membership_high")]
+    return [row(name, result[name], n, features=features, **ends.get(name, {})) for name in names]
+
+
+def closest_pairs(table: pd.DataFrame, n: int = 3) -> pd.DataFrame:
+    """Rows of the table of `audit` for the n samples with the smallest `relative`."""
+    return table[table["set"] == "samples"].nsmallest(n, ["relative", "distance"]).reset_index(drop=True)

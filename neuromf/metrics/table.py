@@ -64,7 +64,7 @@ def read(paths: Sequence[Path]) -> pd.DataFrame:
 def valid_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the metrics that put the control sets in order, or that were not tested on them.
 
-    Metrics that failed are logged. Their rows ordered_{metric} (1 or 0, see `evaluation.ordered`) stay in the table.
+    Metrics that failed are logged. Their rows ordered_{metric} (1 or 0, see `controls.order_rows`) stay in the table.
     """
     tested = table[table["metric"].str.startswith("ordered_")]
     failed = tested[tested["value"] == 0]

@@ -85,7 +85,7 @@ def test_slices_are_drawn_with_their_volume(rng):
     width = np.diff(resampling.bootstrap(shift, real, fake, 400))
     slices = np.repeat(real, 20, axis=1), np.repeat(fake, 20, axis=1)
     np.testing.assert_allclose(np.diff(resampling.bootstrap(shift, *slices, 400)), width, rtol=1e-9)
-    assert np.diff(resampling.bootstrap(shift, *(resampling.rows(x) for x in slices), 400)) < width / 3
+    assert np.diff(resampling.bootstrap(shift, *(resampling.stack_slices(x) for x in slices), 400)) < width / 3
 
 
 def test_few_volumes_are_farther_and_equal_numbers_can_be_compared(rng):
@@ -148,7 +148,7 @@ def test_a_volume_drawn_twice_is_not_compared_with_itself(rng):
     found = mmd.rbf(rng.standard_normal((4, 2)), rng.standard_normal((3, 2)))
     draw = np.array([0, 0, 2, 3])
     pairs = [found.real[i, j] for a, i in enumerate(draw) for b, j in enumerate(draw) if a != b and i != j]
-    assert mmd.among(found.real, np.bincount(draw)) == pytest.approx(np.mean(pairs), rel=1e-12)
+    assert mmd.mean_of_pairs(found.real, np.bincount(draw)) == pytest.approx(np.mean(pairs), rel=1e-12)
 
 
 def test_the_kernel_is_the_same_for_every_generated_set(rng):
@@ -172,7 +172,7 @@ def test_kernel_intervals_hold_the_value_and_leave_zero_where_sets_differ(rng):
 def test_manifold_measures_of_points_on_a_line():
     """Real balls with k = 1: 0 +- 1, 1 +- 1, 3 +- 2, 10 +- 7. Generated: 0.5 +- 2, 2.5 +- 2, 30 +- 27.5."""
     real, fake = np.array([[0.0], [1], [3], [10]]), np.array([[0.5], [2.5], [30]])
-    found = prdc.manifold(real, fake, k=1)
+    found = prdc.measures(real, fake, k=1)
     assert found["precision"] == pytest.approx(2 / 3)  # 0.5 and 2.5, not 30
     assert found["density"] == pytest.approx((2 + 1) / 3)  # 0.5 in the balls of 0 and 1; 2.5 in that of 3
     assert found["coverage"] == 3 / 4  # nothing in that of 10, which begins at 3
@@ -193,11 +193,11 @@ def test_manifold_measures_agree_with_their_definition(rng):
         "density": np.sum(inside) / (k * 18),
         "coverage": np.any(inside, axis=1).mean(),
     }
-    assert prdc.manifold(real, fake, k) == pytest.approx(expected)
+    assert prdc.measures(real, fake, k) == pytest.approx(expected)
 
 
 def test_people_like_the_real_ones_have_density_one_and_the_expected_coverage(rng):
-    found = [prdc.manifold(rng.standard_normal((30, 4)), rng.standard_normal((20, 4))) for _ in range(150)]
+    found = [prdc.measures(rng.standard_normal((30, 4)), rng.standard_normal((20, 4))) for _ in range(150)]
     assert np.mean([one["density"] for one in found]) == pytest.approx(1, abs=0.05)
     coverage = [one["coverage"] for one in found]
     expected = 1 - np.prod([(29 - i) / (49 - i) for i in range(prdc.K)])  # Naeem et al., lemma 2
@@ -207,7 +207,7 @@ def test_people_like_the_real_ones_have_density_one_and_the_expected_coverage(rn
 def test_manifold_intervals_hold_their_values(rng):
     real, fake = rng.standard_normal((60, 3)), rng.standard_normal((50, 3))
     real[:20], fake[:20] = real[:20] - 5, fake[:20] + 5  # each set has a kind that the other lacks
-    values, found = prdc.manifold(real, fake), prdc.intervals(real, fake)
+    values, found = prdc.measures(real, fake), prdc.intervals(real, fake)
     for name in prdc.MEASURES:
         assert found[name][0] < values[name] < found[name][1]
     assert found == prdc.intervals(real, fake) != prdc.intervals(real, fake, seed=1)
@@ -286,7 +286,7 @@ def test_a_fifth_of_copies_among_poor_volumes_raises_precision_and_density(rng):
     """Where honest volumes are off the manifold, copied ones are on it: these measures reward what is no merit."""
     train, poor = rng.standard_normal((200, 30)), 1.5 * rng.standard_normal((100, 30))
     copied = np.vstack([train[:20] + 0.02 * rng.standard_normal((20, 30)), poor[20:]])
-    before, after = prdc.manifold(train, poor), prdc.manifold(train, copied)
+    before, after = prdc.measures(train, poor), prdc.measures(train, copied)
     assert after["precision"] > before["precision"] + 0.15 and after["density"] > before["density"] + 0.05
 
 
@@ -314,7 +314,7 @@ def volumes(rng):
 
 
 def test_controls_are_worse_in_the_way_their_name_says(volumes):
-    made = controls.controls(volumes, block=8)
+    made = controls.control_sets(volumes, block=8)
     assert made.keys() == {name for chain in controls.CHAINS for name in chain}
     assert all(x.shape == volumes.shape and x.dtype == np.float32 for x in made.values())
     assert all(x.min() >= 0 and x.max() <= 1 for x in made.values())
@@ -327,7 +327,7 @@ def test_controls_are_worse_in_the_way_their_name_says(volumes):
 
 
 def test_shuffled_blocks_are_all_still_there_and_the_rim_stays(volumes):
-    got = controls.shuffled(volumes[0], 8, seed=0)
+    got = controls.shuffle_blocks(volumes[0], 8, seed=0)
 
     def blocks(x):
         return {x[i : i + 8, j : j + 8, k : k + 8].tobytes() for i in (0, 8) for j in (0, 8) for k in (0, 8)}
@@ -338,7 +338,7 @@ def test_shuffled_blocks_are_all_still_there_and_the_rim_stays(volumes):
 
 
 def test_a_volume_is_made_worse_in_the_same_way_in_any_set(volumes):
-    all_four, first_two = controls.controls(volumes, block=8), controls.controls(volumes[:2], block=8)
+    all_four, first_two = controls.control_sets(volumes, block=8), controls.control_sets(volumes[:2], block=8)
     for name in ("noisy", "noisier", "shuffled", "blurred"):
         np.testing.assert_array_equal(all_four[name][:2], first_two[name])
 
@@ -357,12 +357,12 @@ def as_rows(values):
 
 
 def test_a_metric_that_orders_the_controls_is_told_from_one_that_does_not():
-    assert controls.orders(as_rows(IN_ORDER)) and controls.orders(as_rows({**IN_ORDER, "1": -3}))
+    assert controls.in_order(as_rows(IN_ORDER)) and controls.in_order(as_rows({**IN_ORDER, "1": -3}))
     for name, value in [("blurred", 3.1), ("noisy", 1), ("noisier", 1.9), ("shuffled", 0.9), ("mean", np.nan)]:
-        assert not controls.orders(as_rows({**IN_ORDER, name: value}))
-    assert controls.orders(as_rows({**IN_ORDER, "blurred": 3}))  # the end of a scale may be reached early
+        assert not controls.in_order(as_rows({**IN_ORDER, name: value}))
+    assert controls.in_order(as_rows({**IN_ORDER, "blurred": 3}))  # the end of a scale may be reached early
     falling = {name: -value for name, value in IN_ORDER.items()}
-    assert controls.orders(as_rows(falling), larger_is_worse=False) and not controls.orders(as_rows(falling))
+    assert controls.in_order(as_rows(falling), larger_is_worse=False) and not controls.in_order(as_rows(falling))
 
 
 # --- errors ------------------------------------------------------------------------------------------
@@ -372,32 +372,30 @@ def test_errors_say_what_came_and_what_to_do(rng, volumes):
     x = rng.standard_normal((10, 3))
     with pytest.raises(ValueError) as error:
         resampling.at_equal_n(frechet.frechet_distance, x, x[:6], 7)
-    assert message(error) == "n must lie between 2 and 6, the volumes of the smaller set; got 7"
+    assert message(error) == "n must lie between 2 and 6, the size of the smaller set; got 7"
     with pytest.raises(ValueError) as error:
         mmd.rbf(np.ones((4, 2)), x[:, :2])
-    assert message(error) == "widths must be above 0; got [0.0, 0.0, 0.0, 0.0, 0.0]: are the real volumes all alike?"
+    assert message(error) == "widths must be above 0; got [0.0, 0.0, 0.0, 0.0, 0.0]: are all real volumes equal?"
     with pytest.raises(ValueError) as error:
         mmd.polynomial(np.stack([x] * 3), x[None])
-    assert message(error) == "MMD compares different volumes and needs 2 on either side; got 3 and 1"
+    assert message(error) == "MMD needs at least 2 volumes in both sets; got 3 and 1"
     with pytest.raises(ValueError) as error:
-        prdc.manifold(x, x[:5])
-    assert (
-        message(error) == "k must lie between 1 and the volumes of the smaller set less 1; got 5 for 10 and 5 volumes"
-    )
+        prdc.measures(x, x[:5])
+    assert message(error) == "k must be at least 1 and less than the size of both sets; got 5 for 10 and 5 volumes"
     with pytest.raises(ValueError) as error:
         sliced_wasserstein.sliced_wasserstein(x, x, p=0.5)
     assert message(error) == "p and n_directions must be at least 1; got 0.5 and 256"
     with pytest.raises(ValueError) as error:
         controls.halves(3)
-    assert message(error) == "halves need at least 4 volumes; got 3"
+    assert message(error) == "two halves need at least 4 volumes; got 3"
     with pytest.raises(ValueError) as error:
-        controls.controls(volumes)
-    assert message(error) == "blocks of 16 voxels leave nothing to permute in (16, 20, 16): take smaller ones"
+        controls.control_sets(volumes)
+    assert message(error) == "a volume of (16, 20, 16) voxels has fewer than 2 blocks of side 16; lower block"
     with pytest.raises(ValueError) as error:
-        controls.orders(as_rows({"test": 1, "blurred": 2}))
+        controls.in_order(as_rows({"test": 1, "blurred": 2}))
     assert message(error) == (
-        "no row of mean, more-blurred, noisier, noisy, shuffled: measure every set that controls() makes"
+        "no row of the sets mean, more-blurred, noisier, noisy, shuffled; evaluate all sets of control_sets()"
     )
     with pytest.raises(ValueError) as error:
-        controls.orders(as_rows(IN_ORDER) * 2)
-    assert message(error) == "rows must be of one metric in one feature set; real came twice"
+        controls.in_order(as_rows(IN_ORDER) * 2)
+    assert message(error) == "rows must belong to one metric in one feature set; set test occurs twice"

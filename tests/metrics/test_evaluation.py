@@ -1,4 +1,4 @@
-"""Sets of volumes beside the people they should resemble: every row is there, and near is nearer than far."""
+"""Evaluation: all rows are present, near sets have smaller distances than far ones, entry points write all files."""
 
 import logging
 
@@ -9,9 +9,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
-from neuromf.metrics import controls, evaluation, privacy, table
+from neuromf.metrics import controls, evaluator, privacy, table
 from neuromf.metrics.distances import frechet
-from neuromf.metrics.features.registry import FeatureSet, calibrate
+from neuromf.metrics.features import registry
+from neuromf.metrics.features.registry import FeatureSet, calibrate, extract
 from neuromf.metrics.images import spectral
 from neuromf.vae import maisi
 
@@ -35,7 +36,7 @@ SETS = [FeatureSet("blocks", blocks), FeatureSet("slices", planes)]
 
 
 def brains(n, seed):
-    """Smooth volumes (n, I, J, K) in [0, 1] inside a ball, each another one."""
+    """Different smooth volumes (n, I, J, K) in [0, 1] inside a ball."""
     noise = np.random.default_rng(seed).standard_normal((n, SIDE, SIDE, SIDE))
     smooth = gaussian_filter(noise, (0, 3, 3, 3))
     radius = np.linalg.norm(np.indices((SIDE,) * 3) - (SIDE - 1) / 2, axis=0)
@@ -47,33 +48,33 @@ def noise(n):
 
 
 @pytest.fixture(scope="module")
-def heads():
+def scans():
     return brains(N_TRAIN, 0), brains(N_TEST, 1)
 
 
 @pytest.fixture(scope="module")
-def people(heads):
-    features = [evaluation.extract(SETS, volumes) for volumes in heads]
-    images = [privacy.mirrored(volumes, evaluation.POOL) for volumes in heads]
+def reference(scans):
+    features = [extract(SETS, volumes) for volumes in scans]
+    images = [privacy.mirrored_block_means(volumes) for volumes in scans]
     shared = {"channel_std": np.array([1.0, 2.0, 0.5, 1.0]), "scale": np.ones((2, 1, 3, 64))}
-    return evaluation.People(*features, *images, **shared)
+    return evaluator.Reference(*features, *images, **shared)
 
 
 @pytest.fixture(scope="module")
-def new(people):
-    """Makes an evaluation against the people, small enough for a test."""
+def new(reference):
+    """A function that returns a new evaluator with small settings."""
     small = {"n_pairs": 2, "n_anatomy": 2, "n_boot": 20}
-    return lambda **changes: evaluation.Evaluation(people, SETS, spacing_mm=SPACING_MM, **{**small, **changes})
+    return lambda **changes: evaluator.Evaluator(reference, SETS, spacing_mm=SPACING_MM, **{**small, **changes})
 
 
 @pytest.fixture(scope="module")
-def judge(new, heads):
-    """Held-out people and noise, both measured."""
+def judge(new, scans):
+    """An evaluator with test scans and noise."""
     judge = new()
-    for name, volumes in (("test", heads[1]), (1, noise(6))):
+    for name, volumes in (("test", scans[1]), (1, noise(6))):
         judge.add(name, volumes)
         judge.diversity(name, volumes)
-        judge.look(name, volumes)
+        judge.anatomy(name, volumes)
     return judge
 
 
@@ -91,9 +92,7 @@ def test_every_row_has_the_columns_of_the_table_and_none_comes_twice(judge):
     assert set(found.columns) == set(table.COLUMNS)
     assert not found.duplicated(["set", "nfe", "metric", "features"]).any()
     assert set(found["features"]) == {"", "blocks", "slices-xy", "slices-yz"}
-    assert {"frechet", "kid", "pair_ms_ssim", "betti_0", "betti_1", "symmetry", "ventricle_ml"} <= set(
-        found["metric"]
-    )
+    assert {"frechet", "kid", "pair_ms_ssim", "betti_0", "betti_1", "symmetry", "ventricle_ml"} <= set(found["metric"])
 
 
 def test_rows_say_how_many_volumes_they_rest_on(judge):
@@ -102,28 +101,28 @@ def test_rows_say_how_many_volumes_they_rest_on(judge):
     assert [n["test", metric] for metric in ("symmetry", "brain_ml", "pair_ms_ssim")] == [N_TEST, 2, 2]
 
 
-def test_what_is_known_of_people_is_the_same_from_its_file(people, tmp_path):
-    evaluation.save_people(people, tmp_path / "people.npz")
-    again = evaluation.load_people(tmp_path / "people.npz")
-    assert list(again.train) == list(people.train) and again.primary == "blocks"
-    for name in people.train:
-        np.testing.assert_allclose(again.test[name], people.test[name], rtol=1e-6)
-    np.testing.assert_allclose(again.train_images, people.train_images, rtol=1e-6)
-    np.testing.assert_allclose(again.channel_std, people.channel_std)
-    np.testing.assert_array_equal(again.scale, people.scale)
+def test_a_reference_is_equal_after_saving_and_loading(reference, tmp_path):
+    reference.save(tmp_path / "people.npz")
+    again = evaluator.Reference.load(tmp_path / "people.npz")
+    assert list(again.train) == list(reference.train) and again.primary == "blocks"
+    for name in reference.train:
+        np.testing.assert_allclose(again.test[name], reference.test[name], rtol=1e-6)
+    np.testing.assert_allclose(again.train_images, reference.train_images, rtol=1e-6)
+    np.testing.assert_allclose(again.channel_std, reference.channel_std)
+    np.testing.assert_array_equal(again.scale, reference.scale)
 
 
-def test_the_scale_of_features_is_found_where_the_encoder_is_asked_for_and_from_the_first_people():
+def test_the_feature_scale_is_computed_from_the_first_training_scans_if_a_set_is_the_encoder():
     net = maisi.MAISIVAEWrapper(maisi.COMPACT)
-    volumes = noise(evaluation.CALIBRATION + 2)[:, :16, :16, :16]
-    assert evaluation.scale_of([{"name": "r3d18"}], vae=net, people=volumes).size == 0
-    got = evaluation.scale_of([{"name": "r3d18"}, {"name": "encoder"}], vae=net, people=volumes)
-    np.testing.assert_array_equal(got, calibrate(net, volumes[: evaluation.CALIBRATION]))
+    volumes = noise(registry.CALIBRATION + 2)[:, :16, :16, :16]
+    assert registry.feature_scale([{"name": "radimagenet"}], vae=net, train=volumes).size == 0
+    got = registry.feature_scale([{"name": "radimagenet"}, {"name": "encoder"}], vae=net, train=volumes)
+    np.testing.assert_array_equal(got, calibrate(net, volumes[: registry.CALIBRATION]))
 
 
-def test_spectra_have_a_row_for_each_frequency_of_each_set_looked_at(judge, heads):
+def test_spectra_have_a_row_per_frequency_and_set(judge, scans):
     spectra = pd.DataFrame(judge.spectra)
-    frequency, power = spectral.radial_spectrum(heads[1], SPACING_MM)
+    frequency, power = spectral.radial_spectrum(scans[1], SPACING_MM)
     assert spectra.groupby("set", sort=False).size().to_dict() == {"test": len(frequency), "samples": len(frequency)}
     np.testing.assert_allclose(spectra.loc[spectra["set"] == "test", "power"], power.mean(0))
 
@@ -131,59 +130,59 @@ def test_spectra_have_a_row_for_each_frequency_of_each_set_looked_at(judge, head
 # --- values ------------------------------------------------------------------------------------------
 
 
-def test_unseen_people_are_nearer_than_noise(judge):
+def test_test_scans_are_nearer_than_noise(judge):
     for features in ("blocks", "slices-xy"):
         assert 2 * value(judge, "test", "frechet", features) < value(judge, 1, "frechet", features)
     assert value(judge, 1, "high_frequency_ratio") > 5 * value(judge, "test", "high_frequency_ratio")
     assert value(judge, "test", "betti_0") == 1
 
 
-def test_known_features_are_not_extracted_again(new, people):
+def test_known_features_are_not_extracted_again(new, reference):
     judge = new()
-    judge.add("test", noise(8), features=people.test)
+    judge.add("test", noise(8), features=reference.test)
     assert value(judge, "test", "frechet") == pytest.approx(
-        frechet.frechet_distance(people.train["blocks"][:, 0], people.test["blocks"][:, 0])
+        frechet.frechet_distance(reference.train["blocks"][:, 0], reference.test["blocks"][:, 0])
     )
 
 
-def test_half_of_the_training_people_is_nearer_to_the_other_than_noise(new, judge):
+def test_training_halves_are_nearer_to_each_other_than_noise(new, judge):
     halves = new()
-    halves.halves()
+    halves.add_train_halves()
     assert value(halves, "train_halves", "frechet") < value(judge, 1, "frechet")
 
 
-def test_copies_of_training_heads_raise_the_alarm_and_mirrored_ones_too(new, heads):
-    for volumes in (heads[0][:6], heads[0][:6, ::-1]):
+def test_copies_and_mirrored_copies_of_training_scans_raise_the_alarm(new, scans):
+    for volumes in (scans[0][:6], scans[0][:6, ::-1]):
         judge = new()
         judge.add(1, volumes)
-        nearest = judge.audit(1, volumes)
-        images = f"image-pool{evaluation.POOL}"
+        nearest = judge.audit_privacy(1, volumes)
+        images = privacy.IMAGE_FEATURES
         assert value(judge, 1, "privacy_alarm", images) == 1 and value(judge, 1, "nearest_train_ratio", images) < 1e-6
-        assert nearest[nearest["set"] == "generated"]["train"].tolist() == list(range(6))
+        assert nearest[nearest["set"] == "samples"]["train"].tolist() == list(range(6))
 
 
-def test_unseen_people_raise_no_alarm(new):
+def test_new_brains_raise_no_alarm(new):
     judge, volumes = new(), brains(8, seed=7)
     judge.add(1, volumes)
-    judge.audit(1, volumes)
-    assert value(judge, 1, "privacy_alarm", f"image-pool{evaluation.POOL}") == 0
+    judge.audit_privacy(1, volumes)
+    assert value(judge, 1, "privacy_alarm", privacy.IMAGE_FEATURES) == 0
 
 
-def test_likeness_is_that_of_each_volume_to_the_head_given(new, heads):
+def test_nearest_similarity_compares_each_volume_with_its_scan(new, scans):
     judge = new()
-    judge.likeness(1, heads[0][:4], heads[0][:4])
+    judge.nearest_similarity(1, scans[0][:4], scans[0][:4])
     assert value(judge, 1, "nearest_ms_ssim") == pytest.approx(1)
-    judge.likeness(2, heads[1][:4], heads[0][:4])
+    judge.nearest_similarity(2, scans[1][:4], scans[0][:4])
     assert value(judge, 2, "nearest_ms_ssim") < 0.95
 
 
-def test_regions_of_the_same_brains_are_at_no_distance(new):
+def test_equal_regions_have_distance_zero(new):
     rng = np.random.default_rng(0)
     names = ["left_ventricle", "right_ventricle", "brain", "intracranial"]
     real = pd.DataFrame(rng.uniform(10, 20, (8, 4)), columns=names)
     judge = new()
-    judge.regions("same", real, real)
-    judge.regions("far", real, 2 * real)
+    judge.compare_regions("same", real, real)
+    judge.compare_regions("far", real, 2 * real)
     assert (
         value(judge, "same", "wasserstein_brain_sd", "atlas")
         == 0
@@ -192,31 +191,30 @@ def test_regions_of_the_same_brains_are_at_no_distance(new):
     assert value(judge, "same", "segmented", "atlas") == 1
 
 
-def test_channel_deviation_is_that_of_the_training_people_less_one(new, people):
+def test_the_latent_error_is_relative_to_the_training_set(new, reference):
     judge = new()
     draw = np.random.default_rng(3).standard_normal((50, 4, 6, 6, 6))
-    judge.deviation(
-        "1", 7 + draw * people.channel_std[:, None, None, None] * np.array([1, 0.5, 1.25, 2])[:, None, None, None]
-    )
+    factors = reference.channel_std * np.array([1, 0.5, 1.25, 2])
+    judge.latent_std(1, 7 + draw * factors[:, None, None, None])
     got = [value(judge, 1, f"latent_std_error_{c}") for c in range(4)]
     np.testing.assert_allclose(got, [0.0, -0.5, 0.25, 1.0], atol=0.03)
     assert value(judge, 1, "latent_std_error") == pytest.approx(max(map(abs, got)))
 
 
-def test_equal_seeds_measure_equal_rows(new, heads):
+def test_equal_seeds_give_equal_rows(new, scans):
     first, again, other = (new(seed=seed) for seed in (0, 0, 1))
     for judge in (first, again, other):
-        judge.add("test", heads[1])
+        judge.add("test", scans[1])
     assert repr(first.rows) == repr(again.rows) and repr(first.rows) != repr(other.rows)
 
 
-def test_a_comparison_pairs_the_volumes_of_both_sets(new):
-    """A set beside itself differs by nothing, whatever is drawn; beside a worse one it is below 1 throughout."""
+def test_compared_sets_are_resampled_jointly(new):
+    """The ratio of equal sets is 1 in every resample; the ratio to a worse set is below 1 in all."""
     judge = new()
-    for name, volumes in (("1", brains(12, seed=5)), ("same", brains(12, seed=5)), ("worse", noise(12))):
+    for name, volumes in ((1, brains(12, seed=5)), ("same", brains(12, seed=5)), ("worse", noise(12))):
         judge.add(name, volumes)
     for other in ("same", "worse"):
-        judge.compare(1, other)
+        judge.compare_sets(1, other)
     same, worse = judge.rows[-2:]
     assert (same["value"], same["low"], same["high"]) == (1, 1, 1) and same["n"] == 12
     assert worse["metric"] == "frechet_over_worse" and worse["high"] < 1
@@ -233,16 +231,16 @@ def controlled(**distance):
     return pd.DataFrame(rows)
 
 
-def test_a_distance_that_orders_the_controls_is_shown():
-    found = controlled(real=1.0)
-    (asked,) = evaluation.ordered(found)
+def test_a_distance_that_orders_the_controls_is_valid():
+    found = controlled(test=1.0)
+    (asked,) = controls.order_rows(found)
     assert (asked["set"], asked["metric"], asked["value"]) == ("controls", "ordered_frechet", 1)
     assert len(table.valid_rows(pd.concat([found, pd.DataFrame([asked])]))) == len(found) + 1
 
 
-def test_a_distance_that_cannot_order_them_is_not_shown_and_the_log_says_so(caplog):
-    found = controlled(real=1.0, shuffled=0.5)
-    rows = pd.concat([found, pd.DataFrame(evaluation.ordered(found)), found.assign(features="slices-xy")])
+def test_a_distance_that_does_not_order_the_controls_is_left_out_and_logged(caplog):
+    found = controlled(test=1.0, shuffled=0.5)
+    rows = pd.concat([found, pd.DataFrame(controls.order_rows(found)), found.assign(features="slices-xy")])
     with caplog.at_level(logging.WARNING):
         kept = table.valid_rows(rows)
     assert set(kept["features"]) == {"blocks", "slices-xy"} and set(kept[kept["features"] == "blocks"]["metric"]) == {
@@ -251,14 +249,14 @@ def test_a_distance_that_cannot_order_them_is_not_shown_and_the_log_says_so(capl
     assert "frechet of blocks" in caplog.text
 
 
-def test_a_precision_is_better_when_it_is_larger():
-    found = controlled(real=1.0)
-    asked = evaluation.ordered(found.assign(metric="precision"))
+def test_a_larger_precision_is_better():
+    found = controlled(test=1.0)
+    asked = controls.order_rows(found.assign(metric="precision"))
     assert asked[0]["value"] == 0
 
 
 def test_tables_keep_their_text(tmp_path):
-    found = controlled(real=1.0).assign(run="")
+    found = controlled(test=1.0).assign(run="")
     found.to_csv(tmp_path / "a.csv", index=False)
     again = table.read([tmp_path / "a.csv", tmp_path / "a.csv"])
     assert (

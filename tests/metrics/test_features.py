@@ -1,14 +1,12 @@
 """The door to features: the encoder's see what a posterior mean does not, published networks get what they were fed."""
 
 import hashlib
-import logging
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from monai.utils import optional_import
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
@@ -16,11 +14,11 @@ from neuromf.data import preprocessing
 from neuromf.metrics import controls
 from neuromf.metrics.distances import frechet, table
 from neuromf.metrics.features import backbones, registry
+from neuromf.metrics.features import encoder as encoder_module
 from neuromf.vae import maisi, weights
 
 REAL = Path(os.environ.get("NEUROMF_REAL_DATA", Path(__file__).parents[2] / "../shared/data"))
 SHAPE = (32, 40, 32)
-HAS_TORCHVISION = optional_import("torchvision.models")[1]
 
 
 def message(error):
@@ -52,7 +50,7 @@ def people():
 
 @pytest.fixture(scope="module")
 def encoder(net, people):
-    return registry.open_features("encoder", vae=net, scale=registry.calibrate(net, people[0][:24]))
+    return registry.open_features("encoder", vae=net, scale=encoder_module.calibrate(net, people[0][:24]))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +64,7 @@ def known(encoder, people):
 
 def test_moments_are_those_of_each_part_of_the_volume():
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 2, 4, 6, 4))).float() + 5
-    got = registry.coarse(x, 2)
+    got = encoder_module.cell_moments(x, 2)
     assert got.shape == (1, 2, 3, 8)
     part = x[0, 1, 2:, :3, 2:].numpy()
     square = sum((np.diff(x[0, 1].numpy(), axis=k, append=np.nan)) ** 2 for k in range(3))
@@ -78,7 +76,7 @@ def test_moments_are_those_of_each_part_of_the_volume():
 
 @pytest.mark.parametrize(("architecture", "widths"), [("compact", [32, 64]), ("published", [64, 128, 256])])
 def test_every_resolution_gives_its_last_residual_block(architecture, widths):
-    blocks = registry.residual_blocks(maisi.MAISIVAEWrapper(maisi.ARCHITECTURES[architecture]))
+    blocks = encoder_module.residual_blocks(maisi.MAISIVAEWrapper(maisi.ARCHITECTURES[architecture]))
     assert [block.conv2.conv.out_channels for block in blocks] == widths
 
 
@@ -86,8 +84,8 @@ def test_a_volume_has_the_same_features_in_any_set_and_the_encoder_is_left_as_it
     both, second = encoder(people[1][:2])[""], encoder(people[1][1:2])[""]
     assert encoder.name == "encoder-512" and both.shape == (2, 1, 512) and both.dtype == np.float32
     np.testing.assert_array_equal(both[1:], second)
-    assert not any(block._forward_hooks for block in registry.residual_blocks(net))
-    again = registry.open_features("encoder", vae=net, scale=registry.calibrate(net, people[0][:24]))
+    assert not any(block._forward_hooks for block in encoder_module.residual_blocks(net))
+    again = registry.open_features("encoder", vae=net, scale=encoder_module.calibrate(net, people[0][:24]))
     np.testing.assert_array_equal(again(people[1][:1])[""], both[:1])
 
 
@@ -99,7 +97,9 @@ def test_features_vary_by_about_one_between_people(known):
 def test_sums_with_random_signs_keep_distances(encoder, people):
     each = encoder.per_volume
     with torch.no_grad():
-        moments = torch.stack([registry.moments(each.vae, registry.as_tensor(volume)) for volume in people[1][:6]])
+        moments = torch.stack(
+            [encoder_module.moments(each.vae, encoder_module.as_tensor(volume)) for volume in people[1][:6]]
+        )
     whole = ((moments - each.centre) / each.unit).flatten(1).double().numpy() * np.sqrt(512 / each.centre.numel())
     short = encoder(people[1][:6])[""][:, 0]
     gaps = [[np.linalg.norm(a - b) for a in x for b in x] for x in (whole, short)]
@@ -125,12 +125,12 @@ def test_texture_moves_features_far_more_than_block_averages_of_the_posterior_me
 
 def test_controls_stand_in_order_by_every_distance(encoder, people, known):
     rows = []
-    for name, volumes in controls.controls(people[1], block=8).items():
+    for name, volumes in controls.control_sets(people[1], block=8).items():
         rows += [{"set": name, **row} for row in table.distances(known[0], encoder(volumes)[""], "e", n_boot=4)]
     for metric in ("frechet", "frechet_equal_n24", "kid", "mmd2", "sliced_wasserstein"):
         of_metric = [row for row in rows if row["metric"] == metric]
         chains = [chain for chain in controls.CHAINS if metric != "mmd2" or "noisier" not in chain]
-        assert controls.orders(of_metric, chains=chains), metric
+        assert controls.in_order(of_metric, chains=chains), metric
 
 
 def test_a_left_right_flip_of_everything_is_noticed(encoder, people, known):
@@ -159,25 +159,25 @@ def test_controls_of_real_heads_stand_in_order(net):
     grid = {"spacing_mm": 2.0, "shape": (80, 96, 80)}
     real = np.stack([preprocessing.prepare(s, mask=m, **grid)[0] for s, m in zip(scans, masks, strict=True)])
     first, second = (real[half] for half in controls.halves(len(real)))
-    found = registry.open_features("encoder", vae=net, scale=registry.calibrate(net, first))
+    found = registry.open_features("encoder", vae=net, scale=encoder_module.calibrate(net, first))
     reference = found(first)[""]
     rows = []
-    for name, volumes in controls.controls(second).items():
+    for name, volumes in controls.control_sets(second).items():
         rows += [{"set": name, **row} for row in table.distances(reference, found(volumes)[""], "e", n_boot=4)]
     for metric in ("frechet", "frechet_equal_n30", "kid", "sliced_wasserstein"):
-        assert controls.orders([row for row in rows if row["metric"] == metric]), metric
+        assert controls.in_order([row for row in rows if row["metric"] == metric]), metric
 
 
 # --- published networks ------------------------------------------------------------------------------
 
 
-def saved(net, path, **wrap):
-    """Random weights of a network in a file, under the keys of `wrap` where given."""
+def saved(net, path):
+    """A file of random weights of a network."""
     torch.manual_seed(0)
     for module in net.modules():
-        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
+        if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    torch.save(wrap.get("of", lambda state: state)(net.state_dict()), path)
+    torch.save(net.state_dict(), path)
     return path
 
 
@@ -190,14 +190,11 @@ def test_radimagenet_gives_2048_features_of_the_slices_in_the_middle_of_three_pl
     digest = hashlib.sha256(radimagenet.read_bytes()).hexdigest()
     found = registry.open_features("radimagenet", weights=radimagenet, sha256=digest, centre=0.2)
     got = found(people[1][:2])
-    assert found.name == "radimagenet-centre0.2" and found.warning == ""
+    assert found.name == "radimagenet-centre0.2"
     assert {plane: x.shape for plane, x in got.items()} == {
         "xy": (2, 7, 2048), "yz": (2, 7, 2048), "zx": (2, 8, 2048)
     }  # fmt: skip
     assert np.isfinite(got["xy"]).all() and np.ptp(got["xy"][:, 0], axis=0).max() > 0
-    padded = registry.open_features("radimagenet", weights=radimagenet, centre=0.2, pad_to=(32, 32, 64))
-    assert padded.name == "radimagenet-centre0.2-32x32x64"
-    assert padded(people[1][:1])["xy"].shape == (1, 13, 2048)
 
 
 def test_radimagenet_is_laid_out_as_keras_has_it():
@@ -218,53 +215,10 @@ def test_slices_lie_along_the_axis_of_their_plane_and_come_as_the_network_was_fe
         (5, 6, 4), (3, 4, 10), (2, 6, 10)
     ]  # fmt: skip
     torch.testing.assert_close(backbones.middle(volume, 2, 0.5)[0], volume[:, :, 2])
-    got = backbones.radimagenet_input(volume[:2, :, :1].movedim(2, 0))
+    got = backbones.network_input(volume[:2, :, :1].movedim(2, 0))
     assert got.shape == (1, 3, 2, 4)
     torch.testing.assert_close(got.amin((0, 2, 3)), -torch.tensor([0.406, 0.456, 0.485]))
     torch.testing.assert_close(got.amax((0, 2, 3)), 1 - torch.tensor([0.406, 0.456, 0.485]))
-    resized = backbones.inception_input(torch.ones(2, 5, 7))
-    assert resized.shape == (2, 3, 299, 299)
-    means, deviations = (torch.tensor(values) for values in backbones.IMAGENET)
-    torch.testing.assert_close(resized[1, :, 3, 3], (1 - means) / deviations)
-
-
-def test_padding_and_cropping_keep_the_middle():
-    volume = torch.arange(1, 1 + 4 * 5 * 6.0).view(4, 5, 6)
-    got = backbones.pad_or_crop(volume, (6, 5, 2))
-    assert got.shape == (6, 5, 2) and (got[0] == 0).all() and (got[5] == 0).all()
-    torch.testing.assert_close(got[1:5], volume[:, :, 2:4])
-
-
-def test_med3d_takes_its_wrapped_weights_and_carries_its_warning(tmp_path, people, caplog):
-    def wrapped(state):
-        return {"state_dict": {f"module.{k}": v for k, v in state.items() if not k.endswith("num_batches_tracked")}}
-
-    path = saved(backbones.med3d_net(), tmp_path / "med3d.pth", of=wrapped)
-    with caplog.at_level(logging.WARNING, "neuromf"):
-        found = registry.open_features("med3d", weights=path)
-    assert found.name == "med3d" and "nearly parallel" in found.warning and found.warning in caplog.text
-    assert found(people[1][:2])[""].shape == (2, 1, 2048)
-
-
-@pytest.mark.skipif(not HAS_TORCHVISION, reason="torchvision cannot be imported beside the installed torch")
-def test_networks_of_torchvision_give_their_features(tmp_path, people):
-    video = registry.open_features("r3d18", weights=saved(backbones.r3d18_net(), tmp_path / "r3d18.pth"))
-    assert video.name == "r3d18" and video(people[1][:2])[""].shape == (2, 1, 512)
-    path = saved(backbones.inception_net(), tmp_path / "inception.pth")
-    sliced = registry.open_features("inception", weights=path, centre=0.1)
-    assert sliced.name == "inception-centre0.1"
-    assert sliced(people[1][:1])["xy"].shape == (1, 3, 2048)
-
-
-@pytest.mark.skipif(HAS_TORCHVISION, reason="torchvision is there")
-def test_without_torchvision_its_networks_say_what_to_install(tmp_path):
-    torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "r3d18.pth")
-    with pytest.raises(ValueError) as error:
-        registry.open_features("r3d18", weights=tmp_path / "r3d18.pth")
-    assert message(error) == (
-        "features inception and r3d18 need torchvision, built for the installed torch; "
-        "install the matching pair (see pytorch.org) or use features encoder or radimagenet"
-    )
 
 
 # --- errors ------------------------------------------------------------------------------------------
@@ -273,25 +227,25 @@ def test_without_torchvision_its_networks_say_what_to_install(tmp_path):
 def test_an_unknown_name_or_setting_is_refused(net, people, radimagenet):
     with pytest.raises(ValueError) as error:
         registry.open_features("vgg")
-    assert message(error) == "features must be one of encoder, radimagenet, inception, r3d18, med3d; got vgg"
+    assert message(error) == "features must be one of encoder, radimagenet; got vgg"
     with pytest.raises(ValueError) as error:
         registry.open_features("encoder", vae=net)
-    assert message(error) == "features encoder need vae, the study's autoencoder, and scale, what `calibrate` finds"
+    assert message(error) == "features encoder need vae, the study's autoencoder, and scale, the result of `calibrate`"
     with pytest.raises(ValueError) as error:
         registry.open_features("encoder", vae=net, scale=np.ones((2, 1, 3, 64), np.float32), n=0)
     assert message(error) == "n, the number of features, must be at least 1; got 0"
     with pytest.raises(ValueError) as error:
-        registry.calibrate(net, people[0][:3])
-    assert message(error) == "calibration needs 4 volumes, better 32; got 3"
+        encoder_module.calibrate(net, people[0][:3])
+    assert message(error) == "calibration needs at least 4 volumes, better 32; got 3"
     with pytest.raises(ValueError) as error:
-        registry.calibrate(net, people[0][[0] * 4])
-    assert message(error) == "the 4 volumes of calibration are all alike: give different people"
+        encoder_module.calibrate(net, people[0][[0] * 4])
+    assert message(error) == "all 4 calibration volumes are equal; use scans of different participants"
     with pytest.raises(ValueError) as error:
         registry.open_features("radimagenet", weights=radimagenet, centre=0)
-    assert message(error) == "centre must be a share of the slices above 0 and up to 1; got 0"
+    assert message(error) == "centre, the fraction of slices, must be above 0 and at most 1; got 0"
     with pytest.raises(ValueError) as error:
         backbones.middle(torch.zeros(4, 4, 31), 2, 0.01)
-    assert message(error) == "a centre of 0.01 leaves no slice of 31: take more"
+    assert message(error) == "centre 0.01 leaves none of 31 slices; raise it"
 
 
 def test_missing_weights_are_named_with_their_source_and_key(tmp_path):
@@ -299,13 +253,12 @@ def test_missing_weights_are_named_with_their_source_and_key(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         registry.open_features("radimagenet", weights=path, sha256="ab12")
     assert message(error) == (
-        f"no weights of features radimagenet at {path} (config key metrics.features, weights of radimagenet; "
-        "SHA-256 ab12). Take RadImageNet-ResNet50_notop.pth of Warvito/radimagenet-models (torch.hub "
-        "radimagenet_resnet50), put it there, "
-        "or leave radimagenet out of metrics.features"
+        f"no weights of features radimagenet at {path} (config key evaluation.features, weights of radimagenet; "
+        "SHA-256 ab12). Download RadImageNet-ResNet50_notop.pth of Warvito/radimagenet-models (torch.hub "
+        "radimagenet_resnet50), or remove radimagenet from evaluation.features"
     )
-    with pytest.raises(FileNotFoundError, match="no weights of features r3d18 at no path given"):
-        registry.open_features("r3d18")
+    with pytest.raises(FileNotFoundError, match="no weights of features radimagenet at no path given"):
+        registry.open_features("radimagenet")
 
 
 def test_weights_of_another_network_are_refused(tmp_path, radimagenet):
@@ -320,11 +273,13 @@ def test_weights_of_another_network_are_refused(tmp_path, radimagenet):
 
     bias = {"conv1.bias": None, "other": torch.zeros(1)}
     assert refused(**bias) == f"{refusal}: missing ['conv1.bias'], unknown ['other']"
-    wanted = f"{refusal}: bn1.weight has shape (3,), wanted (64,)"
+    wanted = f"{refusal}: bn1.weight has shape (3,), expected (64,)"
     assert refused(**{"bn1.weight": torch.ones(3)}) == wanted
     damaged = f"{refusal}: bn1.weight holds values that are not finite"
     assert refused(**{"bn1.weight": torch.full((64,), torch.nan)}) == damaged
-    with pytest.raises(ValueError, match=f"has SHA-256 {hashlib.sha256(radimagenet.read_bytes()).hexdigest()}, asked"):
+    with pytest.raises(
+        ValueError, match=f"has SHA-256 {hashlib.sha256(radimagenet.read_bytes()).hexdigest()}, expected"
+    ):
         registry.open_features("radimagenet", weights=radimagenet, sha256="ab12")
 
 
@@ -332,9 +287,9 @@ def test_a_file_with_code_or_without_tensors_is_refused(tmp_path):
     path = tmp_path / "x.pth"
     torch.save({"state_dict": Path("run me")}, path)
     with pytest.raises(ValueError) as error:
-        registry.open_features("med3d", weights=path)
+        registry.open_features("radimagenet", weights=path)
     assert message(error) == f"{path} cannot be read as weights (UnpicklingError)"
     torch.save({"epoch": 3}, path)
     with pytest.raises(ValueError) as error:
-        registry.open_features("med3d", weights=path)
-    assert message(error) == f"{path} holds no state dict of tensors; wanted {backbones.ORIGINS['med3d']}"
+        registry.open_features("radimagenet", weights=path)
+    assert message(error) == f"{path} holds no state dict of tensors; expected {backbones.ORIGINS['radimagenet']}"

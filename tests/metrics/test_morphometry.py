@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from scipy.linalg import sqrtm
 
-from neuromf.figures.regions import fig_8
+from neuromf.figures import regions as regions_figure
 from neuromf.metrics.anatomy import morphometry, tissues
 from workflow_scripts import fig_8 as fig_8_script
 
@@ -70,7 +70,7 @@ def test_the_joint_distance_is_between_shares_and_not_between_sizes_of_heads(rea
     rows = by_metric(morphometry.compare(real, 1.3 * real, **FAST))
     assert rows.loc["wasserstein_joint", "value"] == pytest.approx(0, abs=1e-6)
     assert rows.loc["wasserstein_gm_sd", "p"] < 0.05 < rows.loc["wasserstein_joint", "p"]
-    assert list(morphometry.shares(real.assign(brain=1.0)).shape) == [40, 3]
+    assert list(morphometry.relative_volumes(real.assign(brain=1.0)).shape) == [40, 3]
 
 
 def test_joint_anatomy_is_seen_where_no_single_region_shows_it(rng):
@@ -89,23 +89,23 @@ def test_joint_anatomy_is_seen_where_no_single_region_shows_it(rng):
 def test_p_values_of_equal_populations_are_uniform_and_chance_is_their_mean_distance():
     rng, draws = np.random.default_rng(1), {"n_boot": 2, "n_permutations": 60, "seed": 0}
     both = [rng.standard_normal((2, 15)) for _ in range(120)]
-    judged = pd.DataFrame([morphometry.judge(stats.wasserstein_distance, a, b, **draws) for a, b in both])
+    judged = pd.DataFrame([morphometry.permutation_test(stats.wasserstein_distance, a, b, **draws) for a, b in both])
     assert stats.kstest(judged["p"], "uniform").pvalue > 0.01
     assert judged["chance"].mean() == pytest.approx(judged["value"].mean(), rel=0.1)
 
 
 def test_intervals_hold_the_distance_of_well_separated_sets(rng):
     a, b = rng.standard_normal(80), 5 + rng.standard_normal(80)
-    row = morphometry.judge(stats.wasserstein_distance, a, b, n_boot=400, n_permutations=20, seed=0)
+    row = morphometry.permutation_test(stats.wasserstein_distance, a, b, n_boot=400, n_permutations=20, seed=0)
     half = 1.96 * np.sqrt(a.var() / 80 + b.var() / 80)
     assert row["low"] == pytest.approx(row["value"] - half, abs=0.08)
     assert row["high"] == pytest.approx(row["value"] + half, abs=0.08)
-    assert row == morphometry.judge(stats.wasserstein_distance, a, b, n_boot=400, n_permutations=20, seed=0)
+    assert row == morphometry.permutation_test(stats.wasserstein_distance, a, b, n_boot=400, n_permutations=20, seed=0)
 
 
 def test_the_interval_of_a_mean_is_that_of_scipy(rng):
     values = rng.standard_normal(50) ** 2
-    (row,) = morphometry.means(pd.DataFrame({"betti_1": [*values, np.nan]}), n_boot=4000)
+    (row,) = morphometry.mean_rows(pd.DataFrame({"betti_1": [*values, np.nan]}), n_boot=4000)
     ends = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=1).confidence_interval
     assert row["n"] == 50 and row["value"] == values.mean()
     np.testing.assert_allclose([row["low"], row["high"]], [ends.low, ends.high], rtol=0.05)
@@ -173,7 +173,7 @@ def sets(real):
 
 
 def test_figure_8_has_a_panel_per_region_with_every_brain_and_the_medians(sets):
-    fig = fig_8(sets)
+    fig = regions_figure.draw(sets)
     panels = {ax.get_xlabel(): ax for ax in fig.axes if ax.get_xlabel()}
     assert list(panels) == ["grey matter", "ventricle", "CSF"]
     ax, gm = panels["grey matter"], sets[sets["region"] == "gm"]
@@ -198,5 +198,5 @@ def test_errors_say_what_came_and_what_to_do(real):
     with pytest.raises(ValueError) as error:
         morphometry.compare(real[["gm"]], real[["csf"]])
     assert message(error) == (
-        "real and fake must have the same regions; got ['gm'] and ['csf']: measure both by one method"
+        "real and fake must have the same regions; got ['gm'] and ['csf']: measure both with one method"
     )

@@ -32,10 +32,6 @@ def brains(n, key="brains"):
     return torch.from_numpy(np.where(HEAD, 0.2 + smooth, 0)).float()
 
 
-def message(error):
-    return str(error.value)
-
-
 class Codec:
     """An autoencoder whose latents are block averages in four channels, and whose decoder blurs as told."""
 
@@ -52,8 +48,8 @@ class Codec:
         return torch.from_numpy(blurred) + self.offset
 
 
-def judged(codec, n=2, **settings):
-    return reconstruction.validate(codec.encode, codec.decode, brains(n), np.stack([HEAD] * n), **settings)
+def judged(codec, n=2):
+    return reconstruction.validate(codec.encode, codec.decode, brains(n), np.stack([HEAD] * n))
 
 
 # --- fidelity -----------------------------------------------------------------------------------------
@@ -166,80 +162,6 @@ def test_a_lopsided_autoencoder_has_the_error_that_was_planted():
     assert got["psnr_of_flipped_latents"] != got["psnr_of_flipped_volumes"]
 
 
-# --- LPIPS --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def weights(tmp_path):
-    """A file laid out as the published one, with small random weights."""
-    shapes = {"slice1.0": (64, 3, 11, 11), "slice2.3": (192, 64, 5, 5), "slice3.6": (384, 192, 3, 3),
-              "slice4.8": (256, 384, 3, 3), "slice5.10": (256, 256, 3, 3)}  # fmt: skip
-    state = {"scaling_layer.shift": torch.tensor([-0.03, -0.088, -0.188]).view(1, 3, 1, 1)}
-    state["scaling_layer.scale"] = torch.tensor([0.458, 0.448, 0.45]).view(1, 3, 1, 1)
-    for k, (name, shape) in enumerate(shapes.items()):
-        state[f"net.{name}.weight"] = (uniform(*shape, key=name) - 0.5) / np.sqrt(np.prod(shape[1:]))
-        state[f"net.{name}.bias"] = 0.1 * uniform(shape[0], key=f"{name} bias")
-        state[f"lin{k}.model.1.weight"] = uniform(1, shape[0], 1, 1, key=f"lin {k}")
-    torch.save(state, tmp_path / "lpips.pt")
-    return tmp_path / "lpips.pt"
-
-
-def test_lpips_is_its_definition_layer_by_layer(weights):
-    state = torch.load(weights)
-    a, b = uniform(1, 3, 40, 36, key="a"), uniform(1, 3, 40, 36, key="b")
-    layers = [torch.nn.Conv2d(3, 64, 11, 4, 2), torch.nn.Conv2d(64, 192, 5, padding=2)]
-    layers += [torch.nn.Conv2d(192, 384, 3, padding=1), torch.nn.Conv2d(384, 256, 3, padding=1)]
-    layers += [torch.nn.Conv2d(256, 256, 3, padding=1)]
-    features = [[], []]
-    for k, image in enumerate((a, b)):
-        x = ((2 * image - 1) - state["scaling_layer.shift"]) / state["scaling_layer.scale"]
-        for n, (layer, name) in enumerate(zip(layers, (row[0] for row in reconstruction.LPIPS_LAYERS), strict=True)):
-            layer.load_state_dict({part: state[f"net.{name}.{part}"] for part in ("weight", "bias")})
-            x = torch.relu(layer(torch.nn.MaxPool2d(3, 2)(x) if n in (1, 2) else x))
-            features[k].append(x.detach()[0].numpy())
-    expected = 0
-    for n, (x, y) in enumerate(zip(*features, strict=True)):
-        x, y = (f / np.linalg.norm(f, axis=0) for f in (x, y))
-        expected += np.einsum("c,chw->hw", state[f"lin{n}.model.1.weight"].flatten().numpy(), (x - y) ** 2).mean()
-    got = reconstruction.lpips_images(reconstruction.read_lpips(weights), a, b)
-    assert got.shape == (1,) and float(got) == pytest.approx(expected, rel=1e-4)
-
-
-def test_lpips_of_volumes_is_the_mean_over_slices_with_head(weights):
-    read, head = reconstruction.read_lpips(weights), np.zeros((32, 34, 33), bool)
-    head[5:7, 8:9, 3:6] = True
-    a, b = uniform(1, 1, 32, 34, 33, key="a"), uniform(1, 1, 32, 34, 33, key="b")
-    x, y = a[0, 0], b[0, 0]
-    pairs = [(x[i], y[i]) for i in (5, 6)] + [(x[:, 8], y[:, 8])] + [(x[:, :, k], y[:, :, k]) for k in (3, 4, 5)]
-    each = [reconstruction.lpips_images(read, *(s.expand(1, 3, -1, -1) for s in pair)) for pair in pairs]
-    assert reconstruction.lpips_distance(read, a, b, head) == pytest.approx(float(torch.cat(each).mean()), rel=1e-5)
-    assert reconstruction.lpips_distance(read, a, a, head) == 0
-
-
-def test_without_weights_the_reason_stands_in_the_report(weights):
-    report = judged(Codec(offset=0.1))
-    assert report["lpips"] is None and report["lpips_skipped"] == "vae.lpips names no weights"
-    report = judged(Codec(offset=0.1), lpips=weights)
-    assert report["lpips_skipped"] == "sides of at least 31 voxels are needed; volumes have (32, 36, 28)"
-
-
-def test_weights_that_are_missing_or_others_are_refused(weights, tmp_path):
-    recipe = 'make it where torchvision is, with torch.save(lpips.LPIPS(net="alex").state_dict(), path)'
-    with pytest.raises(FileNotFoundError) as error:
-        reconstruction.read_lpips(tmp_path / "none.pt")
-    assert message(error) == (
-        f"no weights of LPIPS at {tmp_path / 'none.pt'} (config key vae.lpips); {recipe}, or set it to null"
-    )
-    state = torch.load(weights)
-    del state["lin3.model.1.weight"]
-    torch.save(state, tmp_path / "other.pt")
-    with pytest.raises(ValueError) as error:
-        reconstruction.read_lpips(tmp_path / "other.pt")
-    assert message(error) == (
-        f"{tmp_path / 'other.pt'} is not LPIPS with AlexNet: 1 tensors missing, as lin3.model.1.weight; {recipe}"
-    )
-
-
 # --- the script ---------------------------------------------------------------------------------------
 
 
@@ -253,7 +175,7 @@ def test_the_script_reports_held_out_volumes_only(tmp_path):
     net = build_autoencoder(maisi.COMPACT, None, seed=0)
     save_weights(net, tmp_path / "vae.safetensors")
     where = ["--qc", str(tmp_path / "qc.tsv"), "--weights", str(tmp_path / "vae.safetensors")]
-    config = json.dumps({"n": 2, "lpips": None})
+    config = json.dumps({"n_validated": 2})
     validate_script.main([*where, "--config", config, "--out", str(tmp_path / "validation.json")])
     report = json.loads((tmp_path / "validation.json").read_text())
     assert (report["n"], report["parameters"], report["entries"]) == (2, 697_000, 58)

@@ -1,4 +1,4 @@
-"""What of a study's time was work: from benchmarks and logs as Snakemake and the scripts leave them."""
+"""Work, start and waiting of a study, computed from benchmarks and logs."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ END = 1_800_000_000
 
 
 def job(results, stem, *, ended, seconds, log):
-    """Files of a job that took so many seconds until so many after END."""
+    """Write benchmark and log of a job of `seconds` that ended `ended` seconds after END."""
     for folder, suffix, text in (
         ("benchmarks", ".tsv", f"s\th:m:s\tmax_rss\n{seconds}\t-\t10\n"),
         ("logs", ".log", log),
@@ -27,7 +27,7 @@ def job(results, stem, *, ended, seconds, log):
 
 @pytest.fixture
 def results(tmp_path):
-    """Two cores for 20 s: one job on both for 10 s, two beside each other for 8 s and 4 s."""
+    """Two cores for 20 s: one job on both for 10 s, then two parallel jobs of 8 s and 4 s."""
     job(tmp_path, "reference", ended=10, seconds=10, log="INFO measuring\nINFO     worked 9.00 s on 2 cores\n")
     job(
         tmp_path,
@@ -40,23 +40,23 @@ def results(tmp_path):
     return tmp_path
 
 
-def test_shares_of_work_start_and_waiting(results, capsys):
+def test_fractions_of_work_start_and_waiting(results, capsys):
     overhead.main([str(results), "--cores", "2"])
-    said = "3 jobs in 0.3 minutes on 2 cores: work 70.0%, start and end of jobs 10.0%, waiting 20.0%\n"
-    assert capsys.readouterr().out == said
+    line = "3 jobs in 0.3 minutes on 2 cores: work 70.0%, start and end of jobs 10.0%, waiting 20.0%\n"
+    assert capsys.readouterr().out == line
 
 
-def test_a_log_that_does_not_say_it_and_a_study_that_did_not_run_are_named(results, tmp_path):
+def test_incomplete_logs_and_missing_benchmarks_are_named(results, tmp_path):
     (results / "logs" / "reference.log").write_text("killed\n")
-    with pytest.raises(SystemExit, match="reference.log does not say how long its job worked: run the study anew"):
-        overhead.worked(results)
-    with pytest.raises(SystemExit, match="no benchmarks in .*nothing.benchmarks: run a study first"):
-        overhead.worked(tmp_path / "nothing")
+    with pytest.raises(SystemExit, match="reference.log has no line 'worked ... s on ... cores'; run the study again"):
+        overhead.work_by_job(results)
+    with pytest.raises(SystemExit, match="no benchmarks in .*nothing.benchmarks; run the study first"):
+        overhead.work_by_job(tmp_path / "nothing")
 
 
-def test_a_job_says_it_last(tmp_path):
+def test_the_last_line_of_a_log_is_the_work(tmp_path):
     (tmp_path / "measured.csv").write_text("run,set,nfe,metric,features,n,value,low,high\n,test,,kid,e,4,1,,\n")
-    script = [sys.executable, "-m", "workflow_scripts.metrics", "--tables", tmp_path / "measured.csv"]
+    script = [sys.executable, "-m", "workflow_scripts.merge_metrics", "--tables", tmp_path / "measured.csv"]
     env = os.environ | {"OMP_NUM_THREADS": "2"}
     with (tmp_path / "metrics.log").open("w") as log:
         subprocess.run([*script, "--out", tmp_path / "metrics.csv"], cwd=ROOT, env=env, stderr=log, check=True)

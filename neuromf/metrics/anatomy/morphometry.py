@@ -1,18 +1,19 @@
-"""Do generated brains have the anatomy of real ones: distributions of regional volumes, compared.
+"""Distances between the regional volumes of real and generated brains.
 
-Tables have one row per brain and one column per region, in ml, as from `regions.volumes`; rows with a NaN, whose volume
-was no brain, are left out and counted. Values of two sets that no person links cannot be correlated, so distributions
-are compared: region by region with the 1-Wasserstein distance, and all regions together with the Gaussian
-2-Wasserstein distance of WASABI. Both are above 0 for two samples of one population; each row therefore says what the
-distance is when the brains of both sets are shuffled (`chance`), and how often shuffling reaches the distance (`p`).
+Tables have one row per brain and one column per region, in ml, as from `regions.volumes`. Rows with NaN, of volumes
+that are no brains, are left out and counted. Brains of two sets are not paired, so distributions are compared: the 1-Wasserstein
+distance of each region, and the Gaussian 2-Wasserstein distance of all regions together (WASABI). Both are positive for
+two samples of one population; each row therefore has the mean distance under permutation of the brains (`chance`) and
+its permutation p-value (`p`).
 
 References:
     WASABI: A Metric for Evaluating Morphometric Plausibility of Synthetic Brain MRIs (Jafrasteh et al., 2025),
-    arXiv:2504.21771. There, volumes over intracranial volume; here each is in units of its real standard deviation too,
-    so that no region outweighs the others, and the root of the distance is given.
+    arXiv:2504.21771. WASABI uses volumes over intracranial volume; here each is also divided by its standard deviation
+    over real brains, so that no region dominates, and the square root of the distance is reported.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from neuromf.metrics.distances.frechet import frechet_distance
-from neuromf.metrics.resampling import recentred_interval
+from neuromf.metrics.resampling import bootstrap_indices, mean_interval, recentred_interval
+from neuromf.metrics.table import row
 
-FEWEST = 4  # brains per set, below which nothing is compared
+FEWEST = 4  # brains per set below which nothing is compared
 
 
 def compare(
@@ -34,19 +36,20 @@ def compare(
     n_permutations: int = 200,
     seed: int = 0,
 ) -> list[dict]:
-    """Rows of every distance between the regional volumes of two sets of brains.
+    """Rows of all distances between the regional volumes of two sets of brains.
 
     Arguments:
-        real: Regions of real brains in ml, one row per brain.
-        fake: Those of generated ones, with the same columns.
-        features: The segmentation the volumes came from; it stands in every row.
-        n_boot: Redraws of the brains of both sets for an interval.
-        n_permutations: Shuffles of the brains between the sets for chance and p.
+        real: Regions of real brains in ml, a row per brain.
+        fake: Regions of generated brains, with the same columns.
+        features: Name of the segmentation.
+        n_boot: Bootstrap resamples of an interval.
+        n_permutations: Permutations of the brains of both sets, for chance and p.
+        seed: Seed of resamples and permutations.
 
     Returns:
-        Rows of metric, features, n, value, low, high, chance and p: segmented (share of generated volumes that have
-        regions), wasserstein_{region}_ml and wasserstein_{region}_sd (in real standard deviations) for every column,
-        and wasserstein_joint (in standard deviations of shares of the intracranial volume).
+        Rows of metric, features, n, value, low, high, chance and p: segmented (fraction of generated volumes that have
+        regions), wasserstein_{region}_ml and wasserstein_{region}_sd (in standard deviations of real brains) for each
+        column, and wasserstein_joint (in standard deviations of fractions of the intracranial volume).
 
     Raises:
         ValueError: If the columns differ.
@@ -54,35 +57,36 @@ def compare(
     if list(real.columns) != list(fake.columns):
         raise ValueError(
             f"real and fake must have the same regions; got {list(real.columns)} and {list(fake.columns)}: "
-            "measure both by one method"
+            "measure both with one method"
         )
     x, y = real.dropna(), fake.dropna()
-    start = {"features": features, "n": len(y)}
+    common = {"features": features, "n": len(y)}
     low, high = stats.binomtest(len(y), len(fake)).proportion_ci(method="wilson") if len(fake) else (np.nan,) * 2
-    share = len(y) / len(fake) if len(fake) else np.nan
-    rows = [{"metric": "segmented", "features": features, "n": len(fake), "value": share, "low": low, "high": high}]
-    draws = {"n_boot": n_boot, "n_permutations": n_permutations, "seed": seed}
+    fraction = len(y) / len(fake) if len(fake) else np.nan
+    rows = [row("segmented", fraction, len(fake), low=low, high=high, features=features)]
+    draws: dict[str, Any] = {"n_boot": n_boot, "n_permutations": n_permutations, "seed": seed}
     for region in real.columns:
         a, b = x[region].to_numpy(), y[region].to_numpy()
-        row = judge(stats.wasserstein_distance, a, b, **draws)
+        result = permutation_test(stats.wasserstein_distance, a, b, **draws)
         sd = a.std(ddof=1) if len(a) > 1 else np.nan
-        rows.append({"metric": f"wasserstein_{region}_ml", **start, **row})
-        scaled = {name: row[name] / sd if sd > 0 else np.nan for name in ("value", "low", "high", "chance")}
-        rows.append({"metric": f"wasserstein_{region}_sd", **start, **row, **scaled})
-    return [*rows, {"metric": "wasserstein_joint", **start, **judge(joint_distance, shares(x), shares(y), **draws)}]
+        rows.append({"metric": f"wasserstein_{region}_ml", **common, **result})
+        scaled = {name: result[name] / sd if sd > 0 else np.nan for name in ("value", "low", "high", "chance")}
+        rows.append({"metric": f"wasserstein_{region}_sd", **common, **result, **scaled})
+    joint = permutation_test(joint_distance, relative_volumes(x), relative_volumes(y), **draws)
+    return [*rows, {"metric": "wasserstein_joint", **common, **joint}]
 
 
-def shares(table: pd.DataFrame) -> NDArray:
-    """Regions over intracranial volume, with shape (N, R), without totals; the plain columns where it is missing."""
+def relative_volumes(table: pd.DataFrame) -> NDArray:
+    """Regions over intracranial volume, shape (N, R), without totals; unscaled if there is no intracranial volume."""
     regions = table.drop(columns=["brain", "intracranial"], errors="ignore")
     total = table["intracranial"] if "intracranial" in table else 1.0
     return regions.div(total, axis=0).to_numpy(dtype=float)
 
 
 def joint_distance(real: NDArray, fake: NDArray) -> float:
-    """Gaussian 2-Wasserstein distance of two sets (N, R) and (M, R), in standard deviations of the real one.
+    """Gaussian 2-Wasserstein distance of two sets (N, R) and (M, R), in standard deviations of the real set.
 
-    Columns that do not vary among the real brains are left out; NaN if none does.
+    Columns that are constant in the real set are left out; NaN if all are constant.
     """
     mean, sd = real.mean(axis=0), real.std(axis=0, ddof=1)
     varies = sd > 1e-12
@@ -92,7 +96,7 @@ def joint_distance(real: NDArray, fake: NDArray) -> float:
     return float(np.sqrt(frechet_distance(a, b)))
 
 
-def judge(
+def permutation_test(
     distance: Callable[[NDArray, NDArray], float],
     real: NDArray,
     fake: NDArray,
@@ -101,38 +105,34 @@ def judge(
     n_permutations: int,
     seed: int,
 ) -> dict[str, float]:
-    """A distance of two sets with its 95 % bootstrap interval, its mean under shuffling, and its p-value.
+    """A distance of two sets: value, its 95 % bootstrap interval, its mean under permutation (chance), and p.
 
-    Sets of fewer than four brains give NaN throughout.
+    Sets of fewer than four brains give NaN.
     """
     if min(len(real), len(fake)) < FEWEST:
         return dict.fromkeys(("value", "low", "high", "chance", "p"), np.nan)
     rng, value = np.random.default_rng(seed), distance(real, fake)
-    again = [distance(_redrawn(real, rng), _redrawn(fake, rng)) for _ in range(n_boot)]
-    low, high = recentred_interval(value, again)
-    both, by_chance = np.concatenate([real, fake]), []
+    pairs = bootstrap_indices(len(real), len(fake), n_boot, rng)
+    low, high = recentred_interval(value, [distance(real[i], fake[j]) for i, j in pairs])
+    both, permuted = np.concatenate([real, fake]), []
     for _ in range(n_permutations):
         shuffled = both[rng.permutation(len(both))]
-        by_chance.append(distance(shuffled[: len(real)], shuffled[len(real) :]))
-    p = (1 + np.sum(np.array(by_chance) >= value)) / (1 + n_permutations)
-    return {"value": value, "low": low, "high": high, "chance": float(np.nanmean(by_chance)), "p": p}
-
-
-def _redrawn(x: NDArray, rng: np.random.Generator) -> NDArray:
-    return x[rng.integers(len(x), size=len(x))]
+        permuted.append(distance(shuffled[: len(real)], shuffled[len(real) :]))
+    p = (1 + np.sum(np.array(permuted) >= value)) / (1 + n_permutations)
+    return {"value": value, "low": low, "high": high, "chance": float(np.nanmean(permuted)), "p": p}
 
 
 def asymmetry(table: pd.DataFrame, regions: Sequence[str] = ("ventricle",)) -> pd.DataFrame:
-    """Left less right over their mean, by region, in [-2, 2]: 0 where both sides are alike.
+    """Left minus right volume over their mean, by region, in [-2, 2].
 
-    Only the ventricles' is given unless asked for: that of grey and white matter did not follow labelled real heads.
+    The default is the ventricles only: asymmetries of grey and white matter did not follow those of labelled scans.
 
     Arguments:
         table: Regions in ml, with columns left_{region} and right_{region}.
         regions: Names without their side.
 
     Returns:
-        Columns asymmetry_{region}; NaN where a brain has neither side.
+        Columns asymmetry_{region}; NaN if both sides are 0.
     """
     columns = {}
     for region in regions:
@@ -142,34 +142,33 @@ def asymmetry(table: pd.DataFrame, regions: Sequence[str] = ("ventricle",)) -> p
     return pd.DataFrame(columns)
 
 
-def means(table: pd.DataFrame, *, features: str = "atlas", n_boot: int = 1000, seed: int = 0) -> list[dict]:
-    """Rows of the mean of each column over volumes, with its 95 % bootstrap interval; NaN values are left out.
+def mean_rows(table: pd.DataFrame, *, features: str = "atlas", n_boot: int = 1000, seed: int = 0) -> list[dict]:
+    """Rows of the mean of each column with its 95 % bootstrap interval; NaN values are left out.
 
     Arguments:
-        table: Anything measured per volume, such as asymmetries, or pieces, cavities and tunnels.
+        table: A row per volume, a column per measure.
+        features: Name of the segmentation or feature set.
+        n_boot: Bootstrap resamples.
+        seed: Seed of the resamples of each column.
     """
     rows = []
     for name, column in table.items():
         values = column.dropna().to_numpy(dtype=float)
-        low = high = np.nan
-        if len(values) >= FEWEST:
-            rng = np.random.default_rng(seed)
-            draws = values[rng.integers(len(values), size=(n_boot, len(values)))].mean(axis=1)
-            low, high = np.percentile(draws, [2.5, 97.5])
+        low, high = mean_interval(values, n_boot, seed) if len(values) >= FEWEST else (np.nan, np.nan)
         value = values.mean() if len(values) else np.nan
-        rows.append({"metric": name, "features": features, "n": len(values), "value": value, "low": low, "high": high})
+        rows.append(row(str(name), value, len(values), low=low, high=high, features=features))
     return rows
 
 
 def tidy(table: pd.DataFrame, name: str, scans: Sequence[str]) -> pd.DataFrame:
-    """Rows of scan, set, region and ml, as figure 8 wants them: one per brain and region, those of NaN left out.
+    """Rows of scan, set, region and ml, one per brain and region, without NaN.
 
-    The intracranial volume is left out too: in stripped volumes it is what the stripping left.
+    The intracranial volume is left out: in skull-stripped volumes it depends on the stripping.
 
     Arguments:
-        table: Regions in ml, one row per brain.
-        name: The set they belong to, such as "real, held out".
-        scans: What each row is of.
+        table: Regions in ml, a row per brain.
+        name: Name of the set, such as "test".
+        scans: Name of the scan of each row.
     """
     if len(scans) != len(table):
         raise ValueError(f"scans must name each of the {len(table)} rows; got {len(scans)}")

@@ -1,10 +1,9 @@
-"""Cheap anatomical sanity of T1-weighted, skull-stripped volumes.
+"""Symmetry, topology, tissue contrast and tissue volumes of T1-weighted, skull-stripped volumes.
 
-Volumes have shape (N, I, J, K) and intensities in [0, 1]; axis 0 runs from left to right, with the
-mid-sagittal plane in the middle of the array. Foreground is what is brighter than 0.05. On T1 the
-tissues brighten from CSF over grey to white matter, and a mixture of three Gaussians separates
-them. These are checks that a volume looks like a brain, not a segmentation: without a bias-field
-correction or an atlas, deep grey matter and partial volume fall on either side.
+Volumes have shape (N, I, J, K), values in [0, 1]; axis 0 runs from left to right, with the mid-sagittal plane in the
+middle of the array. Voxels brighter than 0.05 are foreground. In T1 the intensity increases from CSF over grey to white
+matter; a mixture of three Gaussians separates the tissues. This is a plausibility check, not a segmentation: without
+bias-field correction and atlas, deep grey matter and partial-volume voxels are assigned to either class.
 """
 
 import numpy as np
@@ -18,29 +17,28 @@ from neuromf.core import parallel
 from neuromf.metrics.images.spectral import as_spacing, as_volumes
 
 FOREGROUND = 0.05  # intensity above which a voxel is brain
-DEBRIS = 8  # voxels; pieces of this size or smaller are not counted
+DEBRIS = 8  # voxels; components of this size or smaller are not counted
 CSF, GM, WM = 1, 2, 3
 NEIGHBOURS = np.ones((3, 3, 3))  # faces, edges and corners: 26
 
 
 def symmetry(volumes: ArrayLike, foreground: float = FOREGROUND) -> NDArray:
-    """Correlation of each volume with its left-right mirror, 1 for perfect symmetry.
+    """Correlation of each volume with its left-right mirror image, 1 for perfect symmetry.
 
-    Taken over the voxels that are foreground in the volume or in its mirror; NaN when these all
-    have one intensity or there are none.
+    Voxels are those in the foreground of the volume or of its mirror image; NaN if they are constant or fewer than 2.
 
     Arguments:
-        volumes: Volumes in [0, 1], with shape (N, I, J, K), left-right along I.
+        volumes: Volumes in [0, 1], shape (N, I, J, K), left-right along I.
         foreground: Intensity above which a voxel is brain.
 
     Returns:
-        Correlations with shape (N,).
+        Correlations, shape (N,).
     """
     return np.array([mirror_correlation(x, foreground) for x in as_volumes(volumes)])
 
 
 def mirror_correlation(volume: NDArray, foreground: float) -> float:
-    """Correlation of one (I, J, K) volume with its mirror along axis 0."""
+    """Correlation of one volume (I, J, K) with its mirror image along axis 0."""
     mirror = volume[::-1]
     mask = (volume > foreground) | (mirror > foreground)
     a, b = volume[mask].astype(np.float64), mirror[mask].astype(np.float64)
@@ -49,49 +47,47 @@ def mirror_correlation(volume: NDArray, foreground: float) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def cuts(sample: NDArray, seed: int) -> tuple[float, float]:
-    """Intensities between CSF and GM, and between GM and WM.
+def thresholds(sample: NDArray, seed: int) -> tuple[float, float]:
+    """Intensity thresholds between CSF and GM, and between GM and WM.
 
-    Where the posterior of the brighter class overtakes that of the darker one between their means.
-    Cutting there, rather than taking the likeliest class, keeps a broad class out of the far tail
-    of a narrow one.
+    A threshold is where the posterior of the brighter class exceeds that of the darker one, between their means. Unlike
+    the most probable class, thresholds do not assign the far tail of a narrow class to a broad one.
     """
     model = GaussianMixture(3, random_state=seed).fit(sample[:, None])
     order = np.argsort(model.means_.ravel())
     means = model.means_.ravel()[order]
 
-    def cut(dark: int) -> float:
+    def threshold(dark: int) -> float:
         grid = np.linspace(means[dark], means[dark + 1], 1001)
         posterior = model.predict_proba(grid[:, None])[:, order]
         brighter = posterior[:, dark + 1] >= posterior[:, dark]
         return float(grid[brighter.argmax()] if brighter.any() else grid[-1])
 
-    return cut(0), cut(1)
+    return threshold(0), threshold(1)
 
 
 def tissues(volume: NDArray, foreground: float = FOREGROUND, seed: int = 0, n_voxels: int = 20_000) -> NDArray:
     """Tissue of each voxel: 0 background, 1 CSF, 2 grey matter, 3 white matter.
 
-    A volume with fewer than 100 foreground voxels, or fewer than three intensities among them, has
-    no tissues: all its voxels are 0.
+    All voxels are 0 if there are fewer than 100 foreground voxels or three intensities.
 
     Arguments:
-        volume: One volume in [0, 1], with shape (I, J, K).
+        volume: One volume in [0, 1], shape (I, J, K).
         foreground: Intensity above which a voxel is brain.
-        seed: Seed of the subsample and of the mixture's start.
-        n_voxels: Foreground voxels the mixture is fitted to, at most.
+        seed: Seed of the subsample and of the initial mixture.
+        n_voxels: Largest number of foreground voxels for the fit of the mixture.
     """
     inside = volume > foreground
     values = volume[inside].astype(np.float64)
     labels = np.zeros(volume.shape, dtype=np.uint8)
     sample = np.random.default_rng(seed).permutation(values)[:n_voxels]
     if len(sample) >= 100 and len(np.unique(sample)) >= 3:
-        labels[inside] = CSF + np.digitize(values, cuts(sample, seed))
+        labels[inside] = CSF + np.digitize(values, thresholds(sample, seed))
     return labels
 
 
 def contrast(volume: NDArray, labels: NDArray) -> float:
-    """White minus grey matter mean over their pooled deviation; NaN where a class has under two voxels."""
+    """White minus grey matter mean over their pooled standard deviation; NaN if a class has fewer than two voxels."""
     gm, wm = volume[labels == GM].astype(np.float64), volume[labels == WM].astype(np.float64)
     if min(len(gm), len(wm)) < 2:
         return np.nan
@@ -101,20 +97,20 @@ def contrast(volume: NDArray, labels: NDArray) -> float:
 
 
 def describe(volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = FOREGROUND, seed: int = 0) -> pd.DataFrame:
-    """Contrast, ventricles and tissues of each volume from one segmentation, one row per volume.
+    """Tissue contrast and tissue volumes, a row per volume.
 
     Arguments:
-        volumes: Volumes in [0, 1], with shape (N, I, J, K).
-        spacing_mm: Voxel length in mm, one or one per axis.
+        volumes: Volumes in [0, 1], shape (N, I, J, K).
+        spacing_mm: Voxel size in mm, one number or one per axis.
         foreground: Intensity above which a voxel is brain.
         seed: Seed of the mixtures.
 
     Returns:
-        tissue_contrast: White minus grey matter mean over their pooled standard deviation. Classes are cut at one
-            intensity, which trims their tails: compare with each other, not with those of another segmentation.
+        tissue_contrast: White minus grey matter mean over their pooled standard deviation. Thresholds trim the tails of
+            the classes, so values of other segmentations are not comparable.
         ventricle_ml: CSF in the central third, along each axis, of the foreground's bounding box, in 26-connected
-            pieces of more than 8 voxels: an index of the ventricles, whose horns are cut off.
-        csf_ml, gm_ml, wm_ml, brain_ml: Volumes of the tissues and of all foreground, in millilitres.
+            components of more than 8 voxels: an index of the ventricles without their horns.
+        csf_ml, gm_ml, wm_ml, brain_ml: Volumes of the tissues and of the foreground in ml.
     """
     voxel_ml = as_spacing(spacing_mm).prod() / 1000
 
@@ -122,14 +118,14 @@ def describe(volumes: ArrayLike, spacing_mm: ArrayLike, foreground: float = FORE
         labels = tissues(x, foreground, seed)
         csf, gm, wm = np.bincount(labels.ravel(), minlength=4)[1:] * voxel_ml
         volumes_ml = {"csf_ml": csf, "gm_ml": gm, "wm_ml": wm, "brain_ml": (x > foreground).sum() * voxel_ml}
-        ventricles = pieces(middle(labels) == CSF).sum() * voxel_ml
+        ventricles = component_sizes(central_third(labels) == CSF).sum() * voxel_ml
         return {"tissue_contrast": contrast(x, labels), "ventricle_ml": ventricles, **volumes_ml}
 
     return pd.DataFrame(parallel.map_in_threads(of, as_volumes(volumes)))
 
 
-def middle(labels: NDArray) -> NDArray:
-    """Central third, along each axis, of the box around all labels; empty when there are none."""
+def central_third(labels: NDArray) -> NDArray:
+    """Central third, along each axis, of the bounding box of all labels; empty if there are none."""
     box = ndimage.find_objects((labels > 0).astype(int))
     if not box:
         return labels[:0]
@@ -137,39 +133,33 @@ def middle(labels: NDArray) -> NDArray:
     return labels[tuple(slice(start + round(n / 3), start + round(2 * n / 3)) for start, n in thirds)]
 
 
-def pieces(mask: NDArray) -> NDArray:
+def component_sizes(mask: NDArray) -> NDArray:
     """Sizes in voxels of the 26-connected components of a mask that are larger than debris."""
     labels, _ = ndimage.label(mask, structure=NEIGHBOURS)
     sizes = np.bincount(labels.ravel())[1:]
     return sizes[sizes > DEBRIS]
 
 
-def components(volumes: ArrayLike, foreground: float = FOREGROUND) -> NDArray:
-    """Number of 26-connected foreground pieces of more than 8 voxels, shape (N,): 1 for one brain."""
-    return np.array([len(pieces(x > foreground)) for x in as_volumes(volumes)])
-
-
 def topology(volumes: ArrayLike, foreground: float = FOREGROUND) -> pd.DataFrame:
-    """Pieces, cavities and tunnels of each foreground, one row per volume: 1, 0, 0 for a ball.
+    """Betti numbers of each foreground, a row per volume; a ball has 1, 0, 0.
 
-    Debris is left out, and cavities and tunnels no wider than a corner do not count. The Euler characteristic is
-    pieces - tunnels + cavities, which gives the tunnels. Real foregrounds have some too, where sulci meet: compare
-    with those of real volumes.
+    Components of at most DEBRIS voxels are left out. betti_1 follows from the Euler characteristic, betti_0 - betti_1 +
+    betti_2. Real foregrounds have tunnels and cavities too, where sulci meet: compare with real volumes.
 
     Arguments:
-        volumes: Volumes in [0, 1], with shape (N, I, J, K).
+        volumes: Volumes in [0, 1], shape (N, I, J, K).
         foreground: Intensity above which a voxel is brain.
 
     Returns:
-        Columns betti_0 (pieces), betti_2 (cavities) and betti_1 (tunnels).
+        Columns betti_0 (26-connected components), betti_2 (cavities) and betti_1 (tunnels).
     """
 
     def of(x: NDArray) -> dict[str, int]:
         labels, _ = ndimage.label(x > foreground, structure=NEIGHBOURS)
-        kept = np.flatnonzero(np.bincount(labels.ravel())[1:] > DEBRIS) + 1
-        mask = np.pad(np.isin(labels, kept), 1)
+        large = np.flatnonzero(np.bincount(labels.ravel())[1:] > DEBRIS) + 1
+        mask = np.pad(np.isin(labels, large), 1)
         cavities = ndimage.label(~mask)[1] - 1
-        tunnels = len(kept) + cavities - euler_number(mask, connectivity=3)
-        return {"betti_0": len(kept), "betti_2": cavities, "betti_1": tunnels}
+        tunnels = len(large) + cavities - euler_number(mask, connectivity=3)
+        return {"betti_0": len(large), "betti_2": cavities, "betti_1": tunnels}
 
     return pd.DataFrame(parallel.map_in_threads(of, as_volumes(volumes)))

@@ -1,16 +1,16 @@
 r"""Fréchet distance between two sets of features, and intervals of it.
 
-Features have shape (N, F): one row per volume. Each set is summed up by its mean and covariance
-(with N - 1), and the distance between the two Gaussians is
+Features have shape (N, F): one row per volume. Each set is summarised by its mean and covariance
+(normalised by N - 1), and the distance between the two Gaussians is
 
 .. math:: |m_1 - m_2|^2 + \mathrm{tr}\, S_1 + \mathrm{tr}\, S_2 - 2\, \mathrm{tr} (S_1 S_2)^{1/2}
 
-which has the features' unit squared; this is the number reported as FID. With S = AᵀA and
-S' = BᵀB the last trace is the sum of the singular values of ABᵀ, so no matrix square root is
-taken and fewer rows than features are no obstacle. Few rows still bias the distance upwards:
-compare only distances made from equally many rows (``at_equal_n``).
+which has the squared unit of the features; FID is this distance. With S = AᵀA and S' = BᵀB the last
+trace is the sum of the singular values of ABᵀ, so no matrix square root is needed and there may be
+fewer rows than features. Few rows bias the distance upwards: compare only distances of equally many
+rows (`at_equal_n`).
 
-Features of slices have shape (N, S, F): every slice is a row, but what is drawn is a volume with all its slices.
+Features of slices have shape (N, S, F): each slice is a row; resampling draws volumes with all their slices.
 
 References:
     GANs Trained by a Two Time-Scale Update Rule (Heusel et al., 2017), arXiv:1706.08500
@@ -23,76 +23,76 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigvalsh
 
 from neuromf.metrics.resampling import (
-    as_pair,
     bootstrap,
     bootstrap_indices,
     by_volume,
+    check_pair,
     recentred_interval,
     row_counts,
-    rows,
+    stack_slices,
 )
 
-LARGE = 256  # side of a matrix from which on eigenvalues are taken first, and singular values where those will not do
-TOLERANCE = 1e-4  # relative error of a distance that rounding of eigenvalues may cause
+LARGE = 256  # side of a matrix above which eigenvalues are tried before singular values
+TOLERANCE = 1e-4  # largest relative error of a distance due to rounded eigenvalues
 
 
-def factor(x: NDArray) -> NDArray:
-    """A matrix A of shape (min(N, F), F) with AᵀA the covariance of the rows of x."""
+def covariance_factor(x: NDArray) -> NDArray:
+    """Matrix A of shape (min(N, F), F) such that AᵀA is the covariance of the rows of x."""
     centred = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
-    return np.linalg.qr(centred, mode="r") if len(x) > x.shape[1] else centred  # type: ignore[return-value]  # R alone
+    return np.linalg.qr(centred, mode="r") if len(x) > x.shape[1] else centred  # type: ignore[return-value]  # mode r returns R only
 
 
-def distance_of(cross: NDArray, known: float) -> float:
-    """known, less twice the sum of the singular values of cross, not below 0.
+def minus_twice_trace(cross: NDArray, total: float) -> float:
+    """`total` minus twice the sum of the singular values of `cross`, at least 0.
 
-    The eigenvalues of a large matrix times its transpose come three times faster than its singular values, but the
-    roots of those near 0 are rounding: they are used where the distance is large enough not to feel it.
+    The eigenvalues of a large matrix times its transpose are three times faster than its singular values, but the
+    square roots of those near 0 are rounding errors. They are used only if the distance is large compared with these.
     """
     if min(cross.shape) > LARGE:
         cross = cross if cross.shape[0] <= cross.shape[1] else cross.T
         roots = np.sqrt(np.clip(eigvalsh(cross @ cross.T, driver="evr", check_finite=False), 0, None))
-        value = known - 2 * roots.sum()
+        value = total - 2 * roots.sum()
         if len(roots) * np.sqrt(np.finfo(float).eps) * roots[-1] < TOLERANCE * value:
             return float(value)
-    return float(max(known - 2 * np.linalg.svd(cross, compute_uv=False).sum(), 0.0))  # equal sets may round to -1e-15
+    return float(max(total - 2 * np.linalg.svd(cross, compute_uv=False).sum(), 0.0))  # equal sets may round to -1e-15
 
 
 def frechet_distance(real: ArrayLike, fake: ArrayLike) -> float:
-    """Fréchet distance between the Gaussians of two sets of features (0 when they agree).
+    """Fréchet distance between the Gaussians of two feature sets, 0 if they are equal.
 
     Arguments:
-        real: Features of real volumes, with shape (N, F), N >= 2.
-        fake: Features of generated volumes, with shape (M, F), M >= 2.
+        real: Features of real volumes, shape (N, F), N >= 2.
+        fake: Features of generated volumes, shape (M, F), M >= 2.
 
     Raises:
         ValueError: If the columns differ, a set has fewer than two rows, or a value is not finite.
     """
-    x, y = as_pair(real, fake)
-    a, b = factor(x), factor(y)
+    x, y = check_pair(real, fake)
+    a, b = covariance_factor(x), covariance_factor(y)
     means = np.sum((x.mean(axis=0) - y.mean(axis=0)) ** 2)
-    return distance_of(a @ b.T, means + np.sum(a**2) + np.sum(b**2))
+    return minus_twice_trace(a @ b.T, means + np.sum(a**2) + np.sum(b**2))
 
 
 def frechet_interval(real: ArrayLike, fake: ArrayLike, n_boot: int = 200, seed: int = 0) -> tuple[float, float]:
-    """What ``bootstrap`` gives for ``frechet_distance``, in a fraction of the time where features are many.
+    """The interval of `bootstrap` for `frechet_distance`, faster if there are more features than rows.
 
-    All products of rows are formed once; a redraw takes them with weights, and the rows that it left out do not count.
+    Products of rows are computed once; a resample weights them by the number of times that each row occurs.
     """
     x, y = by_volume(real, "real"), by_volume(fake, "fake")
     slices, sizes = (x.shape[1], y.shape[1]), (len(x), len(y))
     pairs = bootstrap_indices(len(x), len(y), n_boot, seed)
-    x, y = as_pair(rows(x), rows(y))
+    x, y = check_pair(stack_slices(x), stack_slices(y))
     if min(len(x), len(y)) > x.shape[1]:
         return bootstrap(frechet_distance, real, fake, n_boot, seed)
-    centre = x.mean(axis=0)  # products of what is left lose fewer digits
+    centre = x.mean(axis=0)  # products of centred rows lose fewer digits
     x, y = x - centre, y - centre
     cross = x @ y.T
-    redrawn = [_redrawn(x, y, cross, *row_counts(pair, sizes, slices)) for pair in pairs]
-    return recentred_interval(frechet_distance(x, y), redrawn)
+    resampled = [_weighted_distance(x, y, cross, *row_counts(pair, sizes, slices)) for pair in pairs]
+    return recentred_interval(frechet_distance(x, y), resampled)
 
 
-def _redrawn(x: NDArray, y: NDArray, cross: NDArray, n_x: NDArray, n_y: NDArray) -> float:
-    """Fréchet distance of rows x that count n_x times and rows y that count n_y times; cross is xyᵀ."""
+def _weighted_distance(x: NDArray, y: NDArray, cross: NDArray, n_x: NDArray, n_y: NDArray) -> float:
+    """Fréchet distance of rows x with multiplicity n_x and rows y with multiplicity n_y; cross is xyᵀ."""
     i, j = np.flatnonzero(n_x), np.flatnonzero(n_y)
     p, q = n_x[i] / n_x.sum(), n_y[j] / n_y.sum()
     x, y, cross = x[i], y[j], cross[np.ix_(i, j)]
@@ -101,4 +101,4 @@ def _redrawn(x: NDArray, y: NDArray, cross: NDArray, n_x: NDArray, n_y: NDArray)
     bessel = n_x.sum() / (n_x.sum() - 1), n_y.sum() / (n_y.sum() - 1)
     traces = bessel[0] * (p @ np.sum((x - x_mean) ** 2, axis=1)) + bessel[1] * (q @ np.sum((y - y_mean) ** 2, axis=1))
     cross = np.sqrt(bessel[0] * bessel[1] * np.outer(p, q)) * cross
-    return distance_of(cross, np.sum((x_mean - y_mean) ** 2) + traces)
+    return minus_twice_trace(cross, np.sum((x_mean - y_mean) ** 2) + traces)

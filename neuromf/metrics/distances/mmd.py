@@ -1,16 +1,16 @@
-r"""Maximum mean discrepancy of two sets of features, unbiased at any number of volumes: 0 on average where they agree.
+r"""Maximum mean discrepancy (MMD) of two feature sets, unbiased for any number of volumes.
 
 .. math:: \mathrm{MMD}^2 = E\, k(x, x') + E\, k(y, y') - 2 E\, k(x, y)
 
-with x, x' two different real volumes and y, y' two different generated ones. It has no unit, may fall below 0, and
-needs no Gaussian. Two kernels:
+with two different real volumes x, x' and two different generated volumes y, y'. It has no unit, assumes no Gaussian, is
+0 on average for equal distributions, and may be negative. Two kernels:
 
     rbf         mean of exp(-|x - y|² / (2 s²)) over five widths s: 1/4, 1/2, 1, 2 and 4 times the median distance
-                between real volumes, so that every set is judged by the same kernel
-    polynomial  (x·y / F + 1)³, the Kernel Inception Distance (KID), over all pairs at once, without blocks
+                between real volumes, so that all sets are compared with the same kernel
+    polynomial  (x·y / F + 1)³, the Kernel Inception Distance (KID), over all pairs, without blocks
 
-Features have shape (N, F), or (N, S, F) of slices: then k of two volumes is its mean over their slices, and slices of
-one volume are never compared with one another.
+Features have shape (N, F), or (N, S, F) for slices: then the kernel of two volumes is the mean over their slices, and
+slices of one volume are not compared with each other.
 
 References:
     A Kernel Two-Sample Test (Gretton et al., 2012), JMLR 13, eq. 3
@@ -24,52 +24,56 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist, pdist
 
-from neuromf.metrics.resampling import as_pair, bootstrap_indices, by_volume, percentile_interval, row_counts, rows
+from neuromf.metrics.resampling import (
+    bootstrap_indices,
+    by_volume,
+    check_pair,
+    percentile_interval,
+    row_counts,
+    stack_slices,
+)
 
-WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the median distance between real volumes
-MOST_FOR_MEDIAN = 1000  # rows that the median distance is taken over
+WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # in median distances between real volumes
+MOST_FOR_MEDIAN = 1000  # rows that the median distance is computed from
 
-Kernel = Callable[[NDArray, NDArray], NDArray]  # of rows (N, F) and (M, F): (N, M)
+Kernel = Callable[[NDArray, NDArray], NDArray]  # rows (N, F) and (M, F) to (N, M)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Values of a kernel between volumes: real with real (N, N), fake with fake (M, M), real with fake (N, M)."""
+    """Kernel values between volumes: real and real (N, N), fake and fake (M, M), real and fake (N, M)."""
 
     real: NDArray
     fake: NDArray
     cross: NDArray
 
     def mmd2(self, n_real: NDArray | None = None, n_fake: NDArray | None = None) -> float:
-        """MMD² of volumes that count so many times, each once by default; a volume is never compared with itself."""
+        """MMD² of volumes with multiplicities (1 by default); a volume is never compared with itself."""
         p = np.ones(len(self.real)) if n_real is None else n_real
         q = np.ones(len(self.fake)) if n_fake is None else n_fake
         between = p @ self.cross @ q / (p.sum() * q.sum())
-        return float(among(self.real, p) + among(self.fake, q) - 2 * between)
+        return float(mean_of_pairs(self.real, p) + mean_of_pairs(self.fake, q) - 2 * between)
 
     def interval(self, n_boot: int = 200, seed: int = 0) -> tuple[float, float]:
-        """Ends of the 95 % interval when the volumes of both sets are drawn again; nothing is computed anew.
-
-        A redraw of one volume alone, which happens where there are hardly more, does not count.
-        """
+        """95 % bootstrap interval, resampling the volumes of both sets; resamples of one single volume are left out."""
         sizes = len(self.real), len(self.fake)
         values = np.array([self.mmd2(*row_counts(pair, sizes)) for pair in bootstrap_indices(*sizes, n_boot, seed)])
         return percentile_interval(values[np.isfinite(values)])
 
 
-def among(kernel: NDArray, counts: NDArray) -> float:
-    """Mean of a kernel (N, N) over pairs of different volumes, which count so many times; NaN of a single one."""
+def mean_of_pairs(kernel: NDArray, counts: NDArray) -> float:
+    """Mean of a kernel (N, N) over pairs of different volumes with multiplicities `counts`; NaN for a single volume."""
     total = counts @ kernel @ counts - counts**2 @ np.diag(kernel)
     n_pairs = counts.sum() ** 2 - np.sum(counts**2)
     return float(total / n_pairs) if n_pairs else np.nan
 
 
 def rbf(real: ArrayLike, fake: ArrayLike, widths: ArrayLike | None = None) -> Kernels:
-    """Kernels by Gaussians of five widths, or of those given, in the features' unit."""
-    x, y = _checked(real, fake)
+    """Gaussian kernels, averaged over `widths` (in the unit of the features; default: five multiples of the median)."""
+    x, y = _check_sets(real, fake)
     widths = median_distance(x) * np.array(WIDTHS) if widths is None else np.atleast_1d(widths)
     if not (widths > 0).all():
-        raise ValueError(f"widths must be above 0; got {widths.tolist()}: are the real volumes all alike?")
+        raise ValueError(f"widths must be above 0; got {widths.tolist()}: are all real volumes equal?")
 
     def kernel(a: NDArray, b: NDArray) -> NDArray:
         squares = cdist(a, b, "sqeuclidean")
@@ -79,32 +83,32 @@ def rbf(real: ArrayLike, fake: ArrayLike, widths: ArrayLike | None = None) -> Ke
 
 
 def polynomial(real: ArrayLike, fake: ArrayLike) -> Kernels:
-    """Kernels by (x·y / F + 1)³: `polynomial(real, fake).mmd2()` is KID."""
-    return _kernels(lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3, *_checked(real, fake))
+    """Polynomial kernel (x·y / F + 1)³: `polynomial(real, fake).mmd2()` is KID."""
+    return _kernels(lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3, *_check_sets(real, fake))
 
 
 def median_distance(real: NDArray) -> float:
-    """Median distance between rows of (N, S, F), evenly picked ones where there are many."""
-    x = rows(real)
+    """Median distance between rows of (N, S, F), over at most MOST_FOR_MEDIAN evenly spaced rows."""
+    x = stack_slices(real)
     return float(np.median(pdist(x[np.linspace(0, len(x) - 1, min(len(x), MOST_FOR_MEDIAN)).astype(int)])))
 
 
-def _checked(real: ArrayLike, fake: ArrayLike) -> tuple[NDArray, NDArray]:
+def _check_sets(real: ArrayLike, fake: ArrayLike) -> tuple[NDArray, NDArray]:
     x, y = by_volume(real, "real"), by_volume(fake, "fake")
-    as_pair(rows(x), rows(y))
+    check_pair(stack_slices(x), stack_slices(y))
     if min(len(x), len(y)) < 2:
-        raise ValueError(f"MMD compares different volumes and needs 2 on either side; got {len(x)} and {len(y)}")
+        raise ValueError(f"MMD needs at least 2 volumes in both sets; got {len(x)} and {len(y)}")
     return x, y
 
 
 def _kernels(kernel: Kernel, x: NDArray, y: NDArray) -> Kernels:
-    return Kernels(_between(kernel, x, x), _between(kernel, y, y), _between(kernel, x, y))
+    return Kernels(_mean_over_slices(kernel, x, x), _mean_over_slices(kernel, y, y), _mean_over_slices(kernel, x, y))
 
 
-def _between(kernel: Kernel, x: NDArray, y: NDArray) -> NDArray:
-    """Means of a kernel over the slices of volumes (N, S, F) and (M, T, F): (N, M), a volume of x at a time."""
+def _mean_over_slices(kernel: Kernel, x: NDArray, y: NDArray) -> NDArray:
+    """Kernel of volumes (N, S, F) and (M, T, F), averaged over slices: (N, M)."""
     n_slices = y.shape[1]
     if x.shape[1] == n_slices == 1:
         return kernel(x[:, 0], y[:, 0])
-    means = [kernel(volume, rows(y)).mean(axis=0) for volume in x]
+    means = [kernel(volume, stack_slices(y)).mean(axis=0) for volume in x]
     return np.stack(means).reshape(len(x), len(y), n_slices).mean(axis=2)
