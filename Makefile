@@ -1,4 +1,4 @@
-# make demo: the default study with all its figures.  make test: the tests.  Both set up .venv first if it is missing.
+# make demo: the default study with all figures.  make test: the tests.  Both set up .venv first.
 PYTHON ?= python3.11
 VENV := .venv
 LOCK := envs/requirements.lock
@@ -7,7 +7,7 @@ RESULTS ?= results
 CORES ?= $(shell nproc)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test tiny lint coverage history overhead clean
+.PHONY: demo test tiny lint check config results-page coverage history overhead clean
 
 demo: $(VENV)/installed
 	snakemake --cores all
@@ -27,17 +27,30 @@ lint: $(VENV)/installed
 	vulture
 	snakemake --lint
 
-# how much of the code the tests run, in all and line by line (coverage.xml); fewer tests: make coverage TESTS=tests/core/test_files.py
+# Coverage of the tests, in total and by line (coverage.xml). Fewer tests: make coverage TESTS=tests/core/test_files.py
 coverage: $(VENV)/installed
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --cov --cov-report term --cov-report xml $(TESTS)
 
-# what every job of a study took, into a table that git keeps; of another study: make history RESULTS=work/heads/results
+# Add the cost of every job of a study to docs/benchmarks.csv. Another study: make history RESULTS=work/ixi_2mm/results
 history: $(VENV)/installed
 	python -m tools.bench_history $(RESULTS) docs/benchmarks.csv
 
-# how much of a study's time was work, and how much start of jobs and waiting; it must have run in one go
+# Fractions of a study's time spent in work, in starting jobs and in waiting. The study must have run without a break.
 overhead: $(VENV)/installed
 	python -m tools.overhead $(RESULTS) --cores $(CORES)
+
+# Versions, device, packaged weights, data and optional tools.
+check: $(VENV)/installed
+	python -m tools.check_environment
+
+# docs/configuration.md and the JSON schema, from the descriptions of the config keys.
+config: $(VENV)/installed
+	python -m tools.configuration
+
+# docs/results.md, and the results table of README.md, from a finished study.
+results-page: $(VENV)/installed
+	python -m tools.results_page $(RESULTS) > docs/results.md
+	python -m tools.results_page $(RESULTS) --readme README.md
 
 $(VENV)/installed: $(LOCK) pyproject.toml
 	$(PYTHON) -m venv $(VENV)

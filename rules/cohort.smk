@@ -1,14 +1,14 @@
-"""Who is in the study: the embedded cohort or scans from elsewhere, one table, splits by person."""
+"""Scans and participants: simulated or listed, split by participant, prepared on the grid of the study."""
 
 
-rule phantom:
-    """Make one shard of the embedded cohort: people deformed from MNI152, scanned, written as NIfTI."""
+rule simulate_participants:
+    """Simulate one shard of the embedded cohort: participants deformed from MNI152, scanned, written as NIfTI."""
     output:
-        folder=directory("results/phantom/{shard}"),
+        out=directory("results/phantom/{shard}"),
     log:
-        "results/logs/phantom/{shard}.log",
+        "results/logs/simulate_participants/{shard}.log",
     benchmark:
-        "results/benchmarks/phantom/{shard}.tsv"
+        "results/benchmarks/simulate_participants/{shard}.tsv"
     conda:
         "../envs/neuromf.yaml"
     threads: 1
@@ -16,19 +16,20 @@ rule phantom:
         mem_mb=2000,
         runtime=30,
     params:
-        cfg=as_json(n_shards=len(SHARDS), **cfg.cohort.embedded.model_dump(mode="json")),
-        code=code_digest("workflow_scripts.phantom"),
+        files=files,
+        cfg=as_json(n_shards=len(SHARDS), **dump(cfg.cohort.embedded)),
+        code=code_digest("workflow_scripts.simulate_participants"),
     shell:
-        "python -m workflow_scripts.phantom --shard {wildcards.shard} --config {params.cfg:q} --out {output.folder:q}"
+        "python -m workflow_scripts.{rule} {params.files} --shard {wildcards.shard} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 
 rule cohort:
-    """List the scans of the study with their people, sites and splits."""
+    """List the scans of the study with participants, sites and splits."""
     input:
-        made=cohort_inputs(),
+        after=cohort_inputs(),
     output:
-        participants="results/cohort/participants.tsv",
+        out="results/cohort/participants.tsv",
     log:
         "results/logs/cohort.log",
     benchmark:
@@ -40,8 +41,86 @@ rule cohort:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=lambda w: cohort_values(),
+        files=files,
+        cfg=as_json(cohort={**cohort_source(), "split": dump(cfg.cohort.split)}, seed=cfg.seed),
         scans=SCANS.digest,
         code=code_digest("workflow_scripts.cohort"),
     shell:
-        "python -m workflow_scripts.cohort --config {params.cfg:q} --out {output.participants:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+
+
+rule prepare:
+    """Orient, resample, rescale and crop one shard of the scans."""
+    input:
+        participants=rules.cohort.output.out,
+    output:
+        out=directory("results/volumes/{shard}"),
+    log:
+        "results/logs/prepare/{shard}.log",
+    benchmark:
+        "results/benchmarks/prepare/{shard}.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000 if cfg.volumes.skull_strip == "none" else 16000,
+        runtime=60 if cfg.volumes.skull_strip == "none" else 600,
+    params:
+        files=files,
+        cfg=as_json(volumes=dump(cfg.volumes), n_shards=len(SHARDS)),
+        code=code_digest("workflow_scripts.prepare"),
+    shell:
+        "python -m workflow_scripts.{rule} {params.files} --shard {wildcards.shard} --config {params.cfg:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule qc:
+    """Merge the reports of all scans: accepted, or excluded with the reason."""
+    input:
+        shards=expand(rules.prepare.output.out, shard=SHARDS),
+    output:
+        out="results/cohort/qc.tsv",
+    log:
+        "results/logs/qc.log",
+    benchmark:
+        "results/benchmarks/qc.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        files=files,
+        code=code_digest("workflow_scripts.qc"),
+    shell:
+        "python -m workflow_scripts.{rule} {params.files} 2>&1 | tee {log:q}"
+
+
+rule contact_sheet:
+    """Draw every scan, outliers first. No later stage reads it: outliers stay in the study."""
+    input:
+        qc=rules.qc.output.out,
+    output:
+        pdf="results/figures/contact.pdf",
+        png=in_report("results/figures/contact.png", "Cohort", figure="contact", shows="every scan"),
+        facts="results/figures/contact.json",
+        table="results/cohort/contact.tsv",
+    log:
+        "results/logs/contact_sheet.log",
+    benchmark:
+        "results/benchmarks/contact_sheet.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        files=files,
+        cfg=as_json(**provenance(cfg, RUN, "volumes")),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.contact_sheet"),
+    shell:
+        "python -m workflow_scripts.{rule} {params.files} --out {params.stem:q} --config {params.cfg:q}"
+        " 2>&1 | tee {log:q}"

@@ -1,49 +1,56 @@
-"""Nine gates, one per phase: measured values against the bounds of the study. A blocked one stops what rests on it."""
+"""Gates between phases: measured values against the criteria of the study. A blocked gate stops later stages."""
 
+from neuromf.workflow.criteria import read_criteria
+
+CRITERIA = read_criteria(**cfg.gates.model_dump())
+MAIN_RUN = {
+    "metrics": rules.evaluate.output.metrics.format(run=RUN),
+    "reference": rules.reference.output.table,
+}
 MEASURED = {
-    0: {"validation": rules.validate.output.report},
-    1: {"stats": rules.stats.output.stats, "qc": rules.qc.output.table},
+    0: {"validation": rules.validate.output.out},
+    1: {"stats": rules.latent_statistics.output.out, "qc": rules.qc.output.out},
     2: {"history": rules.torus.output.history, "summary": rules.torus.output.summary},
-    3: {"verdicts": "results/gates/verdicts_3.json"},
     4: {
         "history": rules.train.output.history.format(run=RUN),
         "diagnostics": rules.train.output.diagnostics.format(run=RUN),
-        "metrics": rules.measure.output.metrics.format(run=RUN),
-        "reference": rules.reference.output.table,
+        **MAIN_RUN,
     },
-    5: {
-        "metrics": rules.measure.output.metrics.format(run=RUN),
-        "reference": rules.reference.output.table,
-        "timing": rules.timing.output.table.format(run=RUN),
-    },
+    5: {**MAIN_RUN, "timing": rules.timing.output.out.format(run=RUN)},
     6: {
-        "metrics": rules.measure.output.metrics.format(run=RUN),
-        "reference": rules.reference.output.table,
+        **MAIN_RUN,
         "questions": "results/ablations/questions.csv",
-        **{name: f"results/ablations/{name}.csv" for name in cfg.active},
+        **{name: f"results/ablations/{name}.csv" for name in ABLATIONS},
     },
     7: {
-        "strategy": rules.strategy.output.strategy,
-        "history": rules.joint.output.history.format(run=JOINT),
-        "metrics": rules.joint_metrics.output.metrics.format(run=JOINT),
+        "strategy": rules.choose_mask_encoding.output.out,
+        "history": rules.finetune.output.history.format(run=PAIR_RUN),
+        "metrics": rules.evaluate_pairs.output.metrics.format(run=PAIR_RUN),
         **{
-            arm: rules.joint_metrics.output.metrics.format(run=run)
-            for arm, run in JOINT_ARMS.items()
+            "uniform": rules.evaluate_pairs.output.metrics.format(run=run)
+            for arm, run in PAIR_ARMS.items()
             if arm == "uniform"
         },
     },
-    8: shown_paper(),
+    8: side_files(),
 }
+TESTS = ["meanflow.test_flow", "meanflow.test_velocity_net", "meanflow.test_module"]  # the criteria of phase 3
+
+
+def gate_before(wildcards):
+    """The gate of the phase before, whose state this one inherits."""
+    before = [phase for phase in PHASES if phase < int(wildcards.phase)]
+    return [f"results/gates/phase_{phase}.json" for phase in before[-1:]]
 
 
 rule verify:
-    """Run the verification tests of a phase whose criteria are tests, and keep their verdicts."""
+    """Run the verification tests of phase 3, and write the result of each."""
     output:
-        verdicts="results/gates/verdicts_{phase}.json",
+        out="results/gates/measured_3.json",
     log:
-        "results/logs/verify/{phase}.log",
+        "results/logs/verify.log",
     benchmark:
-        "results/benchmarks/verify/{phase}.tsv"
+        "results/benchmarks/verify.tsv"
     conda:
         "../envs/neuromf.yaml"
     threads: 1
@@ -51,27 +58,46 @@ rule verify:
         mem_mb=4000,
         runtime=30,
     params:
-        tests=verification_tests(),
-        code=code_digest(
-            "workflow_scripts.verify",
-            "neuromf.meanflow.flow",
-            "neuromf.meanflow.velocity_net",
-            "neuromf.meanflow.module",
-            "tests.meanflow.test_flow",
-            "tests.meanflow.test_velocity_net",
-            "tests.meanflow.test_module",
-        ),
+        files=files,
+        tests=[f"tests/{name.replace('.', '/')}.py" for name in TESTS],
+        code=code_digest("workflow_scripts.verify", *(f"tests.{name}" for name in TESTS)),
     shell:
-        "python -m workflow_scripts.verify --phase {wildcards.phase} --tests {params.tests:q} --out {output.verdicts:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.{rule} {params.files} --phase 3 --tests {params.tests:q} 2>&1 | tee {log:q}"
+
+
+rule measure_criteria:
+    """Read the measured value of every criterion of a phase from the results, with its source."""
+    input:
+        after=lambda w: list(MEASURED[int(w.phase)].values()),
+    output:
+        out="results/gates/measured_{phase}.json",
+    log:
+        "results/logs/measure_criteria/{phase}.log",
+    benchmark:
+        "results/benchmarks/measure_criteria/{phase}.tsv"
+    wildcard_constraints:
+        phase=r"[0-24-8]",
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        files=files,
+        cfg=lambda w: as_json(phase=int(w.phase), files=MEASURED[int(w.phase)]),
+        code=code_digest("workflow_scripts.measure_criteria"),
+    shell:
+        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule gate:
-    """Judge one phase: OPEN, or BLOCKED with the failed rows, their bounds and what to do."""
+    """Evaluate the gate of one phase: OPEN, or BLOCKED with the failed rows, their bounds and what to do."""
     input:
-        measured=lambda w: list(MEASURED[int(w.phase)].values()),
-        before=gate_before,
+        measured="results/gates/measured_{phase}.json",
+        after=gate_before,
     output:
-        gate="results/gates/phase_{phase}.json",
+        out="results/gates/phase_{phase}.json",
     log:
         "results/logs/gate/{phase}.log",
     benchmark:
@@ -83,17 +109,20 @@ rule gate:
         mem_mb=500,
         runtime=5,
     params:
-        cfg=as_json(study=cfg.study, **cfg.gates.model_dump()),
-        measured=lambda w: as_json(**MEASURED[int(w.phase)]),
-        before=lambda w: "".join(gate_before(w)) or "none",
+        files=files,
+        cfg=lambda w: as_json(
+            study=cfg.study,
+            phase=int(w.phase),
+            **{"previous": path for path in gate_before(w)},
+            criteria={name: row._asdict() for name, row in CRITERIA.items() if name.startswith(f"P{w.phase}-")},
+        ),
         code=code_digest("workflow_scripts.gate"),
     shell:
-        "python -m workflow_scripts.gate --phase {wildcards.phase} --config {params.cfg:q}"
-        " --measured {params.measured:q} --before {params.before:q} --out {output.gate:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule gates:
     """Target: the gate of every phase."""
     input:
-        expand(rules.gate.output.gate, phase=PHASES),
+        expand(rules.gate.output.out, phase=PHASES),
     localrule: True

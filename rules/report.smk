@@ -1,19 +1,64 @@
-"""The page that a study is sent as, what it shows of brains, and the captions, which Snakemake's own report shows too.
+"""What users read: captions, the report page and its volumes, the paper.
 
 results/report.html waits for everything; results/partial/report.html waits for nothing and names what is missing.
 """
 
+import shutil
+
+# Files that captions, page, paper and model card read numbers from.
+NUMBERS = [
+    rules.merge_metrics.output.out,
+    *expand(rules.train.output.card, run=ARMS.runs),
+    rules.evaluate.output.regional.format(run=RUN),
+    rules.qc.output.out,
+    rules.validate.output.out,
+    rules.latent_statistics.output.out,
+    rules.timing.output.out.format(run=RUN),
+    rules.torus.output.summary,
+    *[rules.pairs.output.pairs] * HAS_LESIONS,
+    *expand("results/ablations/{name}.csv", name=[*ABLATIONS, "questions"] if ABLATIONS else []),
+]
+
+
+def declared(*paths):
+    """Input function of a report: all paths for a complete one, those that exist for a partial one."""
+    complete = [*paths, *NUMBERS]
+    return lambda w: existing([*complete, *findings("partial/")]) if w.part else complete
+
+
+def report_settings():
+    """Artefacts, phases, runs, config and digests on the report page, and the reasons for what a study lacks."""
+    why = "" if ABLATIONS else "no ablation is run"
+    phases = {phase: "" if phase in PHASES else why if phase == 6 else "not in this study" for phase in range(9)}
+    scripts = sorted(path.stem for path in Path(workflow.basedir).glob("workflow_scripts/[a-z]*.py"))
+    figures = [name for name in FIGURES if name not in ("contact", "dashboard")]
+    return as_json(
+        study=cfg.study,
+        run=RUN,
+        source=cfg.cohort.source,
+        figures={name: missing_reason(name) for name in figures} | {f"dashboard-{RUN}": ""},
+        tables={name: missing_reason(name) for name in TABLES},
+        phases=phases,
+        runs=ARMS.served(),
+        config=cfg.model_dump(mode="json"),
+        digests={name: code_digest(f"workflow_scripts.{name}") for name in scripts},
+    )
+
+
+def pair_tables():
+    """Tables of real and of generated pairs for the report page; None without lesions."""
+    if not HAS_LESIONS:
+        return None
+    generated = rules.sample_pairs.output.out.format(run=PAIR_RUN)
+    return {"test": rules.pairs.output.pairs, "samples": f"{generated}/samples.tsv"}
+
 
 rule captions:
-    """The caption of every figure and table: what it shows, n, seeds, units, device."""
+    """The caption of every figure and table: content, n, seeds, units, device."""
     input:
-        lambda w: reported(w.part, "json"),
-        lambda w: [] if w.part else [rules.metrics.output.table],
-        lambda w: (
-            [] if w.part else expand("results/runs/{run}/card.json", run=[*RUNS])
-        ),
+        inputs=declared(*artefacts("json")),
     output:
-        folder=directory("results/{part}captions"),
+        out=directory("results/{part}captions"),
     log:
         "results/logs/{part}captions.log",
     benchmark:
@@ -25,21 +70,19 @@ rule captions:
         mem_mb=1000,
         runtime=5,
     params:
-        cfg=lambda w: as_json(run=RUN, partial=bool(w.part)),
-        found=lambda w: (
-            times_of(reported("", "json") + findings("partial/")) if w.part else ""
-        ),
+        files=files,
+        cfg=as_json(run=RUN),
+        times=lambda w, input: file_times(input) if w.part else "",
         templates=files_digest("neuromf/report/captions"),
         code=code_digest("workflow_scripts.captions"),
     shell:
-        "python -m workflow_scripts.captions --results results --config {params.cfg:q} --out {output.folder:q}"
-        " 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule viewer:
-    """The viewer of volumes, bundled by npm from its lock file; empty, with the reason, where npm is missing."""
+    """Bundle the volume viewer with npm from its lock file; an empty bundle, with the reason, if npm is missing."""
     output:
-        script="results/report/viewer.js",
+        out="results/report/viewer.js",
         licences="results/report/licences.txt",
     log:
         "results/logs/viewer.log",
@@ -52,26 +95,29 @@ rule viewer:
         mem_mb=1000,
         runtime=20,
     params:
+        files=files,
         sources=files_digest("neuromf/report/page/niivue"),
         code=code_digest("workflow_scripts.viewer"),
     shell:
-        "python -m workflow_scripts.viewer --out {output.script:q} --licences {output.licences:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.{rule} {params.files} 2>&1 | tee {log:q}"
 
 
-rule look:
-    """The few volumes that the page shows: generated, held out, after the autoencoder; FLAIR with masks where there."""
+rule report_volumes:
+    """The volumes on the report page: generated, test participants, reconstructions, and pairs with lesions."""
     input:
-        qc=rules.qc.output.table,
-        odd=rules.contact.output.table,
-        weights=rules.vae.output.weights,
-        samples=looked,
-        lesions=lesions_looked(),
+        qc=rules.qc.output.out,
+        odd=rules.contact_sheet.output.table,
+        weights=rules.autoencoder.output.out,
+        samples=samples_of(RUN),
+        after=[*(pair_tables() or {}).values()][:1]
+        + [rules.pairs.output.volumes] * HAS_LESIONS
+        + [rules.sample_pairs.output.out.format(run=PAIR_RUN)] * HAS_LESIONS,
     output:
-        folder=directory("results/report/look"),
+        out=directory("results/report/look"),
     log:
-        "results/logs/look.log",
+        "results/logs/report_volumes.log",
     benchmark:
-        "results/benchmarks/look.tsv"
+        "results/benchmarks/report_volumes.tsv"
     conda:
         "../envs/neuromf.yaml"
     threads: 1
@@ -79,26 +125,26 @@ rule look:
         mem_mb=4000,
         runtime=20,
     params:
-        cfg=look_values(),
-        code=code_digest("workflow_scripts.look"),
+        files=files,
+        cfg=as_json(n=2, run=RUN, spacing_mm=cfg.volumes.spacing_mm, pairs=pair_tables()),
+        code=code_digest("workflow_scripts.report_volumes"),
     shell:
-        "python -m workflow_scripts.look --qc {input.qc:q} --odd {input.odd:q} --weights {input.weights:q}"
-        " --samples {input.samples:q} --config {params.cfg:q} --out {output.folder:q}"
-        " 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule report:
     """One self-contained page: gates, figures, tables, brains, costs, provenance, and what is missing."""
     input:
-        lambda w: reported(w.part, "png", "json"),
-        lambda w: [] if w.part else expand(rules.gate.output.gate, phase=PHASES),
-        lambda w: [] if w.part else [rules.metrics.output.table, *findings("")],
-        lambda w: [] if w.part else [rules.validate.output.report],
-        captions=rules.captions.output.folder,
-        look=lambda w: [] if w.part else rules.look.output.folder,
-        viewer=lambda w: [] if w.part else rules.viewer.output.script,
+        inputs=declared(
+            *artefacts("png", "json"),
+            *expand("results/tables/{name}.csv", name=in_study(TABLES)),
+            *expand("results/gates/phase_{phase}.json", phase=PHASES),
+        ),
+        captions=rules.captions.output.out,
+        look=lambda w: existing(rules.report_volumes.output) if w.part else rules.report_volumes.output.out,
+        viewer=lambda w: existing([rules.viewer.output.out]) if w.part else rules.viewer.output.out,
     output:
-        page="results/{part}report.html",
+        out="results/{part}report.html",
     log:
         "results/logs/{part}report.log",
     benchmark:
@@ -110,15 +156,87 @@ rule report:
         mem_mb=2000,
         runtime=10,
     params:
-        cfg=lambda w: report_values(w.part),
-        look=rules.look.output.folder,
-        viewer=rules.viewer.output.script,
-        licences=rules.viewer.output.licences,
-        found=lambda w: (
-            times_of(reported("", "json") + findings("partial/")) if w.part else ""
+        # Benchmarks are no outputs of rules: those that exist are listed when the job runs.
+        files=lambda w, input, output: command_line(
+            {
+                "inputs": [*input.inputs, input.captions, "results/benchmarks"],
+                "look": input.look or "results/report/look",
+                "viewer": input.viewer or "results/report/viewer.js",
+            },
+            output,
         ),
+        cfg=report_settings(),
+        licences=rules.viewer.output.licences,
+        times=lambda w, input: file_times(input) if w.part else "",
         templates=files_digest("neuromf/report/page/templates", "neuromf/report/captions"),
         code=code_digest("workflow_scripts.report"),
     shell:
-        "python -m workflow_scripts.report --results results --look {params.look:q} --viewer {params.viewer:q}"
-        " --licences {params.licences:q} --config {params.cfg:q} --out {output.page:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.{rule} {params.files} --licences {params.licences:q} --config {params.cfg:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule paper:
+    """The draft as LaTeX, and the list of every number in it with its source."""
+    input:
+        inputs=[
+            *artefacts("pdf"),
+            *expand("results/tables/{name}.tex", name=in_study(TABLES)),
+            *expand("results/gates/phase_{phase}.json", phase=PHASES),
+            *NUMBERS,
+        ],
+    output:
+        out="results/paper/paper.tex",
+        numbers="results/paper/numbers.json",
+    log:
+        "results/logs/paper.log",
+    benchmark:
+        "results/benchmarks/paper.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        files=files,
+        cfg=as_json(
+            study=cfg.study,
+            run=RUN,
+            phases=[*PHASES],
+            figures={name: missing_reason(name) for name in PAPER_FIGURES},
+            tables={name: missing_reason(name) for name in TABLES},
+            config=cfg.model_dump(mode="json", include={"cohort", "volumes", "autoencoder", "meanflow"}),
+        ),
+        templates=files_digest("neuromf/report/paper/templates"),
+        code=code_digest("workflow_scripts.paper"),
+    shell:
+        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+
+
+rule typeset:
+    """The paper as a PDF, by pdflatex or tectonic."""
+    input:
+        text=rules.paper.output.out,
+        after=rules.paper.input.inputs,
+    output:
+        out="results/paper.pdf",
+    log:
+        "results/logs/typeset.log",
+    benchmark:
+        "results/benchmarks/typeset.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        files=files,
+        code=code_digest("workflow_scripts.typeset"),
+    shell:
+        "python -m workflow_scripts.{rule} {params.files} 2>&1 | tee {log:q}"
+
+
+def paper_files():
+    """The paper as a PDF, or as LaTeX if no LaTeX is installed."""
+    return rules.typeset.output.out if any(map(shutil.which, ("pdflatex", "tectonic"))) else rules.paper.output.out

@@ -1,12 +1,52 @@
-"""What several test files stand on: folders of files, and small scans written as NIfTI."""
+"""Fixtures that several test files share, and the markers of tests that carry the id of a criterion."""
 
 import json
+import os
+import re
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 
-import workflow_scripts  # noqa: F401  # before MONAI, which then comes as it comes in jobs
+import workflow_scripts  # noqa: F401  # before MONAI, as in the jobs of the workflow
+
+ROOT = Path(__file__).resolve().parents[1]
+CRITERION = re.compile(r"test_(P(\d)_T\d+[a-z]?)_")
+KINDS = dict(re.findall(r"^\| (P\d-T\d+[a-z]?) \| \w+, ([ci]) \|", (ROOT / "docs/criteria.md").read_text(), re.M))
+
+
+def pytest_collection_modifyitems(items):
+    """Mark `test_P3_T6_...` with phase3 and with critical or informational, as docs/criteria.md has it."""
+    for item in items:
+        if found := CRITERION.match(item.name):
+            item.add_marker(f"phase{found[2]}")
+            item.add_marker("critical" if KINDS[found[1].replace("_", "-")] == "c" else "informational")
+
+
+@pytest.fixture
+def base_config():
+    """The config of the default study as a dict."""
+    return yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def device():
+    """The device of tests: a GPU if there is one."""
+    from neuromf.core.hardware import default_device
+
+    return default_device()
+
+
+@pytest.fixture
+def results_root():
+    """The results of a finished study: NEUROMF_STUDY, or the study of `make tiny`."""
+    folder = Path(os.environ.get("NEUROMF_STUDY", ROOT / "work/tiny")) / "results"
+    if not (folder / "report.html").exists():
+        pytest.skip("no finished study: run make tiny, or set NEUROMF_STUDY")
+    return folder
+
 
 SHAPE = (10, 20, 30)
 RAS = nib.affines.from_matvec(np.diag([2.0, 2.0, 2.0]), (-11, -17, 23))
@@ -65,14 +105,16 @@ MEASURED = {  # by set and NFE: metric, features, n, value, low, high
 FILES = {
     "cohort/qc.tsv": "scan\tsplit\tstatus\na\ttrain\taccepted\nb\ttrain\taccepted\nc\ttest\taccepted\nd\ttest\taside\n",
     "cohort/participants.tsv": "scan\tsplit\tage\tsex\na\ttrain\t30\tF\nb\ttrain\t50\tM\nc\ttest\t70\tF\n",
-    "toy/summary.csv": "dim,prediction,evaluations,mean_distance\n16,x,1,0.0731\n16,x,5,0.0412\n",
-    f"bench/generation-{RUN}.csv": "run,part,evaluations,batch,n,seconds_per_volume,low,high,device,precision\n"
+    "toy/summary.csv": "dim,prediction,nfe,mean_distance\n16,x,1,0.0731\n16,x,5,0.0412\n",
+    f"bench/generation-{RUN}.csv": "run,part,nfe,batch,n,seconds_per_volume,low,high,device,precision\n"
     f"{RUN},network,1,1,9,0.0512,0.05,0.06,a CPU,float32\n{RUN},decoder,,1,9,0.0833,0.08,0.09,a CPU,float32\n",
 }
 TRAINED = {
-    "flow": {"prediction": "x", "p": 2.0, "tangent": "predicted", "target": "predicted", "prior_axes": 4, "flow_matching_steps": 40,
+    "flow": {"prediction": "x", "p": 2.0, "tangent": "predicted", "target": "teacher", "prior_axes": 4,
+             "flow_matching_steps": 40,
              "adaptive_c": 0.01, "adaptive_power": 1.0,
-             "times": {"t_logit_normal": [-0.6, 1.6], "r_logit_normal": [-4.0, 1.6], "fraction_r_equals_t": 0.5, "fraction_corner": 0.1}},
+             "times": {"t_logit_normal": [-0.6, 1.6], "r_logit_normal": [-4.0, 1.6],
+                       "fraction_r_equals_t": 0.5, "fraction_corner": 0.1}},
     "net": {"widths": [16, 32], "patch": 2, "conditioning": "t-h"},
     "train": {"steps": 120, "batch": 4, "accumulate": 1, "seed": 7, "lr": 0.002, "warmup": 50, "clip": 1.0,
               "ema_images": [1600]},

@@ -1,4 +1,4 @@
-"""What every script here shares: typed arguments, one log format, a refusal to run behind a blocked gate."""
+"""What all scripts share: typed command-line arguments, one log format, and advice when memory or disk run out."""
 
 import argparse
 import atexit
@@ -15,36 +15,96 @@ from types import TracebackType
 from typing import Any
 
 TYPES: dict[str, Callable[[str], Any]] = {"path": Path, "paths": Path, "int": int, "str": str, "json": json.loads}
+HELP = {
+    "adapter": "adapter.safetensors of a fine-tuned run",
+    "arm": "name of the arm",
+    "benchmarks": "folder of Snakemake's benchmarks",
+    "card": "card.json: config, versions and cost of a training",
+    "cards": "card.json of every fine-tuned run",
+    "check": "JSON file for the comparison with torch",
+    "config": "JSON with the config sections that the script uses",
+    "diagnostics": "diagnostics.csv of a training",
+    "folder": "folder of one shard of prepared volumes, with its qc.tsv",
+    "gaussian": "gaussian.safetensors: the prior of a fine-tuned run",
+    "gpus": "GPUs of all nodes; 0: the machine's own GPU, or its CPU",
+    "history": "history.csv of a training",
+    "inputs": "result files and folders that may be read",
+    "latents": "files of encoded latents",
+    "lesions": "table with one row per lesion",
+    "licences": "file of third-party licences",
+    "look": "folder of previewed volumes",
+    "masks": "table with the Dice of encode-decode of masks",
+    "measured": "JSON file of measured criteria",
+    "memory_mb": "memory of the job in MB",
+    "metrics": "table of metrics",
+    "model": "model.pt of a run",
+    "nearest": "table of generated volumes and their nearest training volumes",
+    "nfe": "network evaluations per sample",
+    "nodes": "number of nodes",
+    "numbers": "JSON file with the source of every number of the paper",
+    "odd": "table of outliers from the rule contact_sheet",
+    "out": "file or folder to write",
+    "page": "Markdown page to write",
+    "pairs": "table of image-mask pairs, or of generated and nearest volumes",
+    "participants": "table of scans and participants",
+    "people": "reference of real participants, people.npz",
+    "phase": "number of the phase",
+    "previous": "gate of the phase before",
+    "privacy": "file with the privacy audit",
+    "published": "table of published values",
+    "qc": "qc.tsv: every scan, accepted or excluded with the reason",
+    "questions": "table of ablation statistics",
+    "reference": "metrics of real participants and controls",
+    "regional": "table of regional volumes",
+    "regions": "regional volumes of real participants",
+    "run": "name of the run",
+    "runs": "metrics and cards of runs",
+    "samples": "folders or table of samples",
+    "scans": "folder of downloaded scans",
+    "shard": "number of the shard",
+    "shards": "folders of prepared shards",
+    "spectra": "table of power spectra",
+    "stats": "stats.json: statistics of the training latents",
+    "strategy": "JSON file with the chosen mask encoding",
+    "summary": "summary.csv of the torus",
+    "table": "table to read or write",
+    "tables": "tables to merge",
+    "tests": "test files",
+    "text": "LaTeX file",
+    "timing": "table of seconds per generated volume",
+    "validation": "JSON report of reconstructions",
+    "viewer": "script of the volume viewer",
+    "volumes": "folders of volumes, or table of regional volumes",
+    "weights": "weights of the autoencoder",
+}
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-SHUT = {errno.EROFS, errno.EACCES, errno.EPERM}
-SMALLER = {  # what a rule needs less memory with
-    "vae": "vae.batch",
+DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
+SMALLER = {  # config key that lowers the memory of a rule
+    "autoencoder": "autoencoder.batch",
     "encode": "volumes.shape",
-    "train": "train.batch (and raise train.accumulate)",
-    "sample": "samples.batch",
+    "train": "meanflow.train.batch (and raise meanflow.train.accumulate)",
+    "sample": "meanflow.samples.batch",
 }
 
 
 def arguments(doc: str | None, argv: Sequence[str] | None, *names: str) -> argparse.Namespace:
-    """Parsed command line for names such as "volumes", "steps:int", "config:json" or "shards:paths".
+    """Parsed command line for names such as "volumes", "phase:int", "config:json" or "shards:paths".
 
-    A name without a type is a path; "paths" takes one or more. Every argument is required, except
-    "gate": where given, it is the gate of the phase before, and a blocked one ends the script here; and "code", the
-    digest of the code that runs.
+    A name without a type is a path; "paths" takes any number. Every other argument is required, except --gate (a blocked
+    gate ends the script here) and --code (digest of the code).
     """
     sys.excepthook = explain
     parser = argparse.ArgumentParser(description=doc)
     for name in names:
         name, _, kind = name.partition(":")
-        parser.add_argument(
-            f"--{name}", type=TYPES[kind or "path"], nargs="+" if kind == "paths" else None, required=True
-        )
-    parser.add_argument("--gate", type=Path, help="results/gates/phase_N.json of the phase before")
+        several: dict[str, Any] = {"nargs": "*", "default": []} if kind == "paths" else {"required": True}
+        parser.add_argument(f"--{name}", type=TYPES[kind or "path"], help=HELP[name], **several)
+    parser.add_argument("--gate", type=Path, help="gate of the phase before; a blocked one ends the script")
     parser.add_argument("--code", default="", help="digest of the code that runs")
     args = parser.parse_args(argv)
     log_to_terminal()
-    if not gc.isenabled():  # a job, see __init__
-        begin()
+    if not gc.isenabled():  # in a job: see __init__.py
+        begin_work()
     if args.gate:
         from neuromf.workflow.gates import require_open
 
@@ -52,23 +112,23 @@ def arguments(doc: str | None, argv: Sequence[str] | None, *names: str) -> argpa
     return args
 
 
-def begin() -> None:
-    """From here on a job works. What it has imported is no garbage: not now, nor at its end, which would take 1 s."""
+def begin_work() -> None:
+    """Start garbage collection, without what was imported: collecting that at the end of a job would take 1 s."""
     gc.freeze()
     gc.enable()
-    atexit.register(say_work, time.monotonic())
+    atexit.register(log_work, time.monotonic())
 
 
-def say_work(begun: float) -> None:
-    """The last line of a job's log, which `neuromf.overhead` reads."""
-    cores = os.environ.get("OMP_NUM_THREADS", "1")  # as Snakemake sets it
+def log_work(begun: float) -> None:
+    """Log the seconds of work, the last line of a job's log, which tools/overhead.py reads."""
+    cores = os.environ.get("OMP_NUM_THREADS", "1")  # set by Snakemake
     logging.getLogger("neuromf").info(
         "worked %.2f s on %s core%s", time.monotonic() - begun, cores, "s" * (cores != "1")
     )
 
 
 def log_to_terminal() -> None:
-    """Library messages at INFO on stderr, in columns, so that long steps show their progress."""
+    """Show messages of the library at level INFO on stderr."""
     from rich.console import Console
     from rich.logging import RichHandler
 
@@ -78,27 +138,27 @@ def log_to_terminal() -> None:
 
 
 def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Python's own report of what ended a script, then one line on what to do where the machine was the reason."""
+    """Python's own report of an error, then one line of advice if memory, disk or permissions caused it."""
     sys.__excepthook__(kind, error, trace)
-    if said := advice(error, Path(sys.argv[0]).stem):
-        print(said, file=sys.stderr, flush=True)
+    if text := advice(error, Path(sys.argv[0]).stem):
+        print(text, file=sys.stderr, flush=True)
 
 
 def advice(error: BaseException, rule: str) -> str:
-    """What to do about memory, disks and permissions, for the rule that met them; nothing about anything else."""
+    """Advice for a rule that ran out of memory or disk, or lacks permission; "" for other errors."""
     number = getattr(error, "errno", None)
-    where = os.path.abspath(getattr(error, "filename", None) or ".")
+    path = os.path.abspath(getattr(error, "filename", None) or ".")
     if isinstance(error, MemoryError) or number == errno.ENOMEM or _no_memory(error):
         less = f", or lower {SMALLER[rule]} in the config" if rule in SMALLER else ""
         more = f"raise its mem_mb (--set-resources {rule}:mem_mb=N, or the profile)"
         return f"Rule {rule} ran out of memory: {more}{less}."
     if number in FULL:
-        return f"Rule {rule} found the disk of {where} full. What was whole stays: make room and run again."
-    if number in SHUT:
-        return f"Rule {rule} may not write {where}. Make it writable, or name another folder with --directory."
+        return f"Rule {rule}: the disk of {path} is full. Complete files are safe: free some space and run again."
+    if number in DENIED:
+        return f"Rule {rule} cannot write {path}. Make it writable, or choose another folder with --directory."
     return ""
 
 
 def _no_memory(error: BaseException) -> bool:
-    """Whether torch says that memory is at an end, of the machine or of the GPU."""
+    """Whether torch reports that the memory of the machine or the GPU is exhausted."""
     return isinstance(error, RuntimeError) and any(words in str(error) for words in ("can't allocate", "out of memory"))

@@ -1,6 +1,7 @@
-"""Write the captions of all figures and tables that there are, for the page and for Snakemake's report."""
+"""Write the captions of all figures and tables, for the page and for Snakemake's own report."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from neuromf.report.captions.render import write
 from neuromf.report.results import Results
@@ -8,8 +9,8 @@ from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(__doc__, argv, "results", "config:json", "out")
-    write(Results(args.results, **args.config), args.out)
+    args = arguments(__doc__, argv, "inputs:paths", "config:json", "out")
+    write(Results(Path("results"), args.config["run"], args.inputs), args.out)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""Make the page of the study from what is in its results."""
+"""Write the report page of the study."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from neuromf.core.files import atomic_write
-from neuromf.report.page.build import page
+from neuromf.report.page.build import write_page
 from neuromf.report.results import Results
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(__doc__, argv, "results", "look", "viewer", "licences", "config:json", "out")
-    results = Results(args.results, args.config["run"], args.config.pop("partial"))
-    html = page(results, args.look, args.viewer, args.licences, **args.config)
-    with atomic_write(args.out) as part:
-        part.write_text(html, encoding="utf-8")
+    args = arguments(__doc__, argv, "inputs:paths", "look", "viewer", "licences", "config:json", "out")
+    results = Results(Path("results"), args.config.pop("run"), args.inputs)
+    write_page(
+        results=results, preview=args.look, viewer=args.viewer, licences=args.licences, out=args.out, **args.config
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Typeset the paper by whichever LaTeX is installed."""
+"""Typeset the paper with pdflatex or tectonic."""
 
 from collections.abc import Sequence
 

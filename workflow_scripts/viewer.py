@@ -1,4 +1,4 @@
-"""Bundle the viewer of the page from its lock file; an empty bundle says why where that cannot be."""
+"""Bundle the volume viewer of the report page from its lock file."""
 
 from collections.abc import Sequence
 

@@ -1,64 +1,44 @@
-"""Sections about judging: features and metrics, what questions are asked of, and bounds of gates."""
+"""Blocks `evaluation`, `gates` and `projection`: features, metrics, bounds of gates, and cost projections."""
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from neuromf.config.types import Count, Digest, Positive, Section
+from neuromf.config.types import Count, Digest, Section, key
 
 
 class Features(Section):
-    name: Literal["encoder", "radimagenet", "r3d18", "inception", "med3d"]
-    weights: str | None = None
-    sha256: Digest | None = None
-    n: Count | None = None
+    name: Literal["encoder", "radimagenet"] = key("encoder: blocks of the study's own encoder; radimagenet: ResNet50.")
+    weights: str | None = key("Path of the weights of radimagenet.", None, path=True)
+    sha256: Digest | None = key("Expected SHA-256 of that file; null: not verified.", None)
+    n: Count | None = key("Number of features; null: that of the network.", None)
 
     @model_validator(mode="after")
-    def found(self) -> "Features":
+    def check_weights(self) -> "Features":
         if (self.name == "encoder") == bool(self.weights):
             raise ValueError(f"features {self.name}: weights are a path for published networks, and none for encoder")
         return self
 
 
-class Metrics(Section):
-    features: list[Features] = Field([Features(name="encoder")], min_length=1)
-    arms: Literal["distances", "all"] = "distances"
-    segmentation: Literal["atlas", "synthseg"] = "atlas"
-    n_pairs: Count = 24
-    n_anatomy: Count = 24
-    n_boot: int = Field(200, ge=2)
+class Evaluation(Section):
+    features: list[Features] = key("Feature sets of distances; the first is that of gates and figures.", min_length=1)
+    arms: Literal["distances", "all"] = key("Metrics of ablation arms: distances and diversity, or all.")
+    segmentation: Literal["atlas", "synthseg"] = key(
+        "Segmentation of regional volumes: atlas, or mri_synthseg where FreeSurfer 7.3 is installed."
+    )
+    n_pairs: Count = key("Pairs of volumes for the diversity of a set.")
+    n_anatomy: Count = key("Volumes of a set that are segmented.")
+    n_boot: int = key("Bootstrap resamples of an interval.", ge=2)
 
 
-class Measured(Section):
-    metric: str
-    features: str = ""
+class Gates(Section):
+    informational: list[str] = key("Ids of critical criteria that this study reports without blocking.")
+    bounds: dict[str, float] = key("Bounds by id, in place of those of neuromf/config/criteria.yaml.")
 
 
-class Similarity(Measured):
-    goal: Literal["higher", "real"] = "higher"
-
-
-class Questions(Section):
-    distance: Measured = Measured(metric="frechet", features="encoder-512")
-    similarity: Similarity = Similarity(metric="pair_ms_ssim", goal="real")
-    margin: Positive = 0.1
-    quoted: str | None = None
-
-
-class Scale(Section):
-    scans: Count = 60_000
-    trainings: Count = 1
-    steps: Count = 60_000
-    samples: Count = 2_000
-    workers: list[Count] = Field([1, 64], min_length=1)
-
-
-class Gate(Section):
-    bounds: dict[str, float]
-    informational: list[str] = []
-
-    @model_validator(mode="after")
-    def known(self) -> "Gate":
-        if unknown := set(self.informational) - set(self.bounds):
-            raise ValueError(f"gates.informational names {sorted(unknown)}, which gates.bounds does not know")
-        return self
+class Projection(Section):
+    scans: Count = key("Scans of the projected study.", 60_000)
+    trainings: Count = key("Trainings of the projected study.", 1)
+    steps: Count = key("Steps of each training.", 60_000)
+    samples: Count = key("Volumes per number of network evaluations.", 2_000)
+    workers: list[Count] = key("Numbers of parallel jobs.", [1, 64], min_length=1)

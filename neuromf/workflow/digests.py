@@ -1,14 +1,12 @@
-"""What the Snakefile needs of the library: code digests, JSON parameters, scans, shards. Standard library only.
+"""Digests of the code and templates that a rule uses; a changed digest makes the rule's outputs stale.
 
-A rule's `params` hold the values it uses as one JSON string, and a digest of the code it runs: the script, and every
-module of this repository that it imports, directly or not. Comments, docstrings, layout and file times
-do not count; a changed formula reruns exactly the rules that use it.
+A code digest covers the script and every module of this repository that it imports, directly or not. It hashes syntax
+trees: comments, docstrings, layout and file times do not count. A changed formula reruns the rules that use it only.
 """
 
 import ast
 import functools
 import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -16,13 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("neuromf", "workflow_scripts")
 
 
-def as_json(**values: object) -> str:
-    """One string for a rule's values, the same whatever their order; Snakemake compares strings reliably."""
-    return json.dumps(values, sort_keys=True)
-
-
 def code_digest(*modules: str) -> str:
-    """Digest of what these modules run: their syntax trees and those of all they import from this repository."""
+    """Digest of the syntax trees of these modules and of all that they import from this repository."""
     digest = hashlib.sha256()
     for path in code_files(*modules):
         digest.update(str(path.relative_to(ROOT)).encode() + _tree(path).encode())
@@ -30,7 +23,7 @@ def code_digest(*modules: str) -> str:
 
 
 def files_digest(*folders: str) -> str:
-    """Digest of all files in these folders of the repository, names and contents: templates, styles, lock files."""
+    """Digest of names and contents of all files in these folders of the repository, such as templates."""
     digest = hashlib.sha256()
     for folder in folders:
         if not ROOT.joinpath(folder).is_dir():
@@ -57,7 +50,7 @@ def _file(module: str) -> Path:
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
         if candidate.is_file():
             return candidate
-    raise ValueError(f"no module {module} under {ROOT}; wanted {path}.py or {path}/__init__.py")
+    raise ValueError(f"no module {module} under {ROOT}; expected {path}.py or {path}/__init__.py")
 
 
 @functools.cache
@@ -104,5 +97,5 @@ def _tree(path: Path) -> str:
 
 
 def resolve(path: str) -> Path:
-    """A path of the config: ~ and $VARIABLES expanded, relative ones taken from the repository's root."""
+    """A path of the config: ~ and $VARIABLES expanded, relative to the root of the repository."""
     return ROOT / os.path.expanduser(os.path.expandvars(path))

@@ -1,90 +1,48 @@
-"""Gates: measured values against criteria fixed beforehand. A phase is OPEN when every critical row passes.
+"""Gates between phases: measured values against criteria fixed beforehand.
 
-What is measured stands in `criteria.py`. A stage of phase N + 1 calls `require_open` on the gate of phase N.
-Standard library only: a gate is read by every script that stands behind it.
+A phase is OPEN if every critical row passes. A stage of phase N + 1 calls `require_open` on the gate of phase N.
 """
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+from neuromf.workflow.criteria import Criterion
 
 
-class Criterion(NamedTuple):
-    """One row of verification.md: how it is measured from files, and on which side of its bound it must lie."""
-
-    what: str
-    side: str  # "above" or "below"
-    measure: Callable[[dict[str, Path]], float]
-    source: str  # key of the file that holds the number
-    kind: str = "critical"
-    cure: str = ""
-
-
-def judge(
-    phase: int,
-    measured: dict[str, str],
-    criteria: dict[str, Criterion],
-    *,
-    bounds: dict[str, float],
-    informational: list[str],
-    before: str,
-    study: str,
+def evaluate_gate(
+    measured: Sequence[dict], criteria: dict[str, Criterion], *, phase: int, study: str, previous: dict | None = None
 ) -> dict:
-    """The gate of a phase as the dict that its file holds.
+    """The gate of a phase, as its file holds it.
 
     Arguments:
-        measured: Files the numbers come from, by the names the criteria use.
-        criteria: What is judged, by id; those whose file this study does not make are left out.
-        bounds: Bound of each criterion, by id; one without a bound is refused.
-        informational: Criteria that this study reports but does not stop for.
-        before: The gate file of the phase before, or "none": a blocked one blocks this one too.
+        measured: Rows with id, value and source. A row with its own text `what` is a verification test: it must be 1.
+        criteria: Criteria by id; one that was not measured has no row.
+        previous: Gate of the phase before; a blocked one blocks this one, too.
     """
-    files = {name: Path(file) for name, file in measured.items()}
-    rows = [] if phase != 3 else _test_rows(files["verdicts"])
-    for name, criterion in criteria.items():
-        if criterion.source not in files:
-            continue
-        if name not in bounds:
-            raise ValueError(f"gates.bounds has no bound for {name} ({criterion.what}); add one to the config")
-        kind = "informational" if name in informational else criterion.kind
-        rows.append(_row(name, criterion, criterion.measure(files), bounds[name], kind, files))
+    tests = {row["id"]: Criterion(row["what"], "above", 1) for row in measured if "what" in row}
+    rows = [_row(row, (tests if "what" in row else criteria)[row["id"]], row.get("what")) for row in measured]
     blocked = [row["id"] for row in rows if row["kind"] == "critical" and not row["passed"]]
-    earlier = read_gate(Path(before)) if before != "none" else {"status": "OPEN"}
-    if earlier["status"] != "OPEN":
-        blocked.append(f"phase {earlier['phase']}")
-    return {
-        "phase": phase,
-        "status": "BLOCKED" if blocked else "OPEN",
-        "study": study,
-        "blocked_by": blocked,
-        "rows": rows,
-    }
+    if previous and previous["status"] != "OPEN":
+        blocked.append(f"phase {previous['phase']}")
+    status = "BLOCKED" if blocked else "OPEN"
+    return {"phase": phase, "status": status, "study": study, "blocked_by": blocked, "rows": rows}
 
 
-def _row(name: str, criterion: Criterion, value: float, bound: float, kind: str, files: dict[str, Path]) -> dict:
-    passed = math.isfinite(value) and (value >= bound if criterion.side == "above" else value <= bound)
+def _row(measured: dict, criterion: Criterion, what: str | None) -> dict:
+    value, above = float(measured["value"]), criterion.side == "above"
+    passed = math.isfinite(value) and (value >= criterion.bound if above else value <= criterion.bound)
     return {
-        "id": name,
-        "what": criterion.what,
+        "id": measured["id"],
+        "what": what or criterion.what,
         "measured": round(value, 5) if math.isfinite(value) else str(value),
-        "bound": f"{'>=' if criterion.side == 'above' else '<='} {bound:g}",
-        "kind": kind,
+        "bound": f"{'>=' if above else '<='} {criterion.bound:g}",
+        "kind": criterion.kind,
         "passed": passed,
-        "source": str(files[criterion.source]),
-        **({} if passed or not criterion.cure else {"next": criterion.cure}),
+        "source": measured["source"],
+        **({} if passed or not criterion.next else {"next": criterion.next}),
     }
-
-
-def _test_rows(verdicts: Path) -> list[dict]:
-    """One row per verification test; no test at all is a failure."""
-    tests = json.loads(verdicts.read_text()) or {"P3-T1 no verification test was found": False}
-    return [
-        {"id": "-".join(name.split("_")[1:3]) or name, "what": name, "measured": float(passed), "bound": ">= 1",
-         "kind": "critical", "passed": passed, "source": str(verdicts)}
-        for name, passed in tests.items()
-    ]  # fmt: skip
 
 
 def read_gate(path: Path) -> dict:
@@ -92,22 +50,24 @@ def read_gate(path: Path) -> dict:
 
 
 def summary(gate: dict) -> str:
-    """The gate in lines for a terminal: status, then every failed row with its bound."""
+    """The gate as text: status, then every failed row with its bound."""
     n_passed, n = sum(row["passed"] for row in gate["rows"]), len(gate["rows"])
     lines = [f"phase {gate['phase']} is {gate['status']}: {n_passed} of {n} rows passed"]
     for row in gate["rows"]:
         if not row["passed"]:
-            cure = f"; next: {row['next']}" if "next" in row else ""
-            lines.append(f"  {row['id']} ({row['kind']}) {row['what']}: {row['measured']}, wanted {row['bound']}{cure}")
+            advice = f"; next: {row['next']}" if "next" in row else ""
+            lines.append(
+                f"  {row['id']} ({row['kind']}) {row['what']}: {row['measured']}, bound {row['bound']}{advice}"
+            )
     return "\n".join(lines)
 
 
 def require_open(path: Path) -> None:
-    """Stop the script here, with the failed rows, where the gate of the phase before is blocked."""
+    """Exit with the failed rows if the gate of the phase before is blocked."""
     gate = read_gate(path)
     if gate["status"] != "OPEN":
         raise SystemExit(
             f"stopped at {path}: blocked by {', '.join(gate['blocked_by'])}.\n{summary(gate)}\n"
-            f"Mend what failed; or, where the study can live with a measured value, list its id in gates.informational "
-            f"of the config (a failed test must be mended)."
+            f"Fix what failed. If the study can accept a measured value, add its id to gates.informational of the "
+            f"config (a failed test must be fixed)."
         )

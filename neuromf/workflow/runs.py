@@ -1,20 +1,22 @@
-"""Which runs a study makes: the run of its config, and every arm of every active ablation, once per seed.
+"""The runs of a study: the main run of the config, and every arm of the ablations that are run, once per seed.
 
-An ablation is one question: arms by name, each with what it changes of the config, and seeds. Arms with equal
-settings are one run, whoever asks for it: the first in the order of the config names it (in an ablation the arm that
-changes nothing comes first, as an overlay puts its own keys before those of the default), and the run of the config
-itself serves every arm that equals it. All arms are checked, those that are not active too.
+Arms with equal settings are one run, named by the first arm in the order of the config. In an ablation the arm that
+changes nothing comes first, since a study file puts its own arms before those of config.yaml. The main run serves every
+arm that equals it. All arms are checked, also those of ablations that are not run.
 """
 
 from typing import NamedTuple
 
-from neuromf.config.study import BASE, Config, Overrides, read_config
+from pydantic import ValidationError
 
-TRAINED = ("net", "flow", "train", "samples")  # sections that make a run what it is
+from neuromf.config.meanflow import MeanFlow, Overrides
+from neuromf.config.study import BASE, Config, explain
+
+TRAINED = ("net", "flow", "train", "samples")  # sections that define a run
 
 
 class Member(NamedTuple):
-    """One run in the view of an ablation."""
+    """An arm of an ablation with one seed, and the run that serves it."""
 
     ablation: str
     arm: str
@@ -22,54 +24,57 @@ class Member(NamedTuple):
     run: str
 
 
-def plan(config: Config) -> tuple[dict[str, Config], list[Member]]:
-    """Every run by name, and which arms of the active ablations it serves.
+def plan(config: Config) -> tuple[dict[str, MeanFlow], list[Member]]:
+    """Settings of every run by name, and the members of the ablations that are run.
 
     Raises:
-        SystemExit: With one line for each wrong key, naming the arm; those of idle ablations are checked too.
+        SystemExit: With one line per wrong key of an arm, or if samples.nfe holds 1 alone.
     """
-    if max(config.samples.evaluations) == 1:
-        raise SystemExit(f"samples.evaluations of {BASE} must hold something larger than 1 to compare one step with")
-    runs, members = {BASE: config}, []
-    names = {_settings(config): BASE}
-    for ablation, group in config.ablations.items():
-        for arm, made in _plain_first(config, ablation):
-            for seed, changed in zip(group.seeds, made, strict=True):
-                run = names.setdefault(_settings(changed), f"{ablation}-{arm}-s{seed}")
-                if ablation in config.active:
-                    runs.setdefault(run, changed)
-                    members.append(Member(ablation, arm, seed, run))
+    base = config.meanflow
+    if max(base.samples.nfe) == 1:
+        raise SystemExit(
+            f"meanflow.samples.nfe must hold a number above 1 to compare one step with; got {base.samples.nfe}"
+        )
+    runs, members = {BASE: base}, []
+    names = {_settings(base): BASE}
+    for ablation in base.ablations.arms:
+        for arm, seed, settings in _arms(base, ablation):
+            run = names.setdefault(_settings(settings), f"{ablation}-{arm}-s{seed}")
+            if ablation in base.ablations.run:
+                runs.setdefault(run, settings)
+                members.append(Member(ablation, arm, seed, run))
     return runs, members
 
 
-def _plain_first(config: Config, ablation: str) -> list[tuple[str, list[Config]]]:
-    """Arms of an ablation with their config for each seed; one that comes to the settings of the config leads."""
-    group = config.ablations[ablation]
-    made = {
-        arm: [_changed(config, overrides, seed, where=f"ablation {ablation}, arm {arm}") for seed in group.seeds]
+def _arms(base: MeanFlow, ablation: str) -> list[tuple[str, int, MeanFlow]]:
+    """Arm, seed and settings of an ablation; an arm that equals the defaults comes first."""
+    group = base.ablations.arms[ablation]
+    rows = [
+        (arm, seed, _override(base, overrides, seed, where=f"ablation {ablation}, arm {arm}"))
         for arm, overrides in group.arms.items()
-    }
-    plain = _settings(_changed(config, {}, group.seeds[0], where="every_arm"))
-    return sorted(made.items(), key=lambda named: _settings(named[1][0]) != plain)
+        for seed in group.seeds
+    ]
+    unchanged = {_settings(_override(base, {}, seed, where="ablations.defaults")) for seed in group.seeds}
+    return sorted(rows, key=lambda row: _settings(row[2]) not in unchanged)
 
 
-def _changed(config: Config, overrides: Overrides, seed: int, *, where: str) -> Config:
-    """The config of one arm: what every arm changes, then what this one does, then its seed."""
-    plain = config.model_dump() | {"ablations": {}, "active": [], "every_arm": None}
-    for change in (config.every_arm or {}, overrides, {"train": {"seed": seed}}):
-        plain = _merge(plain, change)
+def _override(base: MeanFlow, overrides: Overrides, seed: int, *, where: str) -> MeanFlow:
+    """The settings of one arm: the defaults of all arms, then its own overrides, then its seed."""
+    values = base.model_dump(include={*TRAINED})
+    for change in (base.ablations.defaults or {}, overrides, {"train": {"seed": seed}}):
+        values = _merge(values, change)
     try:
-        return read_config(plain)
-    except SystemExit as error:
-        raise SystemExit(f"{where}: {error}") from None
+        return MeanFlow.model_validate({**base.model_dump(), **values})
+    except ValidationError as error:
+        raise SystemExit("\n".join([f"{where}:", *(explain(row, MeanFlow) for row in error.errors())])) from None
 
 
-def _settings(config: Config) -> str:
-    return "\n".join(getattr(config, section).model_dump_json() for section in TRAINED)
+def _settings(run: MeanFlow) -> str:
+    return run.model_dump_json(include={*TRAINED})
 
 
 def _merge(values: dict, overrides: dict) -> dict:
-    """Values with those of overrides put in, section by section."""
+    """Nested values with those of overrides in place."""
     inner = {k: _merge(values[k], v) if isinstance(v, dict) and isinstance(values.get(k), dict) else v
              for k, v in overrides.items()}  # fmt: skip
     return {**values, **inner}

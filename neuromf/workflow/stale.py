@@ -1,4 +1,4 @@
-"""Jobs left stale behind gates."""
+"""Jobs that stay stale after a run that evaluated gates."""
 
 import re
 import subprocess
@@ -9,18 +9,18 @@ from pathlib import Path
 FORCING = {"-f", "--force", "-F", "--forceall", "-R", "--forcerun"}  # options of Snakemake
 
 
-def left_behind(logs: Sequence[str], arguments: Sequence[str]) -> int:
-    """How many jobs a further run would make after one that judged gates; 0 after any other, and where jobs are forced.
+def count_stale_jobs(logs: Sequence[str], arguments: Sequence[str]) -> int:
+    """Number of jobs that are stale after a run that evaluated gates; 0 after other runs, and if jobs were forced.
 
-    Snakemake (9.27) does not ask what lies behind a stale gate whether it is stale for reasons of its own, since gates
-    are `ancient`: a dry run finds what it left.
+    Gates are `ancient` inputs. Snakemake (9.27) does not check whether jobs behind a stale gate are stale for other
+    reasons, so a dry run counts them afterwards.
 
     Arguments:
-        logs: Of Snakemake, of the run that ended.
-        arguments: Those that it was called with.
+        logs: Log files of Snakemake of the finished run.
+        arguments: Its command-line arguments.
     """
-    judged = any(re.search(r"rule gate:$", Path(log).read_text(encoding="utf-8"), re.M) for log in logs)
-    if not judged or FORCING & set(arguments):
+    evaluated = any(re.search(r"rule gate:$", Path(log).read_text(encoding="utf-8"), re.M) for log in logs)
+    if not evaluated or FORCING & set(arguments):
         return 0
     command = [sys.executable, "-m", "snakemake", *arguments, "--dry-run"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

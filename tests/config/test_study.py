@@ -8,10 +8,14 @@ import yaml
 from pydantic import ValidationError
 from snakemake.utils import update_config
 
-from neuromf.config.study import Config, read_config
+from neuromf.config.lesions import Arm
+from neuromf.config.study import Config, read_config, sections_of
+from neuromf.config.types import Section
 
 ROOT = Path(__file__).parents[2]
-STUDIES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("studies/*"), *ROOT.glob("tests/config/*")])
+STUDIES = sorted(
+    path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("studies/*"), *ROOT.glob("tests/config/*.yaml")]
+)
 
 
 def load(path):
@@ -44,11 +48,11 @@ def refusal(config):
 def test_the_default_config_is_read():
     config = read_config(default())
     assert config.study == "embedded" and config.cohort.source == "embedded"
-    assert config.volumes.shape == (64, 80, 64) and config.vae.weights == "packaged"
+    assert config.volumes.shape == (64, 80, 64) and config.autoencoder.weights == "packaged"
 
 
 def test_there_are_studies():
-    assert {"studies/compact_vae.yaml", "studies/heads.yaml", "studies/ixi.yaml"} <= set(STUDIES)
+    assert {"studies/compact_vae.yaml", "studies/ixi_2mm.yaml", "studies/ixi.yaml"} <= set(STUDIES)
 
 
 @pytest.mark.parametrize("path", STUDIES)
@@ -59,29 +63,38 @@ def test_every_study_is_read_on_top_of_the_default(path):
     assert config.study == load(path).get("study", "embedded")
 
 
-FREE = ("variation", "bounds", "arms")  # hold names of the study's own
+def keys_of(section, values, place=""):
+    """Every key that values hold of a section, with its field, however deep."""
+    for name, value in values.items():
+        field = section.model_fields[name]
+        yield f"{place}{name}", field
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from keys_of(field.annotation, value, f"{place}{name}.")
 
 
-@pytest.mark.parametrize("path", STUDIES)
-def test_every_key_of_a_study_is_one_of_the_default_or_of_the_folder(path):
-    """A study that sets what the default does not even mention is a study nobody can read."""
+def test_a_default_stands_once():
+    """Keys of config.yaml are required by the model; all other keys have their default there."""
+    twice = [name for name, field in keys_of(Config, default()) if not field.is_required()]
+    assert twice == []
 
-    def unknown(study, known, place=""):
-        for key, value in study.items():
-            if key not in known:
-                yield f"{place}{key}"
-            elif isinstance(value, dict) and isinstance(known[key], dict) and key not in FREE:
-                yield from unknown(value, known[key], f"{place}{key}.")
 
-    assert set(unknown(load(path), default())) <= {"cohort.folder", "cohort.table", "fcd.pairs"}
+def test_every_key_has_a_description():
+    def undescribed(section, place=""):
+        for name, field in section.model_fields.items():
+            if not (field.description or section in (Arm,)):
+                yield f"{place}{name}"
+            for inner in sections_of(field.annotation):
+                yield from undescribed(inner, f"{place}{name}.")
+
+    assert list(undescribed(Config)) == []
 
 
 def test_what_a_study_does_not_say_stays_as_in_the_default():
     merged = default()
-    update_config(merged, {"samples": {"evaluations": [1, 3]}, "gates": {"bounds": {"P0-T5": 12.0}}})
+    update_config(merged, {"meanflow": {"samples": {"nfe": [1, 3]}}, "gates": {"bounds": {"P0-T5": 12.0}}})
     config = read_config(merged)
-    assert config.samples.evaluations == [1, 3] and config.samples.n == 40
-    assert config.gates.bounds == {**default()["gates"]["bounds"], "P0-T5": 12.0}
+    assert config.meanflow.samples.nfe == [1, 3] and config.meanflow.samples.n == 40
+    assert config.gates.bounds == {"P0-T5": 12.0}
 
 
 # --- unknown keys ------------------------------------------------------------------------------------
@@ -89,15 +102,15 @@ def test_what_a_study_does_not_say_stays_as_in_the_default():
 
 def test_an_unknown_section_is_named_with_those_there_are():
     assert refusal(default("sample", value={"n": 3})) == [
-        "  sample: unknown key; allowed here: ablations, active, cohort, every_arm, fcd, flow, gates, latents, "
-        "metrics, net, questions, samples, scale, seed, study, torus, train, vae, volumes"
+        "  sample: unknown key; allowed here: autoencoder, cohort, evaluation, gates, latents, lesions, meanflow, "
+        "projection, seed, study, systems, volumes"
     ]
 
 
 def test_an_unknown_key_of_a_section_is_named_with_those_there_are():
     assert refusal(default("volumes", "spacing", value=2.0)) == [
-        "  volumes.spacing: unknown key; allowed here: bias_field, percentiles, shape, spacing_mm, strip, "
-        "skull_strip_device, skull_strip_timeout_s"
+        "  volumes.spacing: unknown key; allowed here: bias_field, percentiles, shape, skull_strip, "
+        "skull_strip_device, skull_strip_timeout_s, spacing_mm"
     ]
 
 
@@ -107,8 +120,8 @@ def test_an_unknown_key_of_a_section_is_named_with_those_there_are():
         (("cohort", "embedded", "people"), "n_participants, seed, shape, spacing_mm, variation"),
         (("cohort", "split", "validation"), "test, train, val"),
         (
-            ("flow", "times", "t_mean"),
-            "r_logit_normal, fraction_corner, fraction_r_equals_t, fraction_uniform, t_logit_normal",
+            ("meanflow", "flow", "times", "t_mean"),
+            "fraction_corner, fraction_r_equals_t, fraction_uniform, r_logit_normal, t_logit_normal",
         ),
     ],
 )
@@ -118,8 +131,8 @@ def test_an_unknown_key_two_levels_down_is_named_too(keys, allowed):
 
 def test_an_unknown_key_of_a_list_item_is_named_with_its_number():
     arms = [{"prediction": "u", "dim": 4}, {"prediction": "x", "dim": 4, "width": 3}]
-    assert refusal(default("torus", "arms", value=arms)) == [
-        "  torus.arms.1.width: unknown key; allowed here: dim, prediction"
+    assert refusal(default("meanflow", "toy", "arms", value=arms)) == [
+        "  meanflow.toy.arms.1.width: unknown key; allowed here: dim, prediction"
     ]
 
 
@@ -132,9 +145,9 @@ def test_an_unknown_key_of_a_section_that_may_be_absent_is_named():
 
 def test_every_wrong_key_has_a_line():
     config = default("volumes", "spacing", value=2.0)
-    config["train"]["lr"] = -1
+    config["meanflow"]["train"]["lr"] = -1
     config["speed"] = "fast"
-    assert [line.split(":")[0].strip() for line in refusal(config)] == ["volumes.spacing", "train.lr", "speed"]
+    assert [line.split(":")[0].strip() for line in refusal(config)] == ["volumes.spacing", "meanflow.train.lr", "speed"]
 
 
 # --- wrong values ------------------------------------------------------------------------------------
@@ -143,15 +156,21 @@ def test_every_wrong_key_has_a_line():
 @pytest.mark.parametrize(
     ("keys", "value", "line"),
     [
-        (("train", "lr"), "high", "Input should be a valid number, unable to parse string as a number; found 'high'"),
-        (("train", "steps"), 2.5, "Input should be a valid integer, got a number with a fractional part; found 2.5"),
-        (("train", "batch"), 0, "Input should be greater than or equal to 1; found 0"),
-        (("train", "lr"), 0.0, "Input should be greater than 0; found 0.0"),
-        (("train", "precision"), "16-mixed", "Input should be '32-true' or 'bf16-mixed'; found '16-mixed'"),
-        (("flow", "prediction"), "v", "Input should be 'u' or 'x'; found 'v'"),
-        (("flow", "times", "fraction_corner"), 1.2, "Input should be less than or equal to 1; found 1.2"),
+        (
+            ("meanflow", "train", "lr"), "high",
+            "Input should be a valid number, unable to parse string as a number; found 'high'",
+        ),
+        (
+            ("meanflow", "train", "steps"), 2.5,
+            "Input should be a valid integer, got a number with a fractional part; found 2.5",
+        ),
+        (("meanflow", "train", "batch"), 0, "Input should be greater than or equal to 1; found 0"),
+        (("meanflow", "train", "lr"), 0.0, "Input should be greater than 0; found 0.0"),
+        (("meanflow", "train", "precision"), "16-mixed", "Input should be '32-true' or 'bf16-mixed'; found '16-mixed'"),
+        (("meanflow", "flow", "prediction"), "v", "Input should be 'u' or 'x'; found 'v'"),
+        (("meanflow", "flow", "times", "fraction_corner"), 1.2, "Input should be less than or equal to 1; found 1.2"),
         (("cohort", "source"), "s3", "Input should be 'embedded', 'folder', 'bids', 'table' or 'ixi'; found 's3'"),
-        (("vae", "sha256"), "abc", "String should match pattern '^[0-9a-f]{64}$'; found 'abc'"),
+        (("autoencoder", "sha256"), "abc", "String should match pattern '^[0-9a-f]{64}$'; found 'abc'"),
         (("study",), "my study", "String should match pattern '^[A-Za-z0-9_-]+$'; found 'my study'"),
         (("seed",), None, "Input should be a valid integer; found None"),
     ],
@@ -164,22 +183,22 @@ def test_a_list_is_checked_item_by_item():
     assert refusal(default("volumes", "shape", value=[64, 0, 64])) == [
         "  volumes.shape.1: Input should be greater than or equal to 1; found 0"
     ]
-    assert refusal(default("torus", "arms", value=[{"prediction": "u", "dim": 3}])) == [
-        "  torus.arms.0.dim: Input should be greater than or equal to 4; found 3"
+    assert refusal(default("meanflow", "toy", "arms", value=[{"prediction": "u", "dim": 3}])) == [
+        "  meanflow.toy.arms.0.dim: Input should be greater than or equal to 4; found 3"
     ]
 
 
 def test_a_section_that_is_missing_is_named():
     config = default()
-    del config["net"]
+    del config["meanflow"]["net"]
     (line,) = refusal(config)
-    assert line.startswith("  net: Field required")
+    assert line.startswith("  meanflow.net: Field required")
 
 
 def test_a_section_that_is_missing_is_named_and_nothing_else_printed():
     config = default()
-    del config["net"]
-    assert refusal(config) == ["  net: Field required"]
+    del config["meanflow"]["net"]
+    assert refusal(config) == ["  meanflow.net: Field required"]
 
 
 @pytest.mark.parametrize(
@@ -187,11 +206,11 @@ def test_a_section_that_is_missing_is_named_and_nothing_else_printed():
     [
         (
             ("cohort", "split"), {"train": 0.8, "val": 0.1, "test": 0.2},
-            "cohort.split: shares of people must sum to 1; got 1.1",
+            "cohort.split: fractions of participants must sum to 1; got 1.1",
         ),
         (
             ("cohort", "source"), "folder",
-            "cohort: source is folder, so cohort.folder must say at least root; got none",
+            "cohort: source is folder, so cohort.folder needs at least root; got none",
         ),
         (
             ("volumes", "shape"), [64, 82, 64],
@@ -203,24 +222,24 @@ def test_a_section_that_is_missing_is_named_and_nothing_else_printed():
             "got (64, 84, 64)",
         ),
         (
-            ("net", "attention"), [True],
-            "net: net.attention must have one entry per width; got [True] for [48, 96]",
+            ("meanflow", "net", "attention"), [True],
+            "meanflow.net: net.attention must have one entry per width; got [True] for [48, 96]",
         ),
         (
-            ("net", "widths"), [48, 100],
-            "net: net.widths must be multiples of norm_groups 16; got [100]",
+            ("meanflow", "net", "widths"), [48, 100],
+            "meanflow.net: net.widths must be multiples of norm_groups 16; got [100]",
         ),
         (
-            ("flow", "times", "fraction_r_equals_t"), 0.95,
-            "flow.times: fraction_r_equals_t, fraction_corner and fraction_uniform must sum to at most 1",
+            ("meanflow", "flow", "times", "fraction_r_equals_t"), 0.95,
+            "meanflow.flow.times: fraction_r_equals_t, fraction_corner and fraction_uniform must sum to at most 1",
         ),
         (
-            ("samples", "evaluations"), [2, 10],
-            "samples: samples.evaluations must hold 1; got [2, 10]",
+            ("meanflow", "samples", "nfe"), [2, 10],
+            "meanflow.samples: samples.nfe must hold 1; got [2, 10]",
         ),
         (
-            ("vae", "weights"), None,
-            "vae: vae.weights is null, so vae.steps must say how long to train; got 0",
+            ("autoencoder", "weights"), None,
+            "autoencoder: autoencoder.weights is null, so autoencoder.steps must be above 0; got 0",
         ),
     ],
 )  # fmt: skip
@@ -236,7 +255,11 @@ def test_a_folder_with_its_root_is_taken():
 
 def test_a_config_cannot_be_changed_once_read():
     config = read_config(default())
-    for section, name in ((config, "study"), (config.train, "steps"), (config.flow.times, "fraction_corner")):
+    for section, name in (
+        (config, "study"),
+        (config.meanflow.train, "steps"),
+        (config.meanflow.flow.times, "fraction_corner"),
+    ):
         with pytest.raises(ValidationError, match="Instance is frozen"):
             setattr(section, name, 1)
 
@@ -255,11 +278,10 @@ def test_every_default_is_a_value_its_own_section_takes():
     [
         (("volumes", "percentiles"), [99.0, 1.0]),
         (("seed",), -1),
-        (("train", "seed"), -1),
+        (("meanflow", "train", "seed"), -1),
         (("cohort", "embedded", "variation"), {"nose_mm": 1.0}),
-        (("torus", "evaluations"), [1, 2]),
-        (("flow", "p"), [2.0, 2.0]),
-        (("gates", "informational"), ["P9-T9"]),
+        (("meanflow", "toy", "nfe"), [1, 2]),
+        (("meanflow", "flow", "p"), [2.0, 2.0]),
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
 )

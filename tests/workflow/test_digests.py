@@ -1,4 +1,4 @@
-"""Staleness: what an edit makes again, and what it must not."""
+"""Staleness: which edits rerun which rules, and which edits rerun nothing."""
 
 import csv
 import io
@@ -15,8 +15,11 @@ import yaml
 
 from neuromf.config.study import Cohort
 from neuromf.workflow import digests, listing
+from neuromf.workflow.params import as_json
 
 ROOT = Path(__file__).resolve().parents[2]
+SNAKEFILE = ["--snakefile", str(ROOT / "Snakefile")]
+USERS_OF_FLOW = {"train", "sample", "torus", "evaluate"}
 
 
 def test_digest_covers_what_a_script_really_imports():
@@ -30,7 +33,7 @@ def test_digest_covers_what_a_script_really_imports():
     assert imported <= set(digests.code_files("workflow_scripts.train"))
 
 
-def test_training_does_not_depend_on_figures_or_the_judging_of_samples():
+def test_training_depends_neither_on_figures_nor_on_metrics_of_samples():
     names = {str(path.relative_to(ROOT)) for path in digests.code_files("workflow_scripts.train")}
     assert "neuromf/meanflow/flow.py" in names and "neuromf/meanflow/module.py" in names
     assert not {
@@ -42,7 +45,8 @@ def test_training_does_not_depend_on_figures_or_the_judging_of_samples():
 def edited(tmp_path, monkeypatch):
     """A copy of the library whose files a test may edit, with the digest functions pointed at it."""
     for package in digests.PACKAGES:
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "weights"))
+        ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
     monkeypatch.setattr(digests, "ROOT", tmp_path)
 
     def edit(file, old, new):
@@ -67,22 +71,23 @@ def edited(tmp_path, monkeypatch):
             '"""Average squared error per element',
             set(),
         ),
-        ("neuromf/meanflow/flow.py", "    v = eps - x\n", "    v = x - eps\n", {"train", "sample", "torus", "measure"}),
-        ("neuromf/training/module.py", "betas=(0.9, 0.95)", "betas=(0.9, 0.99)", {"train", "vae"}),
-        ("neuromf/simulation/brains.py", "WHITE = 0.7", "WHITE = 0.8", {"phantom"}),
-        ("neuromf/figures/samples.py", "BAR_MM = 50", "BAR_MM = 60", {"fig_3"}),
+        ("neuromf/meanflow/flow.py", "    v = eps - x\n", "    v = x - eps\n", USERS_OF_FLOW),
+        ("neuromf/training/module.py", "betas=(0.9, 0.95)", "betas=(0.9, 0.99)", {"train", "autoencoder", "finetune"}),
+        ("neuromf/simulation/brains.py", "WHITE = 0.7", "WHITE = 0.8", {"simulate_participants", "simulate_lesions"}),
+        ("neuromf/figures/brains.py", "BAR_MM = 50", "BAR_MM = 60", {"fig_3"}),
     ],
 )
 def test_an_edit_changes_the_digest_of_those_who_use_it_and_no_other(edited, file, old, new, stale):
-    scripts = ("phantom", "cohort", "prepare", "vae", "encode", "stats", "train", "sample", "measure", "torus", "fig_3")
+    scripts = [path.stem for path in ROOT.glob("workflow_scripts/[a-z]*.py")]
     before = {name: digests.code_digest(f"workflow_scripts.{name}") for name in scripts}
     edited(file, old, new)
     after = {name: digests.code_digest(f"workflow_scripts.{name}") for name in scripts}
     assert {name for name in scripts if before[name] != after[name]} == stale
 
 
-def test_values_are_one_string_whatever_their_order():
-    assert digests.as_json(lr=1, wd=2) == digests.as_json(wd=2, lr=1) != digests.as_json(lr=2, wd=1)
+def test_values_are_one_string_independent_of_their_order():
+    assert as_json(lr=1, wd=2) == as_json(wd=2, lr=1) != as_json(lr=2, wd=1)
+    assert as_json(**json.loads('{"a": [1, 2], "b": {"d": 1, "c": 2}}')) == as_json(b={"c": 2, "d": 1}, a=[1, 2])
 
 
 def test_a_missing_module_and_a_relative_import_are_refused(edited, tmp_path):
@@ -97,23 +102,25 @@ def test_a_missing_module_and_a_relative_import_are_refused(edited, tmp_path):
 
 
 def section(**values):
-    return Cohort.model_validate({"source": next(iter(values)), **values})
+    embedded = {"n_participants": 8, "seed": 0}
+    more = {"split": {"train": 1, "val": 0, "test": 0}, "scans_per_shard": 4, "embedded": embedded}
+    return Cohort.model_validate({"source": next(iter(values)), **more, **values})
 
 
 @pytest.fixture
-def heads(tmp_path):
-    """A folder of three scans with their people."""
+def scans(tmp_path):
+    """A folder of three scans with a table of participants."""
     for name in "abc":
         (tmp_path / f"{name}.nii.gz").write_bytes(b"scan")
-    people = "participant_id\tage\tborn\na\t20\t1990\nb\t30\t1980\nc\t40\t1970\nd\t50\t1960\n"
-    (tmp_path / "participants.tsv").write_text(people)
+    table = "participant_id\tage\tborn\na\t20\t1990\nb\t30\t1980\nc\t40\t1970\nd\t50\t1960\n"
+    (tmp_path / "participants.tsv").write_text(table)
     return tmp_path
 
 
-def test_scans_that_can_be_used_are_counted_and_shared_out(heads):
-    folder = {"root": str(heads), "participants": "participants.tsv"}
+def test_scans_that_can_be_used_are_counted_and_shared_out(scans):
+    folder = {"root": str(scans), "participants": "participants.tsv"}
     assert listing.list_scans(section(folder=folder)).n == 3
-    (heads / "d.nii.gz").symlink_to("nowhere")
+    (scans / "d.nii.gz").symlink_to("nowhere")
     assert listing.list_scans(section(folder=folder)).n == 3
     assert [listing.n_shards(n, 2) for n in (0, 1, 2, 3, 60_000)] == [1, 1, 1, 2, 30_000]
 
@@ -127,24 +134,24 @@ def test_scans_that_can_be_used_are_counted_and_shared_out(heads):
         ("notes.txt", "", "scan", False),
     ],
 )
-def test_the_digest_of_a_folder_changes_with_what_is_read_of_it(heads, file, old, new, stale):
-    cohort = section(folder={"root": str(heads), "participants": "participants.tsv"})
+def test_the_digest_of_a_folder_changes_with_what_is_read_of_it(scans, file, old, new, stale):
+    cohort = section(folder={"root": str(scans), "participants": "participants.tsv"})
     before = listing.list_scans(cohort)
-    text = (heads / file).read_text() if (heads / file).exists() else ""
-    (heads / file).write_text(text.replace(old, new, 1))
+    text = (scans / file).read_text() if (scans / file).exists() else ""
+    (scans / file).write_text(text.replace(old, new, 1))
     assert (listing.list_scans(cohort).digest != before.digest) is stale
 
 
-def test_the_digest_of_a_table_changes_with_its_rows_and_asks_nothing_of_its_files(heads, monkeypatch):
-    columns = {"file": "{participant_id}.nii.gz", "person": "participant_id", "age": "age"}
-    cohort = section(table={"root": str(heads), "scans": "participants.tsv", "columns": columns})
+def test_the_digest_of_a_table_changes_with_its_rows_and_asks_nothing_of_its_files(scans, monkeypatch):
+    columns = {"file": "{participant_id}.nii.gz", "participant": "participant_id", "age": "age"}
+    cohort = section(table={"root": str(scans), "scans": "participants.tsv", "columns": columns})
     looked_for = []
     with monkeypatch.context() as patch:
         patch.setattr(Path, "exists", lambda path: looked_for.append(path) or True)
         before = listing.list_scans(cohort)
     assert looked_for == []
     assert before.n == 4  # d has no file, which the making of the cohort will find
-    table = heads / "participants.tsv"
+    table = scans / "participants.tsv"
     table.write_text(table.read_text().replace("1990", "1991"))
     assert listing.list_scans(cohort) == before
     table.write_text(table.read_text().replace("a\t20", "a\t21"))
@@ -163,9 +170,9 @@ def test_scans_of_ixi_are_planned_before_they_are_fetched(tmp_path):
     assert listing.list_scans(cohort) == before  # fetching must not make the cohort stale again
     values = listing.source_values(cohort)
     assert values.pop("source") == "folder"
-    rows = digests.read_folder(**values)
+    rows = listing.read_folder(**values)
     assert [row["scan"] for row in rows] == ["IXI012-HH-1211", "IXI013-Guys-1", "IXI014-IOP-2", "IXI015-XX-3-T1"]
-    assert [(row["person"], row["site"], row["sex"]) for row in rows][:2] == [
+    assert [(row["participant"], row["site"], row["sex"]) for row in rows][:2] == [
         ("IXI012", "HH", "F"),
         ("IXI013", "Guys", "M"),
     ]
@@ -175,10 +182,10 @@ def test_scans_of_ixi_are_planned_before_they_are_fetched(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"folder": {"root": "/no/such"}}, "cohort.folder.root is /no/such, which is no folder; set it to where your"),
+        ({"folder": {"root": "/no/such"}}, "cohort.folder.root is /no/such, which is no folder; set it to"),
         ({"bids": {"root": "."}}, "cohort.bids: no scan in "),
         (
-            {"table": {"root": ".", "scans": "no.tsv", "columns": {"file": "f", "person": "p"}}},
+            {"table": {"root": ".", "scans": "no.tsv", "columns": {"file": "f", "participant": "p"}}},
             "cohort.table: table of scans .*no.tsv does not exist",
         ),
     ],
@@ -235,36 +242,26 @@ def test_nothing_to_do_after_a_run_nor_after_a_comment_but_after_a_formula(check
 def test_a_changed_value_reruns_and_swapped_values_are_noticed(checkout):
     config = checkout / "config.yaml"
     text = config.read_text()
-    config.write_text(
-        text.replace("fraction_r_equals_t: 0.25", "fraction_r_equals_t: 0.1").replace(
-            "fraction_corner: 0.1", "fraction_corner: 0.25", 1
-        )
-    )
+    more = "n_steps: 2800\n    fraction_corner: 0.25\n    fraction_r_equals_t: 0.1"
+    config.write_text(text.replace("n_steps: 2800", more))
     assert stale(checkout) == {"toy", "figures"}
-    config.write_text(text.replace("study: embedded ", "study: embedded  # a comment"))
+    config.write_text(text.replace("study: embedded\n", "study: embedded  # a comment\n"))
     assert stale(checkout) == set()
 
 
 def test_a_wrong_key_is_refused_before_any_job(tmp_path):
-    done = snakemake(
-        "-n", "--config", "train={'step': 3}", "--snakefile", str(ROOT / "Snakefile"), cwd=tmp_path, check=False
-    )
+    done = snakemake("-n", "--config", "meanflow={'train': {'step': 3}}", *SNAKEFILE, cwd=tmp_path, check=False)
     assert done.returncode != 0
-    assert "train.step: unknown key; allowed here: accumulate, batch, checkpoint_every" in done.stderr + done.stdout
-
-
-def test_the_same_values_in_another_order_and_with_comments_make_no_difference():
-    assert digests.as_json(**json.loads('{"a": [1, 2], "b": {"d": 1, "c": 2}}')) == digests.as_json(
-        b={"c": 2, "d": 1}, a=[1, 2]
-    )
+    message = "meanflow.train.step: unknown key; allowed here: accumulate, batch, checkpoint_every"
+    assert message in done.stderr + done.stdout
 
 
 def test_a_study_of_a_table_is_planned_without_one_of_its_files(tmp_path):
     rows = [f"D{k % 2}\tsub_{k}\tses_1\tt1.nii.gz" for k in range(21)]
     (tmp_path / "mapping.tsv").write_text("\n".join(["dataset\tparticipant_id\tsession_id\tfilename", *rows]))
-    people = [f"D{k % 2}\tsub_{k}\tses_1\tF\t30\t{'Control' if k else 'Patient'}" for k in range(21)]
+    participants = [f"D{k % 2}\tsub_{k}\tses_1\tF\t30\t{'Control' if k else 'Patient'}" for k in range(21)]
     (tmp_path / "participants.tsv").write_text(
-        "\n".join(["dataset\tparticipant_id\tsession_id\tsex\tage\tgroup", *people])
+        "\n".join(["dataset\tparticipant_id\tsession_id\tsex\tage\tgroup", *participants])
     )
     table = yaml.safe_load((ROOT / "studies/fomo.yaml").read_text())["cohort"]["table"]
     table |= {"root": str(tmp_path), "where": {"filename": "t1.nii.gz", "group": "Control"}}
@@ -274,13 +271,13 @@ def test_a_study_of_a_table_is_planned_without_one_of_its_files(tmp_path):
     done = snakemake(*plan, cwd=tmp_path / "cwd", study=tmp_path / "study.yaml")
     jobs = dict(line.split() for line in done.stdout.splitlines() if re.fullmatch(r"\w+ +\d+", line))
     assert jobs["prepare"] == jobs["encode"] == "3" and jobs["cohort"] == "1"  # 20 scans, 8 in a shard
-    assert "phantom" not in jobs
+    assert "simulate_participants" not in jobs
 
 
 # --- a fan-out of arms -------------------------------------------------------------------------------
 
 TWO = {"rectified": {"arms": {"rectified": {"train": {"steps": 60}}}}, "lp": {"arms": {"1.25": {"flow": {"p": 1.25}}}}}
-AGAIN = {"sample": 2, "measure": 1, "ablation": 1, "questions": 1, "fig_5": 1, "table_arms": 1}
+AGAIN = {"sample": 2, "evaluate": 1, "ablation": 1, "compare_arms": 1, "fig_5": 1, "table_arms": 1}
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +297,8 @@ def finished(tmp_path_factory):
 
 def asked(folder, ablations, **more):
     """Write the overlay of a study that asks for these ablations."""
-    text = yaml.safe_dump({"ablations": ablations, "active": ["rectified", "lp"], **more})
+    meanflow = {"ablations": {"arms": ablations, "run": ["rectified", "lp"]}}
+    text = yaml.safe_dump({"meanflow": meanflow, **more})
     (folder / "study.yaml").write_text(text)
 
 
@@ -349,7 +347,7 @@ def test_a_gate_is_a_permission_and_not_data(finished):
 
 BEHIND_A_GATE = """
 import sys
-from neuromf.workflow import left_behind
+from neuromf.workflow.stale import count_stale_jobs
 rule gate:
     output: "gate.txt"
     params: bound=config["bound"]
@@ -361,7 +359,7 @@ rule train:
     params: lr=config["lr"]
     shell: "echo {params.lr} > {output}"
 onsuccess:
-    print("left behind:", left_behind(log, sys.argv[1:]))
+    print("stale jobs:", count_stale_jobs(log, sys.argv[1:]))
 """
 
 
@@ -374,8 +372,8 @@ def test_what_snakemake_leaves_behind_a_gate_is_noticed(tmp_path):
         command = [sys.executable, "-m", "snakemake", "--cores", "1", *more, "--config", *settings]
         env = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
-        said = re.findall(r"left behind: (\d+)", done.stdout + done.stderr)
-        return (tmp_path / "model.txt").read_text().strip(), said
+        found = re.findall(r"stale jobs: (\d+)", done.stdout + done.stderr)
+        return (tmp_path / "model.txt").read_text().strip(), found
 
     assert run(bound=1, lr=1) == ("1", ["0"])
     assert run(bound=2, lr=2) == ("1", ["1"])

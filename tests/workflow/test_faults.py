@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 FIGURE = "results/figures/fig_2.pdf"
-TORUS = {"torus": {"n_steps": 60}, "active": []}
+NO_ABLATIONS = {"meanflow": {"ablations": {"run": []}}}
+TORUS = {"meanflow": {"toy": {"n_steps": 60}, "ablations": {"run": []}}}
 
 
 def command(*arguments, study=TORUS, root=ROOT):
@@ -98,7 +99,7 @@ def finished(tmp_path_factory):
     return copy
 
 
-LONG = {"torus": {"n_steps": 10**6}, "active": []}
+LONG = {"meanflow": {"toy": {"n_steps": 10**6}, "ablations": {"run": []}}}
 
 
 @pytest.mark.slow
@@ -226,18 +227,18 @@ def test_ten_kills_at_random_moments_end_with_the_bytes_of_an_unbroken_run(tmp_p
         (tmp_path / name).mkdir()
     (tmp_path / "offline/sitecustomize.py").write_text(OFFLINE)
     env = environment(PYTHONPATH=str(tmp_path / "offline"))
-    process = started(*WHOLE, cwd=tmp_path / "unbroken", log=tmp_path / "log", study={"active": []}, env=env)
+    process = started(*WHOLE, cwd=tmp_path / "unbroken", log=tmp_path / "log", study=NO_ABLATIONS, env=env)
     assert process.wait(timeout=1800) == 0, (tmp_path / "log").read_text()[-4000:]
     moments, kills = random.Random(0), 0
     for _ in range(10):
-        process = started(*WHOLE, cwd=tmp_path / "killed", log=tmp_path / "killed.log", study={"active": []})
+        process = started(*WHOLE, cwd=tmp_path / "killed", log=tmp_path / "killed.log", study=NO_ABLATIONS)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=moments.uniform(5, 30))
         kills += process.poll() is None
         end(process, signal.SIGKILL)
-        snakemake("--unlock", cwd=tmp_path / "killed", study={"active": []})
+        snakemake("--unlock", cwd=tmp_path / "killed", study=NO_ABLATIONS)
     assert kills == 10
-    snakemake(*WHOLE, cwd=tmp_path / "killed", study={"active": []})
+    snakemake(*WHOLE, cwd=tmp_path / "killed", study=NO_ABLATIONS)
     unbroken, killed = artefacts(tmp_path / "unbroken"), artefacts(tmp_path / "killed")
     assert (
         len(unbroken) > 60 and {name for name in unbroken | killed if unbroken.get(name) != killed.get(name)} == set()
@@ -271,7 +272,7 @@ def test_names_of_scans_and_folders_are_never_read_by_a_shell(tmp_path):
     source = {"source": "folder", "folder": {"root": str(root)}, "scans_per_shard": 100}
     work = tmp_path / "work in $(touch pwned)"
     work.mkdir()
-    (work / "study.yaml").write_text(yaml.safe_dump({"cohort": source, "active": []}, allow_unicode=True))
+    (work / "study.yaml").write_text(yaml.safe_dump({"cohort": source, **NO_ABLATIONS}, allow_unicode=True))
     line = command("results/cohort/qc.tsv", study={})
     line[-1:] = ["--configfile", str(ROOT / "tests/config/tiny.yaml"), str(work / "study.yaml")]
     done = subprocess.run(line, cwd=work, env=environment(), capture_output=True, text=True, timeout=300)

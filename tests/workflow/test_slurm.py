@@ -198,15 +198,15 @@ def ended(process, seconds, log):
 
 def test_shards_run_on_the_cluster_as_an_array(cluster, submit, tmp_path):
     study = {"cohort": {"scans_per_shard": 4, "embedded": {"n_participants": 8}}}
-    process = submit("results/cohort/participants.tsv", study=study, **{"slurm-array-jobs": "phantom"})
+    process = submit("results/cohort/participants.tsv", study=study, **{"slurm-array-jobs": "simulate_participants"})
     ended(process, 240, tmp_path / "said.log")
     mine = {job["id"]: job for job in jobs(cluster)}
-    shards = [job for job in mine.values() if "phantom" in job["rule"]]
+    shards = [job for job in mine.values() if "simulate_participants" in job["rule"]]
     assert {job["state"] for job in mine.values()} == {"COMPLETED"} and len(mine) == 3
     assert sorted(job["id"].split("_")[1] for job in shards) == ["1", "2"]  # two tasks of one array
     assert {job["gpu"] for job in mine.values()} == {"N/A"} and {job["limit"] for job in shards} == {"30:00"}
     assert len((tmp_path / "work/results/cohort/participants.tsv").read_text().splitlines()) == 9
-    assert (tmp_path / "work/results/logs/phantom/0.log").exists()
+    assert (tmp_path / "work/results/logs/simulate_participants/0.log").exists()
 
 
 @pytest.fixture
@@ -215,9 +215,9 @@ def trainable(tmp_path):
     results, scans = tmp_path / "work/results", [f"s{k}" for k in range(12)]
     for name in ("latents", "gates", "cohort"):
         (results / name).mkdir(parents=True)
-    write_table(pd.DataFrame({"scan": scans, "person": scans, "split": "train"}), results / "cohort/qc.tsv")
+    write_table(pd.DataFrame({"scan": scans, "participant": scans, "split": "train"}), results / "cohort/qc.tsv")
     mean = torch.randn(12, 4, 8, 12, 8, generator=torch.Generator().manual_seed(0))
-    empty = {"copies": mean[:0], "copied": []}
+    empty = {"augmented": mean[:0], "augmented_scans": []}
     for shard, rows in enumerate((range(8), range(8, 12))):
         part = {"scans": [scans[k] for k in rows], "mean": mean[list(rows)], "std": mean[list(rows)].abs()}
         save_tensors({**part, **empty}, results / f"latents/{shard}.pt")
@@ -230,7 +230,7 @@ def test_a_training_that_hangs_is_ended_at_its_limit_and_goes_on_from_its_checkp
     cluster, submit, trainable, tmp_path
 ):
     run = trainable / "runs/meanflow"
-    study = {"train": {"steps": 40, "checkpoint_every": 10}, "active": []}
+    study = {"meanflow": {"train": {"steps": 40, "checkpoint_every": 10}, "ablations": {"run": []}}}
     process = submit(
         str((run / "model.pt").relative_to(trainable.parent)),
         "--rerun-triggers=mtime",
@@ -248,7 +248,7 @@ def test_a_training_that_hangs_is_ended_at_its_limit_and_goes_on_from_its_checkp
     states = [(job["state"], job["limit"], job["gpu"]) for job in jobs(cluster) if "train" in job["rule"]]
     assert sorted(states) == [("COMPLETED", "20:00", "gres:gpu:1"), ("TIMEOUT", "1:00", "gres:gpu:1")]
     log = (trainable / "logs/train/meanflow.log").read_text()
-    assert "going on from" in log and not list((run / "ckpt").glob("*.ckpt"))
+    assert "resuming from" in log and not list((run / "ckpt").glob("*.ckpt"))
     assert (run / "model.pt").exists() and "\n40," in (run / "history.csv").read_text()
 
 
@@ -275,7 +275,7 @@ def test_two_tasks_of_one_srun_train_one_run(cluster, submit, trainable, tmp_pat
     process = submit(
         str((run / "model.pt").relative_to(trainable.parent)),
         "--rerun-triggers=mtime",
-        study={"train": {"steps": 4, "log_every": 2}, "active": []},
+        study={"meanflow": {"train": {"steps": 4, "log_every": 2}, "ablations": {"run": []}}},
         resources={"train": several},
     )
     ended(process, 240, tmp_path / "said.log")

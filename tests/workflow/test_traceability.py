@@ -1,6 +1,6 @@
-"""Numbers of a finished study's paper, tables and page are those of its tidy results, row by row.
+"""Every number in the paper, tables and page of a finished study equals its source in the result files.
 
-NEUROMF_STUDY names the folder that a study was made in; where it is not set, it is that of `make tiny`.
+NEUROMF_STUDY names the working directory of the study; the default is that of `make tiny`.
 """
 
 import json
@@ -26,7 +26,7 @@ def table(name):
 
 
 def at(found, path):
-    """What lies in nested dicts at a dotted path."""
+    """The value at a dotted path of nested dicts and lists."""
     for part in path.split("."):
         found = found[int(part)] if isinstance(found, list) else found[part]
     return found
@@ -36,13 +36,13 @@ def at(found, path):
 
 
 @pytest.fixture(scope="module")
-def told():
-    return json.loads((RESULTS / "paper/numbers.json").read_text())["told"]
+def numbers():
+    return json.loads((RESULTS / "paper/numbers.json").read_text())["numbers"]
 
 
-def test_every_metric_of_the_paper_is_one_row_of_the_metrics(told):
+def test_every_metric_of_the_paper_is_one_row_of_the_metrics(numbers):
     metrics, named = table("metrics/metrics.csv"), ["run", "set", "metric", "features"]
-    cited = [one for one in told if one["source"] == "metrics/metrics.csv" and set(named) <= set(one["key"])]
+    cited = [one for one in numbers if one["source"] == "metrics/metrics.csv" and set(named) <= set(one["key"])]
     assert len(cited) > 10
     for one in cited:
         row = metrics[(metrics[named] == pd.Series({name: one["key"][name] for name in named})).all(axis=1)]
@@ -51,12 +51,12 @@ def test_every_metric_of_the_paper_is_one_row_of_the_metrics(told):
         np.testing.assert_allclose(one["value"], row[one["key"].get("column", "value")].item(), **SAME)
 
 
-def test_every_other_number_of_the_paper_stands_where_it_says(told):
-    people = pd.read_csv(RESULTS / "cohort/qc.tsv", sep="\t")
-    for one in told:
+def test_every_other_number_of_the_paper_equals_its_source(numbers):
+    scans = pd.read_csv(RESULTS / "cohort/qc.tsv", sep="\t")
+    for one in numbers:
         source, key = one["source"], one["key"]
         if source == "cohort/qc.tsv":
-            assert one["value"] == (people[["split", "status"]] == key["split"]).any(axis=1).sum()
+            assert one["value"] == (scans[["split", "status"]] == key["split"]).any(axis=1).sum()
         elif source.endswith("card.json") or source == "vae/validation.json":
             stored = at(json.loads((RESULTS / source).read_text()), key["path"])
             assert one["value"] == (stored if isinstance(stored, str) else pytest.approx(stored, rel=1e-5))
@@ -65,9 +65,9 @@ def test_every_other_number_of_the_paper_stands_where_it_says(told):
             assert [row["measured"] for row in rows if row["id"] == key["id"]] == [one["value"]]
 
 
-def test_what_was_looked_up_is_what_is_printed(told):
+def test_every_number_is_printed_as_it_was_looked_up(numbers):
     text = (RESULTS / "paper/paper.tex").read_text()
-    for one in told:
+    for one in numbers:
         if one["source"] == "metrics/metrics.csv":
             assert one["text"] in text, one
 
@@ -76,7 +76,7 @@ def test_what_was_looked_up_is_what_is_printed(told):
 
 
 def measured(column):
-    """Metric and features that the column of a table is of."""
+    """Metric and features of a table column."""
     metric, _, features = column.partition(" ")
     return {"ms_ssim": "pair_ms_ssim"}.get(metric, metric), features
 
@@ -111,7 +111,7 @@ def test_cells_of_tables_2_and_3_are_means_over_seeds(name, ablation):
 
 
 class Page(HTMLParser):
-    """Collects the numbers of a page that say where they are from, and all its text."""
+    """The numbers of a page by their source, and its text."""
 
     def __init__(self):
         super().__init__()
@@ -133,7 +133,7 @@ def page():
     return read
 
 
-def test_numbers_of_the_page_stand_where_they_say(page):
+def test_numbers_of_the_page_equal_their_sources(page):
     metrics = table("metrics/metrics.csv")
     seen = 0
     for source, value in page.data.items():

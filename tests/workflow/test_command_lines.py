@@ -1,0 +1,44 @@
+"""Every job of the workflow calls its script with exactly the options that the script declares."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    """One shell command per rule of the default study, from a dry run."""
+    snakemake = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "2"]
+    targets = "paper.pdf partial/report.html scale.md export/generator.onnx vae/packaged.safetensors bench/step.csv"
+    targets = ["all", *(f"results/{name}" for name in f"{targets} bench/store.csv bench/vae.csv".split())]
+    where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path_factory.mktemp("plan"))]
+    done = subprocess.run([*snakemake, *targets, *where], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = re.findall(r"^.*python -m workflow_scripts\.(\w+) (.*?) 2>&1 \| tee .*$", done.stdout, re.M)
+    return dict(lines)
+
+
+class Parsed(Exception):
+    pass
+
+
+def test_every_job_gives_its_script_the_options_it_declares(commands, monkeypatch):
+    scripts = {path.stem for path in ROOT.glob("workflow_scripts/[a-z]*.py")}
+    assert scripts - commands.keys() <= {"ixi", "maisi"}  # jobs of studies that download
+    monkeypatch.setattr("neuromf.workflow.gates.require_open", lambda path: None)
+    for name, line in commands.items():
+        script = importlib.import_module(f"workflow_scripts.{name}")
+        parse = script.arguments
+
+        def stop(*args, parse=parse):
+            raise Parsed(parse(*args))
+
+        monkeypatch.setattr(script, "arguments", stop)
+        with pytest.raises(Parsed):
+            script.main(shlex.split(line))
