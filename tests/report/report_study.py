@@ -1,4 +1,4 @@
-"""A small made-up study on disk, as the rules would leave it, for the tests of its page."""
+"""A small artificial study on disk, with the files that the rules write, for tests of the report page."""
 
 import json
 
@@ -13,7 +13,6 @@ from neuromf.report.tables import style
 RUN, SECRET = "meanflow", "PERSON0007"
 SETTINGS = {
     "study": "small & <b>bold</b>",
-    "run": RUN,
     "source": "folder",
     "figures": {"fig_1": "", "fig_2": "", "fig_5": "the ablation lp is not active", f"dashboard-{RUN}": ""},
     "tables": {"table_1": "", "table_4": "this study has no lesions"},
@@ -42,11 +41,11 @@ def put_numbers(root):
         ("samples", 1, "frechet", "encoder-512", 40, 757.123456, 700.5, 801.25),
         ("samples", 50, "frechet", "encoder-512", 40, 603.5, 580.0, 650.0),
         ("prior", None, "frechet", "encoder-512", 40, 694.0, 650.0, 720.0),
+        ("test", None, "frechet", "encoder-512", 48, 195.0, 180.0, 210.0),
     ]
     columns = ["set", "nfe", "metric", "features", "n", "value", "low", "high"]
-    table = pd.DataFrame(lines, columns=columns).assign(run=RUN)
-    people = pd.DataFrame([("test", None, "frechet", "encoder-512", 48, 195.0, 180.0, 210.0)], columns=columns).assign(run="")
-    put(root / "metrics/metrics.csv", pd.concat([table, people]).to_csv(index=False))
+    table = pd.DataFrame(lines, columns=columns).astype({"nfe": "Int64"}).assign(run=[RUN, RUN, RUN, ""])
+    put(root / "metrics/metrics.csv", table.to_csv(index=False))
     trained = {"train": {"seed": 3, "steps": 550}}
     card = {"config": trained, "device": "cpu, 2 threads", "seconds": 389.0, "parameters": 4500000, "peak_mb": 900.0}
     put(root / f"runs/{RUN}/card.json", {**card, "versions": {"torch": "2.13.0"}, "data": {"n_latents": 544}})
@@ -63,42 +62,40 @@ def put_cohort(root):
 
 
 def put_artefacts(root):
-    facts = {"study": SETTINGS["study"], "run": RUN, "seed": 5, "spacing_mm": 2.5, "values": {}, "file": SECRET}
+    record = {"study": SETTINGS["study"], "run": RUN, "seed": 5, "spacing_mm": 2.5, "values": {}, "file": SECRET}
     for name in ("fig_1", f"dashboard-{RUN}"):
-        put(root / f"figures/{name}.json", facts)
+        put(root / f"figures/{name}.json", record)
         Image.new("RGB", (40, 30), "white").save(root / f"figures/{name}.png")
     columns = [style.Column("name", "", kind="text"), style.Column("d", "distance", "of features", factor=1000)]
     rows = [("ours", "b", 0.757123, 0.7, 0.8), ("ours", "a", 0.0123, np.nan, np.nan), ("real", "c", np.nan, 0, 0)]
     table = pd.DataFrame(rows, columns=["group", "name", "d", "d_low", "d_high"])
-    style.save(table, columns, root / "tables/table_1", {"study": "small", "seed": 5}, ["A note."])
+    style.save(table, columns, ["A note."], root / "tables/table_1", {"study": "small", "seed": 5})
 
 
-def put_look(folder, seed=0):
+def put_preview(folder, seed=0):
     rng, crop = np.random.default_rng(seed), (slice(1, 15), slice(0, 16), slice(2, 14))
     lines = []
-    sets = [("generated", 1), ("generated", 50), ("real", None), ("vae", None)]
-    for kind, nfe in sets:
+    for name, nfe in [("samples", 1), ("samples", 50), ("test", None), ("reconstruction", None)]:
         volume = np.zeros((16, 16, 16))
         volume[3:12, 3:12, 3:12] = rng.uniform(0.4, 1, (9, 9, 9))
-        name = f"{kind}-0" + (f"-{nfe}" if nfe else "")
+        file = f"{name}-T1-0" + (f"-{nfe}" if nfe else "")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.nii.gz").write_bytes(preview.packed(volume, crop, 2.5))
-        (folder / f"{name}.webp").write_bytes(pictures.grey(preview.planes(volume, crop, 2.5)))
-        lines.append({"set": kind, "case": 0, "name": name, **({"evaluations": nfe} if nfe else {})})
+        (folder / f"{file}.nii.gz").write_bytes(preview.nifti(volume, crop, 2.5))
+        (folder / f"{file}.webp").write_bytes(pictures.grey(preview.planes(volume, crop, 2.5)))
+        lines.append({"set": name, "image": "T1", "case": 0, "name": file, **({"nfe": nfe} if nfe else {})})
     put(
         folder / "look.json",
-        {"run": RUN, "spacing_mm": 2.5, "volumes": lines, "scans": {"of": 9, "shown": 0, "odd": 0}},
+        {"run": RUN, "spacing_mm": 2.5, "volumes": lines, "scans": {"accepted": 9, "shown": 0, "outliers": 0}},
     )
 
 
 def put_study(root):
     for fill in (put_gates, put_numbers, put_cohort, put_artefacts):
         fill(root)
-    put_look(root / "report/look")
+    put_preview(root / "report/look")
     return root
 
 
-def made(root, **changed):
+def render(root, viewer="viewer.js"):
     folder = root / "report"
-    settings = SETTINGS | changed
-    return build.page(Results(root, RUN), folder / "look", folder / "viewer.js", folder / "licences.txt", **settings)
+    return build.render_page(Results(root, RUN), folder / "look", folder / viewer, folder / "licences.txt", **SETTINGS)

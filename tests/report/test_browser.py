@@ -1,4 +1,4 @@
-"""The page in headless Chromium: silent, closed to the network, sortable by hand and keyboard, and the brains drawn."""
+"""The report page in headless Chromium: no errors or requests, sortable tables, keyboard control, volume viewer."""
 
 import io
 import shutil
@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
-from report.report_study import made, put, put_study
+from report.report_study import put, put_study, render
 
 from neuromf.report.page import viewer
 
@@ -25,13 +25,13 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(root):
-    (root / "report.html").write_text(made(root), encoding="utf-8")
+    (root / "report.html").write_text(render(root), encoding="utf-8")
     return (root / "report.html").as_uri()
 
 
 @pytest.fixture(scope="module")
 def start():
-    """Browsers by what they can draw, started once each."""
+    """One browser per set of flags."""
     with playwright.sync_playwright() as driver:
         started = {}
 
@@ -47,22 +47,22 @@ def start():
 
 @pytest.fixture
 def visit(start, address):
-    """Opens the page; what it said and asked for is in `said` and `asked`, and both must be nothing at the end."""
-    said, asked = [], []
+    """Opens the page; the test fails if the page logs a message or requests an address."""
+    messages, requests = [], []
 
     def make(width=1280, scheme="light", flags=("--disable-gpu", "--disable-3d-apis"), of=address):
         context = start(*flags).new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
         tab = context.new_page()
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda request: asked.append(request.url[:80]))
+        tab.on("console", lambda message: messages.append(message.text))
+        tab.on("pageerror", lambda error: messages.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url[:80]))
         tab.goto(of)
         tab.locator("#brains").scroll_into_view_if_needed()
         return tab
 
     yield make
-    assert not said
-    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+    assert not messages
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
 
 
 def column(tab, table, k):
@@ -75,7 +75,7 @@ def sorts(tab, table):
     return tab.eval_on_selector_all(f"#{table} th", "heads => heads.map(head => head.getAttribute('aria-sort'))")
 
 
-def test_tables_are_sorted_by_click_and_by_keyboard_and_what_is_missing_stays_last(visit):
+def test_tables_are_sorted_by_click_and_keyboard_with_missing_values_last(visit):
     tab = visit()
     assert column(tab, "table-table_1", 1) == ["b", "a", "c"]
     head = tab.locator("#table-table_1 th button").nth(2)
@@ -93,7 +93,7 @@ def test_tables_are_sorted_by_click_and_by_keyboard_and_what_is_missing_stays_la
     assert column(tab, "table-costs", 2) == ["1", "400"]  # as numbers, not as text
 
 
-def test_it_is_light_or_dark_as_the_system_says_or_as_one_chooses(visit):
+def test_the_theme_follows_the_system_or_the_button(visit):
     def shade(tab):
         return tab.evaluate("getComputedStyle(document.body).backgroundColor")
 
@@ -106,15 +106,15 @@ def test_it_is_light_or_dark_as_the_system_says_or_as_one_chooses(visit):
 
 
 @pytest.mark.parametrize("width", [360, 1280])
-def test_nothing_sticks_out_at_the_width_of_a_phone_and_of_a_desk(visit, width):
+def test_the_page_fits_phone_and_desktop_widths(visit, width):
     tab = visit(width)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     shown = tab.eval_on_selector_all(".plate img", "all => all.map(each => [each.naturalWidth, each.clientWidth])")
     assert shown and all(natural > 0 and 0 < client <= width for natural, client in shown)
-    assert tab.locator(".bar").bounding_box()["y"] == 0  # the navigation stays in sight
+    assert tab.locator(".bar").bounding_box()["y"] == 0  # the navigation bar is sticky
 
 
-def test_a_figure_is_enlarged_and_put_back_by_keyboard(visit):
+def test_a_figure_is_enlarged_and_closed_by_keyboard(visit):
     tab = visit()
     tab.locator("#fig_1 .enlarge").press("Enter")
     assert tab.locator("#large").is_visible()
@@ -122,28 +122,25 @@ def test_a_figure_is_enlarged_and_put_back_by_keyboard(visit):
     assert not tab.locator("#large").is_visible()
 
 
-def test_without_webgl_there_are_pictures_with_the_same_slider(visit):
+def test_without_webgl_pictures_follow_the_slider(visit):
     tab = visit()
     first = tab.locator(f"{PANELS} img").first
-    assert tab.locator(f"{PANELS} figcaption").all_inner_texts()[0] == "generated, 1 evaluation"
+    assert tab.locator(f"{PANELS} figcaption").all_inner_texts()[0] == "generated, 1 network evaluation"
     before = first.get_attribute("src")
-    tab.locator("[name=evaluations]").first.press("ArrowRight")
-    assert tab.locator(f"{PANELS} figcaption").all_inner_texts()[0] == "generated, 50 evaluations"
+    tab.locator("[name=nfe]").first.press("ArrowRight")
+    assert tab.locator(f"{PANELS} figcaption").all_inner_texts()[0] == "generated, 50 network evaluations"
     assert first.get_attribute("src") != before
     assert "pictures of the middle planes" in tab.locator("#viewer .note").inner_text()
     assert not tab.locator("canvas").first.is_visible()
 
 
-# --- with what npm brings ----------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def live(root, tmp_path_factory):
-    """The same page with the viewer in it."""
+    """The page with the viewer bundle."""
     out = root / "report" / "viewer.js"
     if reason := viewer.build(out, root / "report/licences.txt"):
         pytest.skip(reason)
-    (root / "live.html").write_text(made(root), encoding="utf-8")
+    (root / "live.html").write_text(render(root), encoding="utf-8")
     out.unlink()
     return (root / "live.html").as_uri()
 
@@ -159,22 +156,22 @@ def test_the_viewer_draws_follows_the_slider_and_moves_all_crosshairs(visit, liv
     tab.locator("#viewer .note", has_text="crosshair").wait_for(timeout=60_000)
     before = [pixels(tab, k) for k in range(3)]
     assert all(image.std() > 20 for image in before)
-    tab.locator("[name=evaluations]").first.press("ArrowRight")
+    tab.locator("[name=nfe]").first.press("ArrowRight")
     tab.wait_for_timeout(1500)
     assert np.abs(pixels(tab, 0) - before[0]).mean() > 1  # another volume
-    assert np.abs(pixels(tab, 1) - before[1]).mean() < 0.5  # the same person
+    assert np.abs(pixels(tab, 1) - before[1]).mean() < 0.5  # the same participant
     canvas = tab.locator(f"{PANELS} canvas").nth(1)
     canvas.click(position={"x": 60, "y": 60})
     tab.wait_for_timeout(1500)
-    assert np.abs(pixels(tab, 2) - before[2]).mean() > 0.5  # whose crosshair was not touched
+    assert np.abs(pixels(tab, 2) - before[2]).mean() > 0.5  # its crosshair follows
     tab.locator("[name=high]").press("Home")
     tab.wait_for_timeout(1500)
-    assert all(pixels(tab, k).mean() > before[k].mean() + 5 for k in range(3))  # one window for all
+    assert all(pixels(tab, k).mean() > before[k].mean() + 5 for k in range(3))  # a common intensity window
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(visit, tmp_path, scheme):
+def test_axe_finds_no_serious_accessibility_fault(visit, tmp_path, scheme):
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")

@@ -1,4 +1,4 @@
-"""A packed run: the same volumes bit for bit in a clean process, and no weights that are somebody else's."""
+"""A packed run: identical volumes in a new process, and no weights of other publishers."""
 
 import hashlib
 import json
@@ -23,22 +23,14 @@ from workflow_scripts import export as script
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 1}
 SHAPE = (4, 4, 4, 4)
 STATS = {"mean": [1.0, -2.0, 0.0, 5.0], "std": [0.5, 1.0, 3.0, 0.1], "shape": list(SHAPE), "n": 6}
-SAMPLING = {
-    "steps": 1,
-    "seed": 3,
-    "sampler": "mean",
-    "batch": 2,
-    "spacing_mm": 5.0,
-    "dtype": "int16",
-    "precision": "float32",
-}
-VAE = {"weights": "packaged", "steps": 0, "sha256": None, "url": None, "licence": None}
+SAMPLING = {"nfe": 1, "seed": 3, "sampler": "meanflow", "batch": 2, "spacing_mm": 5.0, "precision": "float32"}
+AUTOENCODER = {"weights": "packaged", "steps": 0, "sha256": None, "url": None, "licence": None}
 README = Path(__file__).parents[2] / "README.md"
 
 
-def trained(prediction="x", n_axes=3, head=False):
+def trained(prediction="x", n_axes=3, velocity_head=False):
     base = GaussianPrior.fit(seeds.noise(8, list(range(6)), SHAPE), n_axes) if prediction == "x" else None
-    u = build_network(NET, prediction, prior=base, head=head)
+    u = build_network(NET, prediction, prior=base, velocity_head=velocity_head)
     torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.2, generator=seeds.generator("test", 0))
     return u.requires_grad_(False).eval()
 
@@ -59,58 +51,57 @@ def autoencoder():
 
 
 def pack(model, autoencoder, folder, decoder=None):
-    decoder = decoder or package.terms(VAE, model)
-    made_by = {"study": "small", "run": "meanflow"}
+    decoder = decoder or package.terms(AUTOENCODER, model)
+    provenance = {"study": "small", "run": "meanflow"}
     run = load_run(model)
-    package.pack(run, NET, autoencoder, folder, decoder=decoder, sampling=SAMPLING, made_by=made_by)
+    package.pack(run, NET, autoencoder, folder, decoder=decoder, sampling=SAMPLING, provenance=provenance)
     return folder
 
 
-# --- the same run ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", [{}, {"prediction": "u"}, {"head": True}, {"n_axes": 0}], ids=str)
-def test_a_packed_run_draws_what_the_stored_one_draws(tmp_path, model, autoencoder, kind):
+@pytest.mark.parametrize("kind", [{}, {"prediction": "u"}, {"velocity_head": True}, {"n_axes": 0}], ids=str)
+def test_a_packed_run_gives_the_samples_of_the_stored_run(tmp_path, model, autoencoder, kind):
     path = model(**kind)
     packed = load_run(pack(path, autoencoder, tmp_path / "export"))
     stored = load_run(path)
     assert packed.shape == stored.shape == SHAPE
-    drawn = [sample.sample_batch(run, [0, 1], steps=2, seed=3) for run in (packed, stored)]
+    drawn = [sample.sample_batch(run, [0, 1], nfe=2, seed=3) for run in (packed, stored)]
     assert torch.equal(*drawn) and drawn[0].std() > 0.1
 
 
-def test_a_packed_decoder_decodes_what_the_autoencoder_does_and_encodes_nothing(tmp_path, model, autoencoder):
+def test_a_packed_decoder_decodes_like_the_autoencoder_and_refuses_to_encode(tmp_path, model, autoencoder):
     decoder = package.load_decoder(pack(model(), autoencoder, tmp_path / "export"))
     latent = seeds.noise(1, [0], SHAPE)
     assert torch.equal(decoder.decode(latent), autoencoder.decode(latent))
     assert not any(weight.requires_grad for weight in decoder.parameters())
-    with pytest.raises(ValueError, match="holds the decoder alone"):
+    with pytest.raises(ValueError, match="contains only the decoder"):
         decoder.encode(torch.zeros(1, 1, 16, 16, 16))
 
 
-def test_the_five_lines_give_the_volumes_of_the_study_bit_for_bit_in_a_clean_process(tmp_path, model, autoencoder):
+def test_the_example_reproduces_the_volumes_of_the_study_in_a_new_process(tmp_path, model, autoencoder):
     path = model()
     pack(path, autoencoder, tmp_path / "results" / "export")
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        sample.write_samples(load_run(path), autoencoder, tmp_path / "wanted", n=4, **SAMPLING)
+        sample.write_samples(load_run(path), autoencoder, tmp_path / "expected", n=4, **SAMPLING)
     finally:
         torch.set_num_threads(torch_threads)
     env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(README.parent), "PATH": "/usr/bin:/bin"}
     subprocess.run([sys.executable, "-c", package.EXAMPLE], cwd=tmp_path, env=env, check=True)
-    names = sorted(file.name for file in (tmp_path / "wanted").glob("*.nii.gz"))
+    names = sorted(file.name for file in (tmp_path / "expected").glob("*.nii.gz"))
     assert len(names) == 4
     for name in names:
-        assert (tmp_path / "brains" / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes()
+        assert (tmp_path / "brains" / name).read_bytes() == (tmp_path / "expected" / name).read_bytes()
 
 
-def test_the_readme_shows_the_lines_that_are_run():
+def test_the_readme_shows_the_tested_example():
     assert len(list(filter(None, package.EXAMPLE.splitlines()))) == 5
-    shown = [block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "load_decoder" in block]
-    if not shown:
-        pytest.skip("the README does not show how a packed run is used")
-    assert shown == [package.EXAMPLE]
+    blocks = [
+        block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "load_decoder" in block
+    ]
+    if not blocks:
+        pytest.skip("the README does not show the example")
+    assert blocks == [package.EXAMPLE]
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path, model, autoencoder):
@@ -121,19 +112,16 @@ def test_the_same_run_gives_the_same_bytes(tmp_path, model, autoencoder):
         assert file.read_bytes() == (b / file.name).read_bytes()
 
 
-# --- the weights of others ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("weights, included", [("packaged", True), (None, True), ("/data/autoencoder_v1.pt", False)])
-def test_only_weights_of_our_own_go_along(tmp_path, weights, included):
+def test_only_own_weights_are_packed(tmp_path, weights, included):
     (tmp_path / "vae.safetensors").write_bytes(b"weights")
-    assert package.terms(VAE | {"weights": weights}, tmp_path / "vae.safetensors")["included"] is included
+    assert package.terms(AUTOENCODER | {"weights": weights}, tmp_path / "vae.safetensors")["included"] is included
 
 
 def test_published_weights_are_named_by_file_address_and_digest(tmp_path):
     (tmp_path / "autoencoder_v1.pt").write_bytes(b"theirs")
     (tmp_path / "vae.safetensors").write_bytes(b"converted")
-    settings = VAE | {
+    settings = AUTOENCODER | {
         "weights": str(tmp_path / "autoencoder_v1.pt"),
         "url": "https://example.org/v1",
         "licence": {"name": "L"},
@@ -141,14 +129,16 @@ def test_published_weights_are_named_by_file_address_and_digest(tmp_path):
     found = package.terms(settings, tmp_path / "vae.safetensors")
     assert (found["file"], found["address"]) == ("autoencoder_v1.pt", "https://example.org/v1")
     assert found["sha256"] == hashlib.sha256(b"theirs").hexdigest()
-    further = package.terms(settings | {"steps": 5}, tmp_path / "vae.safetensors")  # trained on: nowhere to be fetched
+    further = package.terms(
+        settings | {"steps": 5}, tmp_path / "vae.safetensors"
+    )  # trained further: cannot be downloaded
     assert further["sha256"] == hashlib.sha256(b"converted").hexdigest() and further["address"] is None
 
 
-def test_a_folder_without_decoder_asks_for_the_file_and_checks_it(tmp_path, model, autoencoder):
+def test_a_folder_without_decoder_names_the_file_and_checks_it(tmp_path, model, autoencoder):
     theirs = tmp_path / "theirs.safetensors"
     save_weights(autoencoder, theirs)
-    terms = package.terms(VAE | {"weights": str(theirs), "url": "https://example.org/v1"}, theirs)
+    terms = package.terms(AUTOENCODER | {"weights": str(theirs), "url": "https://example.org/v1"}, theirs)
     folder = pack(model(), autoencoder, tmp_path / "export", decoder=terms)
     assert not any(name.startswith("decoder.") for name in load_file(folder / "weights.safetensors"))
     with pytest.raises(FileNotFoundError, match=rf"example.org/v1 \(SHA-256 {terms['sha256']}\)"):
@@ -160,13 +150,10 @@ def test_a_folder_without_decoder_asks_for_the_file_and_checks_it(tmp_path, mode
         package.load_decoder(folder, theirs)
 
 
-# --- bad input ---------------------------------------------------------------------------------------
-
-
-def test_a_folder_that_is_no_packed_run_is_refused(tmp_path, model, autoencoder):
+def test_a_folder_without_packed_run_is_refused(tmp_path, model, autoencoder):
     with pytest.raises(FileNotFoundError, match="no config.json and no weights.safetensors"):
         load_run(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no run packed"):
+    with pytest.raises(FileNotFoundError, match="expected a run packed"):
         package.sampling(tmp_path)
     folder = pack(model(), autoencoder, tmp_path / "export")
     with pytest.raises(ValueError, match="the weights ema alone; 'online'"):
@@ -182,28 +169,28 @@ def test_damaged_weights_are_refused(tmp_path, model, autoencoder):
         load_run(folder)
 
 
-def test_how_volumes_are_drawn_can_be_changed_by_name_alone(tmp_path, model, autoencoder):
+def test_sampling_settings_are_changed_by_name(tmp_path, model, autoencoder):
     folder = pack(model(), autoencoder, tmp_path / "export")
     assert package.sampling(folder) == SAMPLING
     assert package.sampling(folder, seed=9)["seed"] == 9
-    with pytest.raises(ValueError, match="got step"):
+    with pytest.raises(ValueError, match="unknown sampling settings: step"):
         package.sampling(folder, step=2)
 
 
-# --- the rule ----------------------------------------------------------------------------------------
-
-
-def test_the_script_packs_the_run_with_its_card_and_terms(tmp_path, model, autoencoder, small_study):
+def test_the_script_packs_the_run_with_card_and_licences(tmp_path, model, autoencoder, small_study, monkeypatch):
     save_weights(autoencoder, tmp_path / "vae.safetensors")
-    cfg = {"study": "small", "run": "meanflow", "source": "embedded", "spacing_mm": 5.0, "evaluations": [1, 4],
-           "n_samples": 4, "sampling": SAMPLING, "threads": 1, "vae": VAE, "phases": [0, 4]}  # fmt: skip
+    samples = {"n": 4, "nfe": [1, 4], "seed": 3, "sampler": "meanflow", "batch": 2, "precision": "float32"}
+    cfg = {"study": "small", "run": "meanflow", "source": "embedded", "spacing_mm": 5.0, "samples": samples,
+           "threads": 1, "autoencoder": AUTOENCODER, "phases": [0, 4]}  # fmt: skip
     out = small_study / "export"
-    script.main(["--model", str(model()), "--weights", str(tmp_path / "vae.safetensors"), "--results", str(small_study),
+    monkeypatch.chdir(small_study.parent)
+    script.main(["--model", str(model()), "--weights", str(tmp_path / "vae.safetensors"), "--inputs", "results",
                  "--config", json.dumps(cfg), "--code", "abc", "--out", str(out)])  # fmt: skip
     names = {"weights.safetensors", "config.json", "card.json", "README.md", "LICENSE.md"}
     assert {file.name for file in out.iterdir()} == names
-    told = json.loads((out / "card.json").read_text())
-    assert told["about"]["shape"] == [16, 16, 16] and [gate["phase"] for gate in told["gates"]] == [0, 4]
+    card = json.loads((out / "card.json").read_text())
+    assert card["about"]["shape"] == [16, 16, 16] and [gate["phase"] for gate in card["gates"]] == [0, 4]
+    assert card["about"]["sampling"] == SAMPLING
     assert f"```python\n{package.EXAMPLE}```" in (out / "README.md").read_text()
     assert json.loads((out / "config.json").read_text())["code"] == "abc"
     assert load_run(out).shape == SHAPE

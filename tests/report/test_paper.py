@@ -1,4 +1,4 @@
-"""The paper: no number in its text is the template's own, each is that of the results, and what is missing is said."""
+"""The paper: every number is looked up in the results, and missing values are named."""
 
 import json
 import re
@@ -13,47 +13,49 @@ from neuromf.report.paper.numbers import ABSENT, CLOSE, OPEN, Numbers
 from neuromf.report.results import Results
 from workflow_scripts import paper as script
 
-RESULTS = ("abstract", "data", "results", "limitations", "reproducibility")  # sections whose templates hold no digit
-NAMED = r"\\(?:ref|label|cite|includegraphics|input)(?:\[[^]]*\])?\{[^}]*\}"  # files and labels, which may hold digits
-FLOATS = r"\\setcounter\{\w+\}\{\d+\}|\[width=[^]]*\]"  # numbers of figures, which are those of their files, and sizes
-VALUES = {
+RESULTS = ("abstract", "data", "results", "limitations", "reproducibility")  # templates without digits
+NAMED = (
+    r"\\(?:ref|label|cite|includegraphics|input)(?:\[[^]]*\])?\{[^}]*\}"  # files and labels, which may contain digits
+)
+FLOATS = r"\\setcounter\{\w+\}\{\d+\}|\[width=[^]]*\]"  # numbers of figures, and sizes
+CONFIG = {
     "cohort": {"source": "embedded"},
     "volumes": {"spacing_mm": 5.0, "shape": [32, 48, 32], "percentiles": [0.0, 99.5]},
-    "vae": {"architecture": "compact", "weights": "packaged", "steps": 2},
-    "samples": {"evaluations": [1, 4], "seed": 0},
+    "autoencoder": {"architecture": "compact", "weights": "packaged", "steps": 2},
+    "samples": {"nfe": [1, 4], "seed": 0},
 }
-SETTINGS = {
-    "study": "small_study",
-    "evaluations": [1, 4],
-    "phases": [0, 1, 2, 3, 4, 5],
-    "figures": {f"fig_{n}": "" for n in range(1, 9)} | {"fig_5": "the ablation lp is not active"},
-    "tables": {f"table_{n}": "" for n in range(1, 5)},
-}
+PHASES = [0, 1, 2, 3, 4, 5]
+FIGURES = {f"fig_{n}": "" for n in range(1, 9)} | {"fig_5": "the ablation lp is not active"}
+TABLES = {f"table_{n}": "" for n in range(1, 5)}
 PDF = b"%PDF-1.4\n1 0 obj << /MediaBox [ 0 0 WIDTH 100 ] >> endobj\n"
 FINDING = (
     "ablation,question,metric,features,nfe,a,b,verdict,finding\nlp,difference,frechet,e,1,1.5,2.0,differs,p = 0.031\n"
 )
 
 
-def numbers(folder, **kind):
-    return Numbers(Results(folder, "meanflow"), VALUES, **kind)
+def numbers(folder, **options):
+    return Numbers(Results(folder, "meanflow"), CONFIG, **options)
+
+
+def render(lookups, folder, template="paper", study="small_study"):
+    return document(lookups, study, PHASES, FIGURES | TABLES, folder / "paper", template)
 
 
 def section(folder, name):
-    """A section with brackets around all that was looked up."""
-    asked = numbers(folder, marked=True)
-    return document(asked, SETTINGS, folder / "paper", name), asked
+    """A section with brackets around looked-up values."""
+    lookups = numbers(folder, marked=True)
+    return render(lookups, folder, name), lookups
 
 
 def own_digits(text):
-    """Digits that the template itself has put into the text."""
+    """Digits that the template contains."""
     text = re.sub(r"(?<!\\)%.*", "", re.sub(f"{OPEN}[^{CLOSE}]*{CLOSE}", "", text))
     return re.findall(r".{0,20}\d.{0,20}", re.sub(f"{NAMED}|{FLOATS}", "", text))
 
 
 @pytest.fixture
 def study(small_study):
-    """With findings, a table and two figures."""
+    """Results with findings, a table and two figures."""
     for folder in ("tables", "figures", "ablations", "paper"):
         (small_study / folder).mkdir()
     (small_study / "ablations" / "questions.csv").write_text(FINDING)
@@ -63,92 +65,88 @@ def study(small_study):
     return small_study
 
 
-# --- every number is of the results ------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", RESULTS)
-def test_no_digit_of_a_section_of_results_is_the_templates_own(study, name):
-    text, asked = section(study, name)
-    assert asked.told and own_digits(text) == []
+def test_section_templates_contain_no_digits(study, name):
+    text, lookups = section(study, name)
+    assert lookups.printed and own_digits(text) == []
 
 
-def test_a_digit_of_a_template_would_be_seen(study):
+def test_a_digit_of_a_template_is_detected(study):
     text, _ = section(study, "abstract")
     assert own_digits(text + " about 4 times as good") != []
     assert own_digits(text.replace(OPEN, "", 1).replace(CLOSE, "", 1)) != []
 
 
-def test_every_printed_number_is_that_of_its_row(study):
-    asked = numbers(study)
-    document(asked, SETTINGS, study / "paper")
+def test_every_printed_number_equals_its_row(study):
+    lookups = numbers(study)
+    render(lookups, study)
     table = pd.read_csv(study / "metrics" / "metrics.csv", dtype={"nfe": str}, keep_default_na=False)
-    rows = [each for each in asked.told if each["source"] == "metrics/metrics.csv" and "run" in each["key"]]
-    assert len(rows) > 20
-    for each in rows:
-        key = {name: value for name, value in each["key"].items() if name != "column"}
-        (found,) = table[(table[list(key)] == pd.Series(key)).all(axis=1)].to_dict("records")
-        wanted = float(found[each["key"].get("column", "value")])
-        printed = float(each["text"].partition(" (")[0].replace(",", ""))
-        assert each["value"] == wanted and printed == pytest.approx(wanted, rel=0.05, abs=1e-9), each
+    metrics = [each for each in lookups.printed if each["source"] == "metrics/metrics.csv" and "run" in each["key"]]
+    assert len(metrics) > 20
+    for each in metrics:
+        column = each["key"].pop("column", "value")
+        key = {name: "" if value is None else str(value) for name, value in each["key"].items()}
+        (row,) = table[(table[list(key)] == pd.Series(key)).all(axis=1)].to_dict("records")
+        printed, expected = float(each["text"].partition(" (")[0].replace(",", "")), float(row[column])
+        assert each["value"] == expected and printed == pytest.approx(expected, rel=0.05, abs=1e-9), each
 
 
 def test_changed_results_change_the_text(study):
-    before = document(numbers(study), SETTINGS, study / "paper")
+    before = render(numbers(study), study)
     path = study / "metrics" / "metrics.csv"
     path.write_text(path.read_text().replace("670.2,640,700", "123.4,120,127"))
-    after = document(numbers(study), SETTINGS, study / "paper")
+    after = render(numbers(study), study)
     assert "670 (640 to 700)" in before and "670 (640 to 700)" not in after and "123.4 (120.0 to 127.0)" in after
 
 
-@pytest.mark.parametrize("a, b, words", [(1, "prior", "below"), (1, 4, "above"), ("test", "prior", "below")])
-def test_sets_are_told_apart_by_their_intervals(study, a, b, words):
-    assert numbers(study).versus("frechet", a, b) == words
-    assert {numbers(study).versus("kid", *pair) for pair in ((1, "prior"), ("prior", 1))} == {"not told apart from"}
+@pytest.mark.parametrize(
+    "a, b, text", [(1, "prior", "lower than"), (1, 4, "higher than"), ("test", "prior", "lower than")]
+)
+def test_sets_are_compared_by_their_intervals(study, a, b, text):
+    assert numbers(study).versus("frechet", a, b) == text
+    assert {numbers(study).versus("kid", *pair) for pair in ((1, "prior"), ("prior", 1))} == {
+        "not distinguishable from"
+    }
 
 
-def test_findings_and_failed_gates_stand_in_the_text(study):
+def test_findings_and_failed_gates_are_printed(study):
     results, _ = section(study, "results")
     limitations, _ = section(study, "limitations")
     assert f"{OPEN}p = 0.031{CLOSE}" in results and f"{OPEN}1.5 and 2.0{CLOSE}" in results
     assert "is blocked" in limitations and "1.012" in limitations
 
 
-# --- what is missing ---------------------------------------------------------------------------------
+def test_a_missing_metric_is_named(study):
+    lookups = numbers(study)
+    assert lookups.metric("pair_ms_ssim", "prior") == ABSENT and lookups.versus("kid", 1, "test") == ABSENT
+    assert lookups.missing == ["pair_ms_ssim at prior", "kid at 1 against test"]
+    text = render(lookups, study)
+    assert ABSENT in text and "pair\\_ms\\_ssim at prior" in text
 
 
-def test_a_metric_that_was_not_measured_is_said_to_be_so(study):
-    asked = numbers(study)
-    assert asked.metric("pair_ms_ssim", "reconstruction") == ABSENT and asked.versus("kid", 1, "reconstruction") == ABSENT
-    assert asked.missing == ["pair_ms_ssim at vae", "kid at 1 against vae"]
-    text = document(asked, SETTINGS, study / "paper")
-    assert ABSENT in text and "pair\\_ms\\_ssim at vae" in text
-
-
-def test_a_number_that_stands_twice_is_an_error(study):
+def test_a_metric_that_is_measured_twice_is_an_error(study):
     path = study / "metrics" / "metrics.csv"
     path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
-    with pytest.raises(ValueError, match="frechet at 1 .* stands 2 times"):
+    with pytest.raises(ValueError, match="frechet of 1 .* has 2 rows"):
         numbers(study).metric("frechet", 1)
 
 
-def test_figures_and_tables_are_there_or_named_with_the_reason(study):
-    asked = numbers(study)
-    text = document(asked, SETTINGS, study / "paper")
+def test_figures_and_tables_are_included_or_named_with_the_reason(study):
+    lookups = numbers(study)
+    text = render(lookups, study)
     assert "{../figures/fig_3.pdf}" in text and "\\input{../tables/table_1.tex}" in text
-    assert "\\absent{the ablation lp is not active}" in text and "\\absent{it was not made}" in text
-    assert "fig_5: the ablation lp is not active" in asked.missing
-    assert is_wide(asked, "fig_3") and not is_wide(asked, "fig_4") and not is_wide(asked, "fig_5")
+    assert "\\absent{the ablation lp is not active}" in text and "\\absent{not generated yet}" in text
+    assert "fig_5: the ablation lp is not active" in lookups.missing
+    figures = study / "figures"
+    assert is_wide(figures / "fig_3.pdf") and not is_wide(figures / "fig_4.pdf") and not is_wide(None)
 
 
-def test_a_study_of_nothing_is_still_a_text_that_says_so(study):
+def test_a_study_without_results_gives_a_text_without_numbers(study):
     for path in ("metrics", "runs", "bench", "gates", "cohort", "toy", "ablations", "vae"):
         shutil.rmtree(study / path)
-    asked = numbers(study, marked=True)
-    text = document(asked, {**SETTINGS, "study": "none"}, study / "paper", "results")
-    assert asked.told == [] and own_digits(text) == [] and text.count(ABSENT) > 20
-
-
-# --- LaTeX -------------------------------------------------------------------------------------------
+    lookups = numbers(study, marked=True)
+    text = render(lookups, study, "results", study="none")
+    assert lookups.printed == [] and own_digits(text) == [] and text.count(ABSENT) > 20
 
 
 def test_text_of_the_results_is_escaped(study):
@@ -158,38 +156,42 @@ def test_text_of_the_results_is_escaped(study):
 
 
 def test_every_template_is_part_of_the_paper():
-    whole = (TEMPLATES / "paper.tex.j2").read_text()
+    paper = (TEMPLATES / "paper.tex.j2").read_text()
     parts = {path.name for path in TEMPLATES.glob("*.j2")} - {"paper.tex.j2", "macros.tex.j2"}
-    assert parts == set(re.findall(r'include "([^"]+)"', whole))
+    assert parts == set(re.findall(r'include "([^"]+)"', paper))
 
 
-def test_without_latex_the_text_is_written_and_the_way_to_get_it_said(study, monkeypatch, capsys):
+def test_without_latex_the_text_is_written_and_the_installation_is_explained(study, monkeypatch, capsys):
     monkeypatch.setattr(latex.shutil, "which", lambda name: None)
     text, found = study / "paper" / "paper.tex", study / "paper" / "numbers.json"
-    argv = ["--results", str(study), "--out", str(text), "--numbers", str(found)]
-    script.main([*argv, "--config", json.dumps({**SETTINGS, "run": "meanflow", "values": VALUES})])
-    assert text.read_text().startswith("% Made by the rule paper") and json.loads(found.read_text())["told"]
-    assert "no LaTeX is installed" in capsys.readouterr().err
+    monkeypatch.chdir(study.parent)
+    sections = {name: section for name, section in CONFIG.items() if name != "samples"}
+    config = {**sections, "meanflow": {"samples": CONFIG["samples"]}}
+    settings = {"study": "small", "run": "meanflow", "phases": PHASES, "figures": FIGURES, "tables": TABLES}
+    argv = ["--inputs", "results", "--out", str(text), "--numbers", str(found)]
+    script.main([*argv, "--config", json.dumps({**settings, "config": config})])
+    assert text.read_text().startswith("% Generated by the rule paper") and json.loads(found.read_text())["numbers"]
+    assert "LaTeX is not installed" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="apt-get install"):
         latex.typeset(text, study / "paper.pdf")
 
 
-@pytest.mark.skipif(latex.engine() is None, reason="no LaTeX is installed")
-def test_the_paper_compiles_to_the_same_bytes_and_leaves_nothing_else(study):
+@pytest.mark.skipif(latex.engine() is None, reason="LaTeX is not installed")
+def test_the_paper_compiles_reproducibly_without_leftovers(study):
     for name in ("fig_3", "fig_4"):
         (study / "figures" / f"{name}.pdf").unlink()
     text = study / "paper" / "paper.tex"
-    text.write_text(document(numbers(study), SETTINGS, study / "paper"), encoding="utf-8")
-    made = []
+    text.write_text(render(numbers(study), study), encoding="utf-8")
+    pdfs = []
     for name in ("a.pdf", "b.pdf"):
         latex.typeset(text, study / name)
-        made.append((study / name).read_bytes())
-    assert made[0].startswith(b"%PDF") and made[0] == made[1]
+        pdfs.append((study / name).read_bytes())
+    assert pdfs[0].startswith(b"%PDF") and pdfs[0] == pdfs[1]
     assert [path.name for path in (study / "paper").iterdir()] == ["paper.tex"]
 
 
-@pytest.mark.skipif(latex.engine() is None, reason="no LaTeX is installed")
-def test_a_text_that_latex_refuses_says_why_and_leaves_no_pdf(tmp_path):
+@pytest.mark.skipif(latex.engine() is None, reason="LaTeX is not installed")
+def test_a_latex_error_is_reported_and_no_pdf_is_written(tmp_path):
     (tmp_path / "paper.tex").write_text("\\documentclass{article}\\begin{document}\\undefinedword\\end{document}")
     with pytest.raises(RuntimeError, match="Undefined control sequence"):
         latex.typeset(tmp_path / "paper.tex", tmp_path / "paper.pdf")

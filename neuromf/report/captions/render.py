@@ -1,151 +1,138 @@
-"""Captions of figures and tables: reStructuredText, from templates, with the n, seeds, units and device of this study.
+"""Captions of figures and tables: reStructuredText from templates, with n, seeds, units and device of the study.
 
-A caption is made from the side file of its figure and from the results it was drawn from, and serves the page and
-Snakemake's own report alike. What is not recorded is said to be so.
+A caption is written from the provenance file (JSON) beside its figure or table and from the results. The report page
+and Snakemake's own report show the same captions. A value that is missing is printed as not recorded.
 """
 
 import functools
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
-from neuromf.report.page.costs import said
+from neuromf.core.files import write_text
+from neuromf.figures import names
+from neuromf.metrics.table import SAMPLES
+from neuromf.report import templating
 from neuromf.report.results import Results
+from neuromf.report.templating import MISSING
 
 TEMPLATES = Path(__file__).parent
-MARKUP = re.compile(r"([*`|_\\<>\[\]])")  # what reStructuredText would take for markup
-KINDS = ("figures", "tables")
-METRICS = {"frechet": "Fréchet distance", "kid": "KID"}
+MARKUP = re.compile(r"([*`|_\\<>\[\]])")  # characters that reStructuredText reads as markup
+FOLDERS = ("figures", "tables")
 ABLATIONS = {"fig_4": "rectified", "fig_5": "lp", "fig_6": "prediction", "table_2": "prediction", "table_3": "lp"}
 
 
+def write(results: Results, out: Path) -> list[str]:
+    """Write the caption of every figure and table that has a provenance file to out/{name}.rst.
+
+    Returns:
+        Names of the figures and tables, sorted.
+    """
+    found = sorted(Path(path).stem for folder in FOLDERS for path in results.names(folder, ".json"))
+    out.mkdir(parents=True, exist_ok=True)
+    for name in found:
+        write_text(out / f"{name}.rst", caption(name, results))
+    return found
+
+
 def caption(name: str, results: Results) -> str:
-    """The caption of a figure or table, as one paragraph of reStructuredText.
+    """Caption of a figure or table as one paragraph of reStructuredText.
 
     Arguments:
-        name: Its file without suffix, such as fig_3, dashboard-meanflow or table_1.
-        results: Where its side file and the numbers of the study are.
+        name: File name without suffix, such as fig_3, dashboard-meanflow or table_1.
+        results: Results of the study, with the provenance file of the figure or table.
 
     Raises:
-        FileNotFoundError: If there is no side file of that name among figures and tables.
+        FileNotFoundError: If the figure or table has no provenance file.
     """
-    facts = side_file(name, results)
-    template, _, of = name.partition("-")
+    record = provenance(name, results)
+    template, _, run = name.partition("-")
     known = (TEMPLATES / f"{template}.rst.j2").is_file()
     text = environment().get_template(f"{template if known else '_other'}.rst.j2").render(
-        name=name, of=of or results.run, **_words(facts, results), **_lookups(facts, results)
+        name=name, of_run=run or results.run, **_values(record, results), **_lookups(results)
     )  # fmt: skip
     return " ".join(text.split()) + "\n"
 
 
-def write(results: Results, out: Path) -> list[str]:
-    """Write the caption of every figure and table that has a side file as out/{name}.rst; their names, sorted."""
-    names = sorted({path.stem for kind in KINDS for path in results.files(f"{kind}/*.json")})
-    out.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (out / f"{name}.rst").write_text(caption(name, results), encoding="utf-8")
-    return names
-
-
-def side_file(name: str, results: Results) -> dict[str, Any]:
-    """What made a figure or table, as its side file says."""
-    for kind in KINDS:
-        if results.file(f"{kind}/{name}.json"):
-            return results.facts(f"{kind}/{name}.json")
+def provenance(name: str, results: Results) -> dict[str, Any]:
+    """Content of the provenance file of a figure or table."""
+    for folder in FOLDERS:
+        if results.path(f"{folder}/{name}.json"):
+            return results.json(f"{folder}/{name}.json")
     raise FileNotFoundError(
-        f"no side file {name}.json in {' or '.join(KINDS)} of {results.root}; the rule of that figure or table makes it"
+        f"no provenance file {name}.json in {' or '.join(FOLDERS)} of {results.root}; run the rule of that "
+        "figure or table"
     )
 
 
 @functools.cache
 def environment() -> Environment:
-    """The environment of the templates: an unknown name is an error, text is escaped by the filter `plain`."""
-    env = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True)
-    env.filters |= {"plain": plain, "number": number, "percent": percent, "span": said}
+    """Environment of the caption templates; the filter `plain` escapes text."""
+    env = templating.environment(TEMPLATES)
+    env.filters |= {"plain": plain, "number": templating.number, "percent": percent, "duration": templating.duration}
     return env
 
 
 def plain(text: object) -> str:
-    """Text as reStructuredText shows it, no part of it taken for markup."""
+    """Text with the markup characters of reStructuredText escaped."""
     return MARKUP.sub(r"\\\1", str(text))
 
 
-def number(value: str | float | None) -> str:
-    """A number in three significant digits, whole ones whole; text as it is."""
-    if value is None or isinstance(value, float) and not math.isfinite(value):
-        return "not recorded"
-    if isinstance(value, str):
-        return value
-    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
-
-
 def percent(value: float | None) -> str:
-    return "not recorded" if value is None else f"{100 * value:.3g} %"
+    return MISSING if value is None else f"{100 * value:.3g} %"
 
 
-def _words(facts: dict, results: Results) -> dict[str, Any]:
-    """What a template reads of the side file, whether or not it is there."""
-    distance = facts.get("distance", {})
-    metric = METRICS.get(distance.get("metric"), distance.get("metric") or "distance")
+def _values(record: dict, results: Results) -> dict[str, Any]:
+    """Values that the templates print, with defaults for missing ones."""
+    distance = record.get("distance", {})
+    metric = names.metric(distance.get("metric") or "distance")
+    first = results.table(f"samples/{results.run}/nfe-1/samples.tsv")
     return {
-        "facts": facts,
-        "study": facts.get("study", "without a name"),
+        "record": record,
+        "study": record.get("study", "without a name"),
         "run": results.run,
-        "seed": facts.get("seed", _seed(results)),
-        "spacing_mm": facts.get("spacing_mm"),
-        "values": facts.get("values", {}),
-        "people_in": results.people,
+        "seed": record.get("seed", first["seed"][0] if len(first) else MISSING),
+        "spacing_mm": record.get("spacing_mm"),
+        "config": record.get("values", {}),
+        "scan_counts": results.scan_counts,
         "metric": " in features ".join(filter(None, (metric, distance.get("features")))),
-        "pairs": len(results.rows("fcd/pairs.tsv")),
+        "n_pairs": len(results.table("fcd/pairs.tsv")),
+        "timing_device": results.timing_device,
     }
 
 
-def _seed(results: Results) -> object:
-    """Seed of the noise of samples, of the first sample of one evaluation."""
-    table = results.rows(f"samples/{results.run}/nfe-1/samples.tsv")
-    return table["seed"][0] if len(table) else "not recorded"
-
-
-def _lookups(facts: dict, results: Results) -> dict[str, Callable]:
+def _lookups(results: Results) -> dict[str, Callable]:
     return {
-        "card": results.card,
-        "file": results.facts,
-        "value": results.value,
-        "arms": lambda name: _arms(results.rows(f"ablations/{ABLATIONS[name]}.csv")),
-        "regions": lambda: _regions(results.rows(f"runs/{results.run}/regions.csv")),
-        "timed": lambda: _timed(results.rows(f"bench/generation-{results.run}.csv")),
+        "run_record": results.run_record,
+        "json_file": results.json,
+        "metric_row": results.row,
+        "arms": lambda name: _arms(results.table(f"ablations/{ABLATIONS[name]}.csv")),
+        "regions": lambda: _regions(results.table(f"runs/{results.run}/regions.csv")),
     }
 
 
 def _arms(table: pd.DataFrame) -> dict[str, Any]:
-    """How many arms and runs an ablation has, their seeds, volumes of each number, and arms that are missing."""
+    """Numbers of arms and runs of an ablation, training seeds, volumes per value, and arms without metrics."""
     if table.empty:
         return {"arms": 0, "runs": 0, "seeds": [], "n": [], "missing": []}
-    made = table[table["metric"] != ""]
-    absent = table[table["metric"] == ""]
-    drawn = made[(made["metric"] == "frechet") & made["nfe"].str.isdigit()]
+    measured, missing = table[table["metric"] != ""], table[table["metric"] == ""]
+    distances = measured[(measured["metric"] == "frechet") & (measured["set"] == SAMPLES)]
     return {
-        "arms": made["arm"].nunique(),
-        "runs": made["run"].nunique(),
-        "seeds": sorted(set(made["seed"])),
-        "n": sorted({int(n) for n in drawn["n"].dropna()}),
-        "missing": sorted({f"{row['arm']} (seed {row['seed']})" for row in absent.to_dict("records")}),
+        "arms": measured["arm"].nunique(),
+        "runs": measured["run"].nunique(),
+        "seeds": sorted(set(measured["seed"])),
+        "n": sorted({int(n) for n in distances["n"].dropna()}),
+        "missing": sorted({f"{row['arm']} (seed {row['seed']})" for row in missing.to_dict("records")}),
     }
 
 
 def _regions(table: pd.DataFrame) -> str:
-    """How many volumes of each set were measured in the most regions."""
+    """Number of volumes of each set with measured regions, as text."""
     if table.empty:
         return ""
     counts = table.groupby(["set", "region"], sort=False).size().groupby("set", sort=False).max()
-    return ", ".join(f"{n} {plain(name)}" for name, n in counts.items())
-
-
-def _timed(table: pd.DataFrame) -> str:
-    """Devices and precisions that generation was timed on."""
-    return plain(" and ".join(sorted(set(table["device"] + ", " + table["precision"])))) if len(table) else ""
+    return ", ".join(f"{n} {plain(names.SETS.get(name, name))}" for name, n in counts.items())

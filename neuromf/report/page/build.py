@@ -1,209 +1,238 @@
-"""The page of a study: what is in its results, put into templates; one file that asks nothing of a network.
+"""The report page of a study: one self-contained HTML file, rendered from the results.
 
-Scripts, styles, pictures and volumes stand inside, and a policy in its head forbids the browser to fetch anything.
-People are in it as pictures, as a few volumes and as counts: names of scans are not.
+Scripts, styles, pictures and volumes are embedded, and a content security policy forbids the browser to load anything.
+Participants appear as pictures, a few volumes and counts; names of scans do not appear.
 """
 
 import functools
 import json
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from docutils.core import publish_parts
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
+from neuromf.core.files import write_text
+from neuromf.report import templating
 from neuromf.report.captions import render
-from neuromf.report.page import provenance, tables
-from neuromf.report.page.costs import costs, said
+from neuromf.report.page import tables
+from neuromf.report.page.costs import costs
 from neuromf.report.page.pictures import data_uri, picture
 from neuromf.report.results import Results
 
 TEMPLATES = Path(__file__).with_name("templates")
-LIMIT = 25e6  # bytes of a page that can still be sent by mail
-VOLUMES_LIMIT = 12e6  # bytes of the volumes inside it, before base64
+PACKAGES = ("neuromf", "torch", "monai", "numpy", "scikit-image", "snakemake", "matplotlib")
+LIMIT = 25e6  # bytes of a page that fits into an email
+VOLUMES_LIMIT = 12e6  # bytes of its volumes, before base64
 PHASES = {
-    0: "The frozen autoencoder",
+    0: "Autoencoder",
     1: "Latents",
-    2: "The torus",
+    2: "Toy problem",
     3: "Tests of the mathematics",
     4: "Training",
-    5: "Generated brains",
+    5: "Samples",
     6: "Ablations",
     7: "FLAIR and lesions",
     8: "Figures and tables",
 }
-ROWS = {"id": "criterion", "what": "what", "measured": "measured", "bound": "wanted", "kind": "kind",
-        "passed": "passed", "next": "next"}  # fmt: skip
+GATE = {"id": "criterion", "what": "description", "measured": "measured", "bound": "required", "kind": "kind",
+        "passed": "passed", "next": "what to do"}  # fmt: skip
 METRICS = {"run": "run", "set": "set", "nfe": "NFE", "metric": "metric", "features": "features", "n": "n",
            "value": "value", "low": "low", "high": "high"}  # fmt: skip
-FINDINGS = {"ablation": "ablation", "question": "question", "metric": "metric", "nfe": "NFE", "a": "a",
-            "b": "b", "mean_a": "mean of a", "mean_b": "mean of b", "p_holm": "p, corrected", "effect": "effect",
+FINDINGS = {"ablation": "ablation", "question": "statistic", "metric": "metric", "nfe": "NFE", "a": "a", "b": "b",
+            "mean_a": "mean of a", "mean_b": "mean of b", "p_holm": "p (Holm)", "effect": "effect size",
             "verdict": "verdict", "finding": "finding"}  # fmt: skip
 COSTS = {"rule": "rule", "jobs": "jobs", "seconds": "seconds", "longest": "longest job, s", "peak_mb": "peak, MB"}
+NO_VIEWER = "// No viewer: "
 
 
-def page(results: Results, look: Path, viewer: Path, licences: Path, **settings: Any) -> str:
-    """The whole page as HTML.
+def write_page(*, results: Results, preview: Path, viewer: Path, licences: Path, out: Path, **settings: Any) -> None:
+    """Write the report page of a study; see `render_page`."""
+    write_text(out, render_page(results, preview, viewer, licences, **settings))
+
+
+def render_page(results: Results, preview: Path, viewer: Path, licences: Path, **settings: Any) -> str:
+    """The report page of a study as HTML. Missing parts are listed with the reason.
 
     Arguments:
-        results: What there is.
-        look: Folder of the volumes and pictures to look at, with look.json; missing, the page says so.
-        viewer: Script of the viewer, and the licences of what is in it; without code, the page shows pictures.
-        settings: study; figures, tables and phases that a whole study has, each by name with why this one has none of
-            it ("" where it should be there); runs and the arms they serve; source of the people; config; digests of
-            the code of rules, by name.
+        results: Results of the study.
+        preview: Folder of previewed volumes with look.json; the page says so if it is missing.
+        viewer: JavaScript bundle of the volume viewer; without it the page shows pictures.
+        licences: Licences of the packages in the bundle.
+        settings: study: name. source: source of the scans. config: config of the study. digests: code digest by rule.
+            figures, tables, phases: names that a complete study has, each with the reason why this study lacks it (""
+            if it should exist). runs: names of the runs, each with the ablation arms that use it.
 
     Raises:
         ValueError: If the page is larger than 25 MB.
     """
-    seen = looked(look)
-    script = viewer.read_text(encoding="utf-8") if viewer.is_file() else "// No viewer: it was not made\n"
+    volumes = previews(preview)
+    script = viewer.read_text(encoding="utf-8") if viewer.is_file() else f"{NO_VIEWER}the rule viewer has not run\n"
     context = {
         **settings,
         "results": results,
-        "gates": [gate(phase, why, results) for phase, why in settings["phases"].items()],
-        "figures": [figure(name, why, results) for name, why in settings["figures"].items()],
-        "tables": [table(name, why, results) for name, why in settings["tables"].items()],
+        "run": results.run,
+        "gates": [gate(phase, reason, results) for phase, reason in settings["phases"].items()],
+        "figures": [figure(name, reason, results) for name, reason in settings["figures"].items()],
+        "tables": [table(name, reason, results) for name, reason in settings["tables"].items()],
         "metrics": frame("metrics", results.metrics, METRICS),
-        "findings": frame("findings", results.rows("ablations/questions.csv"), FINDINGS),
-        "costs": frame("costs", costs(results.root / "benchmarks"), COSTS),
-        "aside": aside(results.rows("cohort/qc.tsv")),
-        "runs": frame("runs", provenance.runs(results, settings["runs"])),
-        "made": provenance.made(results),
-        "looked": seen,
-        "index": index(seen),
+        "findings": frame("findings", results.table("ablations/questions.csv"), FINDINGS),
+        "costs": frame("costs", costs(results), COSTS),
+        "excluded": excluded(results.table("cohort/qc.tsv")),
+        "runs": frame("runs", runs(results, settings["runs"])),
+        "versions": {name: metadata.version(name) for name in PACKAGES} | results.run_record().get("versions", {}),
+        "preview": volumes,
+        "index": index(volumes),
         "viewer": script,
-        "no_viewer": script.removeprefix("// No viewer: ").strip() if script.startswith("// No viewer: ") else "",
+        "no_viewer": script.removeprefix(NO_VIEWER).strip() if script.startswith(NO_VIEWER) else "",
         "licences": licences.read_text(encoding="utf-8") if licences.is_file() else "",
         "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
         "script": (TEMPLATES / "page.js").read_text(encoding="utf-8"),
     }
     html = environment().get_template("page.html.j2").render(context)
     if len(html.encode()) > LIMIT:
-        raise ValueError(f"the page has {len(html.encode()) / 1e6:.1f} MB, at most {LIMIT / 1e6:g} are allowed; show "
+        raise ValueError(f"the page has {len(html.encode()) / 1e6:.1f} MB, the limit is {LIMIT / 1e6:g} MB; embed "
                          f"fewer volumes (VOLUMES_LIMIT) or smaller pictures (WIDTH)")  # fmt: skip
     return html
 
 
 @functools.cache
 def environment() -> Environment:
-    """The environment of the templates: everything is escaped, an unknown name is an error."""
-    env = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=True, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    env.filters |= {"number": render.number, "span": said, "inline": inline, "embedded": embedded}
+    """Environment of the page templates, with HTML escaping."""
+    env = templating.environment(TEMPLATES, autoescape=True)
+    env.filters |= {"number": templating.number, "duration": templating.duration, "inline": inline, "as_json": as_json}
     return env
 
 
-def embedded(values: object) -> Markup:
-    """Values as JSON inside a script element, which nothing in them can end."""
-    return Markup(json.dumps(values, sort_keys=True).replace("<", "\\u003c"))
+def as_json(value: object) -> Markup:
+    """JSON for a script element: no value can close the element."""
+    return Markup(json.dumps(value, sort_keys=True).replace("<", "\\u003c"))
 
 
 def inline(code: str) -> Markup:
-    """Code inside a script or style element, which nothing in it can end."""
+    """Code for a script or style element: no string in it can close the element."""
     return Markup(code.replace("</script", "<\\/script").replace("</style", "<\\/style").replace("<!--", "<\\!--"))
 
 
-# --- parts -------------------------------------------------------------------------------------------
-
-
-def gate(phase: str, why: str, results: Results) -> dict[str, Any]:
-    """A phase and its verdict: open, blocked, or missing and why."""
-    found = results.facts(f"gates/phase_{phase}.json")
-    rows = pd.DataFrame([{key: row.get(key, "") for key in ROWS} for row in found.get("rows", [])])
-    failed = [{"next": "", **row} for row in found.get("rows", []) if not row["passed"]]
+def gate(phase: str, reason: str, results: Results) -> dict[str, Any]:
+    """Verdict of the gate of a phase with its criteria; `reason` explains a missing gate."""
+    record = results.json(f"gates/phase_{phase}.json")
+    rows = [{key: row.get(key, "") for key in GATE} for row in record.get("rows", [])]
+    failed = [row for row in rows if not row["passed"]]
     return {
         "phase": phase,
         "title": PHASES.get(int(phase), ""),
-        "status": found.get("status", "MISSING").lower(),
-        "by": found.get("blocked_by", []),
+        "status": record.get("status", "MISSING").lower(),
+        "blocked_by": record.get("blocked_by", []),
         "passed": len(rows) - len(failed),
-        "of": len(rows),
+        "n": len(rows),
         "failed": failed,
-        "rows": frame(f"gate-{phase}", rows, ROWS),
-        "why": why,
+        "rows": frame(f"gate-{phase}", pd.DataFrame(rows), GATE),
+        "reason": reason,
     }
 
 
-def figure(name: str, why: str, results: Results) -> dict[str, Any]:
-    """A figure with its caption, or why it is not there."""
-    path = results.file(f"figures/{name}.png")
+def figure(name: str, reason: str, results: Results) -> dict[str, Any]:
+    """A figure with its caption, or the reason why it is missing."""
+    path = results.path(f"figures/{name}.png")
     if path is None:
-        return {"name": name, "picture": None, "why": why or "not made yet"}
+        return {"name": name, "picture": None, "reason": reason or "not generated yet"}
     return {"name": name, "picture": picture(path), **captioned(name, results)}
 
 
-def table(name: str, why: str, results: Results) -> dict[str, Any]:
-    """A table of the paper with its caption, or why it is not there."""
-    if results.file(f"tables/{name}.json") is None:
-        return {"name": name, "table": None, "why": why or "not made yet"}
-    return {"name": name, "table": tables.of_paper(name, results), **captioned(name, results)}
+def table(name: str, reason: str, results: Results) -> dict[str, Any]:
+    """A table of the paper with its caption, or the reason why it is missing."""
+    if results.path(f"tables/{name}.json") is None:
+        return {"name": name, "table": None, "reason": reason or "not generated yet"}
+    return {"name": name, "table": tables.paper_table(name, results), **captioned(name, results)}
 
 
 def captioned(name: str, results: Results) -> dict[str, Any]:
-    """The caption as it was written, or as it would be; its first sentence is the title, in words alone."""
-    path = results.file(f"captions/{name}.rst")
+    """The caption as HTML, from its file if there is one, and its first sentence as plain title."""
+    path = results.path(f"captions/{name}.rst")
     text = path.read_text(encoding="utf-8") if path else render.caption(name, results)
-    quiet = {"file_insertion_enabled": False, "raw_enabled": False, "report_level": 4, "_disable_config": True}
-    body = publish_parts(text, writer="html5", settings_overrides=quiet)["body"]
+    safe = {"file_insertion_enabled": False, "raw_enabled": False, "report_level": 4, "_disable_config": True}
+    body = publish_parts(text, writer="html5", settings_overrides=safe)["body"]
     return {"caption": Markup(body), "title": text.split("**")[1] if text.count("**") > 1 else name}
 
 
-def frame(name: str, rows: pd.DataFrame, heads: Mapping[str, str] | None = None) -> tables.Table | None:
-    """A table as the page shows it; None where there are no rows."""
-    if rows.empty:
-        return None
-    return tables.of_frame(name, rows, heads and {key: text for key, text in heads.items() if key in rows})
+def frame(name: str, rows: pd.DataFrame, headers: Mapping[str, str] | None = None) -> tables.Table | None:
+    """A sortable table, None without rows."""
+    return None if rows.empty else tables.data_table(name, rows, headers)
 
 
-def aside(qc: pd.DataFrame) -> dict[str, int]:
-    """How many scans were set aside, by reason; what follows the colon of a reason can name a scan and is left out."""
+def runs(results: Results, arms: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """One row per run of the study, trained or missing.
+
+    Arguments:
+        results: Results of the study.
+        arms: Ablation arms that use each run, by run.
+    """
+    return pd.DataFrame([_run(name, used_by, results.run_record(name)) for name, used_by in arms.items()])
+
+
+def _run(name: str, used_by: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
+    train = record.get("config", {}).get("train", {})
+    return {
+        "run": name,
+        "used by": ", ".join(used_by),
+        "trained": "yes" if record else "missing",
+        "seed": train.get("seed"),
+        "steps": train.get("steps"),
+        "parameters": record.get("parameters"),
+        "seconds": record.get("seconds"),
+        "peak MB": record.get("peak_mb"),
+        "device": record.get("device", ""),
+    }
+
+
+def excluded(qc: pd.DataFrame) -> dict[str, int]:
+    """Number of excluded scans by reason. Text after the colon of a reason may name a scan and is dropped."""
     if qc.empty:
         return {}
     reasons = qc.loc[qc["status"] != "accepted", "reason"].str.split(":").str[0]
     return {str(reason): int(n) for reason, n in reasons.value_counts().sort_index().items()}
 
 
-def looked(folder: Path) -> dict[str, Any] | None:
-    """Volumes and pictures to look at as the page holds them, as many cases as there is room for."""
-    about = folder / "look.json"
-    if not about.is_file():
+def previews(folder: Path) -> dict[str, Any] | None:
+    """Previewed volumes with pictures and contact sheet: as many complete cases as VOLUMES_LIMIT allows."""
+    if not (folder / "look.json").is_file():
         return None
-    facts, volumes, size = json.loads(about.read_text()), [], 0
-    for line in sorted(facts["volumes"], key=lambda line: line["case"]):
-        content = (folder / f"{line['name']}.nii.gz").read_bytes()
-        size += len(content)
-        if size > VOLUMES_LIMIT and line["case"] > 0:
+    record, volumes, size = json.loads((folder / "look.json").read_text()), [], 0.0
+    cases: dict[int, list[dict]] = {}
+    for line in record["volumes"]:
+        cases.setdefault(line["case"], []).append(line)
+    for case, lines in sorted(cases.items()):
+        size += sum((folder / f"{line['name']}.nii.gz").stat().st_size for line in lines)
+        if size > VOLUMES_LIMIT and case > 0:
             break
-        shown = data_uri((folder / f"{line['name']}.webp").read_bytes(), "image/webp")
-        volumes.append({**line, "picture": shown, "content": data_uri(content, "").partition(",")[2]})
-    whole = {line["case"] for line in volumes if _complete(line["case"], volumes, facts["volumes"])}
-    volumes = [line for line in volumes if line["case"] in whole]
+        volumes += [_embedded(line, folder) for line in lines]
     sheet = picture(folder / "scans.webp") if (folder / "scans.webp").is_file() else None
-    return {**facts, "volumes": volumes, "sheet": sheet, "choices": choices(volumes)}
+    return {**record, "volumes": volumes, "sheet": sheet, "choices": choices(volumes)}
 
 
-def index(looked: dict[str, Any] | None) -> dict[str, Any]:
-    """What the script of the page reads: every volume without its content, which stands in an element of its own."""
-    lines = [{key: line[key] for key in line if key != "content"} for line in (looked or {}).get("volumes", [])]
-    return {"volumes": lines, "choices": (looked or {}).get("choices", {})}
+def _embedded(line: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Labels of a volume with its picture and its NIfTI file in base64."""
+    image = data_uri((folder / f"{line['name']}.webp").read_bytes(), "image/webp")
+    content = data_uri((folder / f"{line['name']}.nii.gz").read_bytes(), "").partition(",")[2]
+    return {**line, "picture": image, "content": content}
 
 
-def _complete(case: int, kept: Sequence[dict], known: Sequence[dict]) -> bool:
-    return sum(line["case"] == case for line in kept) == sum(line["case"] == case for line in known)
+def index(preview: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Labels and pictures of the volumes for the script of the page; the volumes are in elements of their own."""
+    lines = [{key: line[key] for key in line if key != "content"} for line in (preview or {}).get("volumes", [])]
+    return {"volumes": lines, "choices": (preview or {}).get("choices", {})}
 
 
-def choices(volumes: Sequence[dict]) -> dict[str, Any]:
-    """What a reader can choose between: numbers of evaluations, cases, and kinds of scan."""
-    kinds = {"T1": "generated", "FLAIR": "generated flair"}
-    sets = {line["set"] for line in volumes}
+def choices(volumes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a reader can select: NFE, case, and kind of image."""
+    images = {line["image"] for line in volumes}
     return {
-        "evaluations": sorted({line["evaluations"] for line in volumes if "evaluations" in line}),
+        "nfe": sorted({line["nfe"] for line in volumes if "nfe" in line}),
         "cases": sorted({line["case"] for line in volumes}),
-        "kinds": [kind for kind, name in kinds.items() if name in sets or name.replace("generated", "real") in sets],
+        "images": [image for image in ("T1", "FLAIR") if image in images],
     }

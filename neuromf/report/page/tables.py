@@ -1,4 +1,4 @@
-"""Tables as a page shows them: every cell with what is printed and what it is sorted by."""
+"""Tables of the page: every cell has a printed text and a value to sort by."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from neuromf.report.captions.render import number
 from neuromf.report.results import Results
 from neuromf.report.tables import style
+from neuromf.report.templating import number
 
 DASH = "–"
 
 
-class Head(NamedTuple):
-    """The head of a column: its words, a second line, and whether it holds numbers."""
+class Header(NamedTuple):
+    """Header of a column: its text, a second line, and whether the column holds numbers."""
 
     text: str
     below: str = ""
@@ -22,7 +22,7 @@ class Head(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What is printed, what it is sorted by (a number, text, or "" where it is missing), and a mark behind it."""
+    """Printed text, value to sort by ("" if missing), and a superscript."""
 
     text: str
     sort: str | float
@@ -30,63 +30,67 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of a page."""
+    """A sortable table."""
 
     name: str
-    heads: list[Head]
+    headers: list[Header]
     rows: list[list[Cell]]
     notes: Sequence[str] = ()
 
 
-def of_paper(name: str, results: Results) -> Table:
-    """A table of the paper, printed as its LaTeX is; as its CSV stands where the side file names no columns."""
-    facts, frame = results.facts(f"tables/{name}.json"), _csv(name, results)
-    if "columns" not in facts:
-        return of_frame(name, frame, notes=facts.get("notes", ()))
-    columns = [style.Column(**column) for column in facts["columns"]]
-    heads = [Head("group", numeric=False)]
-    heads += [Head(column.header or "set", column.below, column.kind != "text") for column in columns]
+def paper_table(name: str, results: Results) -> Table:
+    """A table of the paper, printed like its LaTeX; like its CSV if the provenance file lists no columns.
+
+    Raises:
+        FileNotFoundError: If the CSV of the table is missing.
+    """
+    record, path = results.json(f"tables/{name}.json"), results.path(f"tables/{name}.csv")
+    if path is None:
+        raise FileNotFoundError(f"tables/{name}.json exists in {results.root}, but tables/{name}.csv is missing; run "
+                                f"the rule of {name} again")  # fmt: skip
+    frame = pd.read_csv(path, dtype={"published": str, "mark": str}).fillna({"mark": "", "source": ""})
+    notes = record.get("notes", ())
+    if "columns" not in record:
+        return data_table(name, frame, notes=notes)
+    columns = [style.Column(**column) for column in record["columns"]]
+    headers = [Header(column.header or "set", column.below, column.kind != "text") for column in columns]
     rows = [[Cell(row["group"], row["group"]), *(_printed(row, c) for c in columns)] for _, row in frame.iterrows()]
-    return Table(name, heads, rows, facts.get("notes", ()))
+    return Table(name, [Header("group", numeric=False), *headers], rows, notes)
 
 
-def of_frame(
-    name: str, frame: pd.DataFrame, heads: Mapping[str, str] | None = None, notes: Sequence[str] = ()
+def data_table(
+    name: str, frame: pd.DataFrame, headers: Mapping[str, str] | None = None, notes: Sequence[str] = ()
 ) -> Table:
-    """Any table, numbers in three significant digits.
+    """Any table, numbers with three significant digits.
 
     Arguments:
-        heads: Columns that are shown and what stands above them; all of them under their own names where not given.
+        name: Identifier on the page.
+        frame: Content.
+        headers: Column names and their headers, columns that the frame lacks are skipped; None for all columns.
+        notes: Paragraphs below the table.
     """
-    shown = heads or {column: column.replace("_", " ") for column in frame.columns}
-    numeric = {column: pd.api.types.is_numeric_dtype(frame[column]) for column in shown}
-    rows = [[_cell(row[column]) for column in shown] for row in frame[list(shown)].to_dict("records")]
-    return Table(name, [Head(text, numeric=numeric[column]) for column, text in shown.items()], rows, notes)
-
-
-def _csv(name: str, results: Results) -> pd.DataFrame:
-    path = results.file(f"tables/{name}.csv")
-    if path is None:
-        raise FileNotFoundError(f"no tables/{name}.csv in {results.root}, though its side file is there; make it again")
-    return pd.read_csv(path, dtype={"published": str, "mark": str}).fillna({"mark": "", "source": ""})
+    headers = headers or {column: column.replace("_", " ") for column in frame.columns}
+    headers = {column: text for column, text in headers.items() if column in frame}
+    rows = [[_cell(row[column]) for column in headers] for row in frame[list(headers)].to_dict("records")]
+    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in headers]
+    return Table(name, [Header(text, "", n) for text, n in zip(headers.values(), numeric, strict=True)], rows, notes)
 
 
 def _printed(row: pd.Series, column: style.Column) -> Cell:
-    text = style.cell(row, column)
-    value = row[column.key]
+    text, value = style.cell(row, column), row[column.key]
     mark = str(row.get("mark", "")) if column.key == "name" else ""
     return Cell(DASH if text == style.MISSING else text, "" if pd.isna(value) or not text else _key(value), mark)
 
 
 def _cell(value: Any) -> Cell:  # noqa: ANN401
-    if value is None or value == "" or isinstance(value, float) and math.isnan(value):
+    if value is None or value is pd.NA or value == "" or isinstance(value, float) and math.isnan(value):
         return Cell(DASH, "")
     return Cell("yes" if value is True else "no" if value is False else number(value), _key(value))
 
 
 def _key(value: object) -> str | float:
-    """What a cell is sorted by: a number where it is one, in text too."""
+    """Value to sort by: a number if the value is one, also as text."""
     try:
-        return float(value)  # type: ignore[arg-type]  # what cannot be one is caught
+        return float(value)  # type: ignore[arg-type]  # other types raise and are caught
     except (TypeError, ValueError):
         return str(value)

@@ -1,4 +1,4 @@
-"""LaTeX to PDF, by tectonic or pdflatex, whichever is installed: the same text gives the same bytes."""
+"""LaTeX to PDF with pdflatex or tectonic. The same text gives the same bytes."""
 
 import os
 import shutil
@@ -9,41 +9,40 @@ from pathlib import Path
 from neuromf.core.files import atomic_write
 
 ENGINES = ("pdflatex", "tectonic")
-GET = (
-    "no LaTeX is installed, so the paper stays a .tex file. Debian and Ubuntu: apt-get install --no-install-recommends "
-    "texlive-latex-base texlive-latex-recommended lmodern; or put tectonic (https://tectonic-typesetting.github.io) on "
-    "the path; then snakemake results/paper.pdf"
+INSTALL = (
+    "LaTeX is not installed, so the paper stays a .tex file. Debian and Ubuntu: apt-get install "
+    "--no-install-recommends texlive-latex-base texlive-latex-recommended lmodern; or put tectonic "
+    "(https://tectonic-typesetting.github.io) on the path; then snakemake results/paper.pdf"
 )
 TIMEOUT_S = 300
-LINES = 30  # of a failed run's log that are shown
+LINES = 30  # of the log of a failed run in the error message
 
 
 def engine() -> str | None:
-    """The first LaTeX on the path, None where there is none."""
+    """Path of pdflatex or tectonic, None if neither is installed."""
     return next(filter(None, map(shutil.which, ENGINES)), None)
 
 
 def typeset(text: Path, pdf: Path) -> None:
-    """Make a PDF of a LaTeX file, whole or not at all. Files it includes are named from where it lies.
+    """Write the PDF of a LaTeX file, which includes files relative to its own folder.
 
     Raises:
-        SystemExit: If no LaTeX is installed, with how to get it.
-        RuntimeError: If LaTeX fails, with the end of its log.
+        SystemExit: If LaTeX is not installed.
+        RuntimeError: If LaTeX fails; the message contains the end of its log.
     """
     program = engine()
     if program is None:
-        raise SystemExit(GET)
+        raise SystemExit(INSTALL)
     with tempfile.TemporaryDirectory(prefix="neuromf-paper-") as name:
-        for _ in range(1 if program.endswith("tectonic") else 3):  # references settle in the third pass
+        for _ in range(1 if program.endswith("tectonic") else 3):  # references are final after the third pass
             _run(program, text, Path(name))
-        made = Path(name) / f"{text.stem}.pdf"
         pdf.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(pdf) as part:
-            shutil.copyfile(made, part)
+            shutil.copyfile(Path(name) / f"{text.stem}.pdf", part)
 
 
 def _run(program: str, text: Path, out: Path) -> None:
-    """One pass, in the folder of the text, its output elsewhere; dates are those of the epoch."""
+    """One pass. Fixed dates make the PDF reproducible."""
     if program.endswith("tectonic"):
         command = [program, "--outdir", str(out), text.name]
     else:

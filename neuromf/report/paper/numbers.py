@@ -1,6 +1,7 @@
-"""Numbers of the text: each is looked up in the results when it is printed, and written down with where it was found.
+"""Numbers of the paper: each is looked up in the results when it is printed, and recorded with its source.
 
-What was not measured prints as words and is listed as missing. What stands in the results twice is an error.
+A value that was not measured is printed as text and listed as missing. A value that the results contain twice is an
+error.
 """
 
 import math
@@ -10,15 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from neuromf.metrics.table import select_set
-from neuromf.report.results import Results
+from neuromf.report.results import METRICS, Results
 from neuromf.report.tables.style import escape, number
 
 ABSENT = r"\notmeasured{}"
-QUESTIONS = "ablations/questions.csv"
-METRICS = "metrics/metrics.csv"
+FINDINGS = "ablations/questions.csv"
 KEY = ("run", "set", "nfe", "metric", "features")
-OPEN, CLOSE = "\u27e6", "\u27e7"  # around what was looked up, in a text that is checked and not printed
+OPEN, CLOSE = "\u27e6", "\u27e7"  # brackets around looked-up values, for tests of the templates
 
 
 @dataclass
@@ -26,179 +25,141 @@ class Numbers:
     """Lookups for the templates of one paper.
 
     Arguments:
-        results: What there is; `results.run` is the run that the paper is about.
-        values: Sections of the config by name.
-        marked: Put brackets around all that was looked up, so that a reader can tell it from the template.
+        results: Results of the study.
+        config: Sections of the config by name.
+        marked: Whether looked-up values are printed in brackets.
     """
 
     results: Results
-    values: Mapping[str, Any]
+    config: Mapping[str, Any]
     marked: bool = False
-    told: list[dict[str, Any]] = field(default_factory=list)
+    printed: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
-    # --- what the templates call -----------------------------------------------------------------------
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Sections of the config; net, flow and train as the run was trained with them."""
+        return {**self.config, **self.results.run_record().get("config", {})}
 
-    def metric(
-        self, name: str, nfe: int | str, *, run: str | None = None, features: str | None = None, factor: float = 1,
-        interval: bool = True,
-    ) -> str:  # fmt: skip
-        """A metric with its interval, of a run at a number of evaluations, or of a named set such as test or prior.
+    def metric(self, name: str, which: int | str) -> str:
+        """A metric with its interval, of samples at an NFE or of a named set; see `Results.row`."""
+        row = self.results.row(name, which)
+        if not row:
+            return self._absent(f"{name} at {which}")
+        return self._print(number(row["value"], row["low"], row["high"]), METRICS, _key(row), row["value"])
 
-        Arguments:
-            features: Feature set; None for the first, which is that of gates and figures.
-            factor: What it is multiplied with for print.
-        """
-        row = self.row(name, nfe, run, features)
-        if row is None:
-            return self._absent(f"{name} at {nfe}")
-        ends = (row["low"], row["high"]) if interval else (math.nan, math.nan)
-        text = number(*(factor * float(end) for end in (row["value"], *ends)))
-        return self._tell(text, METRICS, {name: row[name] for name in KEY}, row["value"])
-
-    def n(self, name: str, nfe: int | str) -> str:
-        """The number of volumes that a metric is of."""
-        row = self.row(name, nfe)
-        if row is None:
-            return self._absent(f"{name} at {nfe}")
-        return self._tell(f"{int(row['n'])}", METRICS, {name: row[name] for name in KEY} | {"column": "n"}, row["n"])
+    def n(self, name: str, which: int | str) -> str:
+        """Number of volumes behind a metric."""
+        row = self.results.row(name, which)
+        if not row:
+            return self._absent(f"{name} at {which}")
+        return self._print(f"{int(row['n'])}", METRICS, _key(row) | {"column": "n"}, row["n"])
 
     def features(self, name: str = "frechet") -> str:
         """Name of the first feature set of a distance."""
-        row = self.row(name, 1)
-        if row is None:
+        row = self.results.row(name, 1)
+        if not row:
             return self._absent(f"features of {name}")
-        return self._tell(row["features"] or "image", METRICS, {"metric": name, "column": "features"}, None)
+        return self._print(row["features"] or "image", METRICS, {"metric": name, "column": "features"}, None)
 
     def versus(self, name: str, a: int | str, b: int | str) -> str:
-        """How a metric at a stands to that at b, in words: told apart only where their intervals do not overlap."""
-        rows = [row for nfe in (a, b) if (row := self.row(name, nfe))]
-        if len(rows) < 2 or any(pd.isna(row["low"]) for row in rows):
+        """Comparison of a metric at a and b as text; values with overlapping intervals are not distinguished."""
+        rows = [self.results.row(name, which) for which in (a, b)]
+        if not all(rows) or any(math.isnan(row["low"]) for row in rows):
             return self._absent(f"{name} at {a} against {b}")
-        (low, high), (other_low, other_high) = ends = [(row["low"], row["high"]) for row in rows]
-        words = "below" if high < other_low else "above" if low > other_high else "not told apart from"
-        return self._tell(words, METRICS, {"metric": name, "nfe": [str(a), str(b)]}, ends)
+        intervals = (low, high), (other_low, other_high) = [(row["low"], row["high"]) for row in rows]
+        text = "lower than" if high < other_low else "higher than" if low > other_high else "not distinguishable from"
+        return self._print(text, METRICS, {"metric": name, "sets": [str(a), str(b)]}, intervals)
 
     def setting(self, path: str) -> str:
-        """A value of the config, such as flow.times.fraction_corner; of a run it is what its card says."""
-        trained = self.results.card().get("config", {})
-        section = path.partition(".")[0]
-        there = trained if section in trained else self.values
-        return self._dig(there, path, "config")
+        """A value of the config, such as flow.times.fraction_corner."""
+        return self._at(self.settings, path, "config")
 
-    def most(self) -> str:
-        """The largest number of evaluations that volumes were drawn with."""
-        evaluations = max(self.values["samples"]["evaluations"])
-        return self._tell(f"{evaluations}", "config", {"path": "samples.evaluations"}, evaluations)
+    def largest_nfe(self) -> str:
+        """Largest number of network evaluations of the samples."""
+        nfe = max(self.config["samples"]["nfe"])
+        return self._print(f"{nfe}", "config", {"path": "samples.nfe"}, nfe)
 
-    def fact(self, file: str, path: str) -> str:
-        """A value of a JSON file of the results, such as vae/validation.json, ssim."""
-        return self._dig(self.results.facts(file), path, file)
+    def value(self, file: str, path: str) -> str:
+        """A value of a JSON file of the results, such as ssim in vae/validation.json."""
+        return self._at(self.results.json(file), path, file)
 
-    def card(self, path: str) -> str:
-        """A value of the card of the run: what it cost and what made it."""
-        return self.fact(f"runs/{self.results.run}/card.json", path)
+    def training(self, path: str) -> str:
+        """A value of the record of the run: config, cost, versions."""
+        return self.value(f"runs/{self.results.run}/card.json", path)
 
-    def people(self, split: str) -> str:
-        """How many accepted scans a split has; "accepted" and "aside" count all of them."""
-        found = self.results.people
-        if not found:
-            return self._absent(f"people in {split}")
-        return self._tell(f"{found.get(split, 0):,}", "cohort/qc.tsv", {"split": split}, found.get(split, 0))
+    def scans(self, split: str) -> str:
+        """Number of accepted scans of a split, of all "accepted" or of all "excluded" scans."""
+        counts = self.results.scan_counts
+        if not counts:
+            return self._absent(f"number of {split} scans")
+        return self._print(f"{counts.get(split, 0):,}", "cohort/qc.tsv", {"split": split}, counts.get(split, 0))
 
-    def seconds(self, part: str, evaluations: int | None = None) -> str:
-        """Seconds a volume at batch 1, of the network at a number of evaluations, or of the decoder."""
-        file = f"bench/generation-{self.results.run}.csv"
-        table = self.results.rows(file)
+    def seconds(self, part: str, nfe: int | None = None) -> str:
+        """Seconds per volume at batch 1, of the network at an NFE or of the decoder."""
+        table = self.results.generation_times
         if len(table):
-            table = table[(table["part"] == part) & (table["batch"].astype(int) == 1)]
-            table = table if evaluations is None else table[table["evaluations"].astype(float) == evaluations]
+            table = table[(table["part"] == part) & (table["batch"] == 1)]
+            table = table if nfe is None else table[table["nfe"] == nfe]
         if len(table) != 1:
             return self._absent(f"seconds of the {part}")
         value = float(table.iloc[0]["seconds_per_volume"])
-        return self._tell(number(value), file, {"part": part, "batch": 1}, value)
+        return self._print(number(value), f"bench/generation-{self.results.run}.csv", {"part": part, "batch": 1}, value)
 
     def device(self) -> str:
-        """What generation was timed on."""
-        file = f"bench/generation-{self.results.run}.csv"
-        table = self.results.rows(file)
-        if table.empty:
-            return self._absent("device of the timing")
-        words = " and ".join(sorted(set(table["device"] + ", " + table["precision"])))
-        return self._tell(words, file, {"column": "device"}, None)
+        """Device and precision of the generation times."""
+        text, file = self.results.timing_device, f"bench/generation-{self.results.run}.csv"
+        return self._print(text, file, {"column": "device"}, None) if text else self._absent("device of the timing")
 
-    def torus(self, evaluations: int) -> str:
-        """Mean distance of samples to the torus in each number of dimensions, in words."""
-        file, shown = "toy/summary.csv", "{} in {} dimensions ({}-prediction)"
-        table = self.results.rows(file)
-        rows = table[table["evaluations"].astype(int) == evaluations].to_dict("records") if len(table) else []
+    def torus_distance(self, nfe: int) -> str:
+        """Mean distance of samples to the torus in each number of dimensions, as text."""
+        table = self.results.table("toy/summary.csv")
+        rows = table[table["nfe"] == nfe].to_dict("records") if len(table) else []
         if not rows:
-            return self._absent(f"torus at {evaluations} evaluations")
-        values = [float(row["mean_distance"]) for row in rows]
-        each = [shown.format(number(v), int(r["dim"]), r["prediction"]) for v, r in zip(values, rows, strict=True)]
-        return self._tell(", ".join(each), file, {"evaluations": evaluations}, values)
+            return self._absent(f"torus at {nfe} network evaluations")
+        parts = [f"{number(row['mean_distance'])} in {row['dim']} dimensions ({row['prediction']}-prediction)"
+                 for row in rows]  # fmt: skip
+        values = [row["mean_distance"] for row in rows]
+        return self._print(", ".join(parts), "toy/summary.csv", {"nfe": nfe}, values)
 
     def findings(self) -> list[dict[str, str]]:
-        """What each question to the ablations came to: its ablation, question, and finding, ready to print."""
-        rows = self.results.rows(QUESTIONS).to_dict("records")
-        return [{"ablation": escape(row["ablation"]), "question": escape(row["question"]), **self._found(k, row)}
-                for k, row in enumerate(rows)]  # fmt: skip
+        """Results of the ablation comparisons: ablation, question, arms and finding, escaped for LaTeX."""
+        return [
+            {
+                "ablation": escape(row["ablation"]),
+                "question": escape(row["question"]),
+                "arms": self._print(" and ".join(filter(None, (row["a"], row["b"]))), FINDINGS, {"row": k}, None),
+                "finding": self._print(row["finding"], FINDINGS, {"row": k, "column": "finding"}, None),
+            }
+            for k, row in enumerate(self.results.table(FINDINGS).to_dict("records"))
+        ]
 
     def gates(self, phases: Sequence[int]) -> list[dict[str, Any]]:
-        """Gates by phase: status, and the criteria that did not pass, ready to print."""
-        found = []
-        for phase in phases:
-            file = f"gates/phase_{phase}.json"
-            gate = self.results.facts(file)
-            failed = [self._failed(row, file) for row in gate.get("rows", []) if not row["passed"]]
-            name = self._tell(str(phase), file, {"column": "phase"}, phase)
-            found.append({"phase": name, "status": gate.get("status", "missing").lower(), "failed": failed})
-        return found
+        """Gates of some phases: phase, status and failed criteria, escaped for LaTeX."""
+        return [self._gate(phase, f"gates/phase_{phase}.json") for phase in phases]
 
-    # --- rows and records --------------------------------------------------------------------------------
+    def _gate(self, phase: int, file: str) -> dict[str, Any]:
+        record = self.results.json(file)
+        failed = [
+            self._print(f"{row['id']} ({row['what']}: {row['measured']}, required {row['bound']}; {row['kind']})", file,
+                        {"id": row["id"]}, row["measured"])
+            for row in record.get("rows", []) if not row["passed"]
+        ]  # fmt: skip
+        name = self._print(str(phase), file, {"column": "phase"}, phase)
+        return {"phase": name, "status": record.get("status", "missing").lower(), "failed": failed}
 
-    def row(
-        self, metric: str, nfe: int | str, run: str | None = None, features: str | None = None
-    ) -> dict[str, Any] | None:
-        """The one row of the tidy table that is meant, None where it is not there.
-
-        Raises:
-            ValueError: If it is there more than once.
-        """
-        table = self.results.metrics
-        if table.empty:
-            return None
-        owner = table["run"].isin([run or self.results.run, ""])
-        found = select_set(table[owner & (table["metric"] == metric)], nfe)
-        wanted = features if features is not None else next(iter(found["features"]), "")
-        found = found[found["features"] == wanted]
-        if len(found) > 1:
-            where = f"{metric} at {nfe} in features {wanted!r}"
-            raise ValueError(f"{where} stands {len(found)} times in {METRICS}, wanted once")
-        if found.empty:
-            return None
-        row = found.iloc[0].to_dict()
-        return row | {"nfe": None if pd.isna(row["nfe"]) else int(row["nfe"])}
-
-    def _found(self, k: int, row: Mapping[str, Any]) -> dict[str, str]:
-        arms = " and ".join(filter(None, (row["a"], row["b"])))
-        told = {"arms": (arms, "a, b"), "finding": (row["finding"], "finding")}
-        keys = {name: {"row": k, "column": column} for name, (_, column) in told.items()}
-        return {name: self._tell(text, QUESTIONS, keys[name], None) for name, (text, _) in told.items()}
-
-    def _failed(self, row: Mapping[str, Any], file: str) -> str:
-        text = f"{row['id']} ({row['what']}: {row['measured']}, wanted {row['bound']}; {row['kind']})"
-        return self._tell(text, file, {"id": row["id"]}, row["measured"])
-
-    def _dig(self, there: Any, path: str, file: str) -> str:  # noqa: ANN401
+    def _at(self, record: Any, path: str, file: str) -> str:  # noqa: ANN401
         for part in path.split("."):
-            there = there.get(part) if isinstance(there, Mapping) else None
-        if there is None:
-            return self._absent(f"{path} of {file}")
-        return self._tell(_words(there), file, {"path": path}, there)
+            record = record.get(part) if isinstance(record, Mapping) else None
+        return (
+            self._absent(f"{path} of {file}")
+            if record is None
+            else self._print(_text(record), file, {"path": path}, record)
+        )
 
-    def _tell(self, text: str, source: str, key: Mapping[str, Any], value: Any) -> str:  # noqa: ANN401
-        self.told.append({"text": text, "source": source, "key": dict(key), "value": value})
+    def _print(self, text: str, source: str, key: Mapping[str, Any], value: Any) -> str:  # noqa: ANN401
+        """Record a number with its source and return its LaTeX."""
+        self.printed.append({"text": text, "source": source, "key": dict(key), "value": value})
         return f"{OPEN}{escape(text)}{CLOSE}" if self.marked else escape(text)
 
     def _absent(self, what: str) -> str:
@@ -207,10 +168,15 @@ class Numbers:
         return ABSENT
 
 
-def _words(value: Any) -> str:  # noqa: ANN401
-    """A value as text: lists with commas, numbers in three digits where they are not whole."""
+def _key(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns that identify a row of the metrics table."""
+    return {name: None if pd.isna(row[name]) else row[name] for name in KEY}
+
+
+def _text(value: Any) -> str:  # noqa: ANN401
+    """A value as text: lists with commas, three significant digits for fractions."""
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_words, value))
+        return ", ".join(map(_text, value))
     if isinstance(value, bool) or isinstance(value, str):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"

@@ -1,7 +1,7 @@
-"""The model card of a run: whom it was trained on, under which terms, what for, how good, how private, at what cost.
+"""The model card of a run: training data, licences, quality, privacy and cost.
 
-Every number is read from the results of the run itself, and says how many volumes and which features it is of. What was
-not measured is named as missing. The card is a dict in the words of JSON; Markdown is made from it by a template.
+Every number is looked up in the results of the run, with its number of volumes and feature set. Values that were not
+measured are listed as missing. The card is a JSON-compatible dict; a template renders it as Markdown.
 """
 
 import functools
@@ -10,222 +10,186 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from neuromf.data.licences import IXI
-from neuromf.metrics.table import select_set
+from neuromf.figures import names
+from neuromf.report import templating
 from neuromf.report.results import Results
 from neuromf.report.tables.style import number
 
 TEMPLATES = Path(__file__).with_name("templates")
-SHOWN = (  # metrics of the card, in its order; a distance stands once for each feature set
-    *("frechet", "kid", "precision", "recall", "pair_ms_ssim", "tissue_contrast", "ventricle_ml"),
-    *("betti_0", "high_frequency_ratio", "latent_std_error"),
-)
-NAMES = {
-    "frechet": "Fréchet distance",
-    "kid": "KID",
-    "precision": "precision",
-    "recall": "recall",
-    "pair_ms_ssim": "MS-SSIM between pairs",
-    "tissue_contrast": "white-grey contrast",
-    "ventricle_ml": "ventricles, ml",
-    "betti_0": "pieces of more than 8 voxels",
-    "high_frequency_ratio": "share of power above half of Nyquist",
-    "latent_std_error": "latent standard deviation, worst channel, off by",
+METRICS = {  # metrics of the card with their printed names; one row per feature set
+    **{name: names.metric(name) for name in ("frechet", "kid", "precision", "recall", "pair_ms_ssim")},
+    "tissue_contrast": "white-grey matter contrast",
+    "ventricle_ml": "ventricle volume, ml",
+    "betti_0": "connected components of more than 8 voxels",
+    "high_frequency_ratio": "fraction of power above half the Nyquist frequency",
+    "latent_std_error": "largest relative error of a latent channel's standard deviation",
 }
-SETS = {"prior": "Gaussian prior", "test": "test scans", "reconstruction": "reconstruction"}  # beside the generated ones
-AUDIT = (  # metrics of the privacy audit
-    *("memorised_fraction", "nearest_train_ratio", "nearest_train_ratio_p"),
-    *("membership_auc", "membership_p", "privacy_alarm"),
-)
-TEMPLATE = {
-    "name": "ICBM152 2009 template, as nilearn brings it",
-    "address": "https://www.bic.mni.mcgill.ca/ServicesAtlases/ICBM152NLin2009",
-    "asks": "the copyright notice of the McConnell Brain Imaging Centre stays with every copy",
+SETS = {"prior": "Gaussian prior", "test": "test scans", "reconstruction": "reconstructions"}
+AUDIT = ("memorised_fraction", "nearest_train_ratio", "nearest_train_ratio_p", "membership_auc", "membership_p",
+         "privacy_alarm")  # fmt: skip
+SOURCES = {  # licences of sources of scans
+    "embedded": {
+        "name": "ICBM152 2009 template, as distributed by nilearn",
+        "address": "https://www.bic.mni.mcgill.ca/ServicesAtlases/ICBM152NLin2009",
+        "condition": "every copy includes the copyright notice of the McConnell Brain Imaging Centre",
+    },
+    "ixi": {"name": IXI["name"], "address": IXI["address"], "condition": f"no {IXI['forbids']}"},
 }
-DATA = {  # terms of what a source of scans gives; None where the workflow cannot know them
-    "embedded": TEMPLATE,
-    "ixi": {"name": IXI["name"], "address": IXI["address"], "asks": f"no {IXI['forbids']}"},
-}
+UNKNOWN = {"name": "not recorded", "address": None, "condition": "ask the owner of the scans before sharing anything"}
 CODE = {
     "name": "Apache-2.0",
     "address": "https://www.apache.org/licenses/LICENSE-2.0",
-    "asks": "licence and notice stay with every copy",
+    "condition": "every copy includes licence and notice",
 }
 PUBLISHED = {
     "name": "the licence of the published autoencoder, which the config does not name",
     "address": None,
-    "asks": "look it up before anything made with it is handed on; autoencoder_v2.pt is non-commercial",
+    "condition": "check it before sharing anything generated with it; autoencoder_v2.pt is non-commercial",
 }
 
 
 def card(results: Results, *, about: Mapping[str, Any], phases: Sequence[int]) -> dict[str, Any]:
-    """The model card of the run that results speak of.
+    """The model card of a run.
 
     Arguments:
-        results: What there is; only files of this run and those that all runs share are read.
-        about: Study, source (of the scans), spacing_mm, evaluations, decoder (see `export.terms`), vae (its licence),
-            and what else the card should say of how the run was made.
-        phases: Gates that are told, by number.
+        results: Results of the run.
+        about: study, source (of the scans), spacing_mm, nfe, n_samples, sampling, threads, decoder (see
+            `package.terms`), shape and code.
+        phases: Phases whose gates the card lists.
 
     Returns:
         A dict with about, data, licences, metrics, privacy, gates, autoencoder, training, costs and missing.
     """
-    table = measured(results)
-    told = {
+    content = {
         "about": {**about, "run": results.run},
         "data": data(results, about["source"]),
-        "licences": licences(about),
-        "metrics": metrics(table, about["evaluations"]),
-        "privacy": privacy(table),
+        "licences": licences(about["source"], about["decoder"]),
+        "metrics": metrics(results, about["nfe"]),
+        "privacy": privacy(results),
         "gates": [gate(results, phase) for phase in phases],
-        "autoencoder": results.facts("vae/validation.json"),
-        "training": results.card(),
-        "costs": results.rows(f"bench/generation-{results.run}.csv").to_dict("records"),
+        "autoencoder": results.json("vae/validation.json"),
+        "training": results.run_record(),
+        "costs": results.generation_times.to_dict("records"),
     }
-    return _plain({**told, "missing": missing(told)})
-
-
-def measured(results: Results) -> pd.DataFrame:
-    """Metrics of the run and of real people, one row per value."""
-    tables = [results.rows(name) for name in (f"runs/{results.run}/metrics.csv", "metrics/reference.csv")]
-    there = [table.fillna({"features": ""}) for table in tables if len(table)]
-    return pd.concat(there, ignore_index=True) if there else pd.DataFrame(columns=["metric", "set", "nfe", "features"])
+    return _plain({**content, "missing": missing(content)})
 
 
 def data(results: Results, source: str) -> dict[str, Any]:
-    """How many people of each split, their ages and sexes, and the terms of their scans."""
-    table = results.rows("cohort/participants.tsv")
+    """Number of scans of each split, and age and sex of the training participants."""
+    table = results.table("cohort/participants.tsv")
     train = table[table["split"] == "train"] if "split" in table else table
-    ages = pd.to_numeric(train["age"], errors="coerce").dropna() if "age" in train else pd.Series(dtype=float)
-    sexes = train["sex"].replace("", pd.NA).dropna().value_counts().to_dict() if "sex" in train else {}
-    span = {"n": len(ages), "mean": ages.mean(), "low": ages.min(), "high": ages.max()} if len(ages) else None
-    return {"source": source, "people": results.people, "age": span, "sex": dict(sorted(sexes.items()))}
+    age = pd.to_numeric(train["age"], errors="coerce").dropna() if "age" in train else pd.Series(dtype=float)
+    sex = train["sex"].replace("", pd.NA).dropna().value_counts().to_dict() if "sex" in train else {}
+    ages = {"n": len(age), "mean": age.mean(), "low": age.min(), "high": age.max()} if len(age) else None
+    return {"source": source, "scans": results.scan_counts, "age": ages, "sex": dict(sorted(sex.items()))}
 
 
-def licences(about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Terms that bind who uses or hands on the run: of the scans, of the autoencoder, of the code and weights."""
-    unknown = {"name": "not recorded", "address": None, "asks": "ask who owns the scans before handing anything on"}
-    terms = [{"of": "scans it was trained on", **(DATA.get(about["source"]) or unknown)}]
-    if not about["decoder"]["included"]:
-        theirs = about["decoder"]["licence"]
-        terms.append({"of": "autoencoder, whose latents it was trained on", **(_asks(theirs) if theirs else PUBLISHED)})
+def licences(source: str, decoder: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Licences of scans, autoencoder (unless it is ours) and code, with the conditions for sharing."""
+    terms = [{"of": "training scans", **SOURCES.get(source, UNKNOWN)}]
+    if not decoder["included"]:
+        named = decoder["licence"]
+        theirs = named and {"name": named["name"], "address": named["address"], "condition": f"no {named['forbids']}"}
+        terms.append({"of": "autoencoder that computed the latents", **(theirs or PUBLISHED)})
     return [*terms, {"of": "code", **CODE}]
 
 
-def _asks(licence: Mapping[str, str]) -> dict[str, str]:
-    """A licence of the config, which says what it forbids, in the words of the card."""
-    return {"name": licence["name"], "address": licence["address"], "asks": f"no {licence['forbids']}"}
+def metrics(results: Results, nfe: Sequence[int]) -> list[dict[str, Any]]:
+    """One row per metric and feature set: n, value and interval at each NFE and of each set, None if not measured."""
+    table, rows = results.metrics, []
+    for name in METRICS:
+        for features in dict.fromkeys(table.loc[table["metric"] == name, "features"]) or [""]:
+            sets: list[int | str] = [*nfe, *SETS]
+            values = {str(which): _interval(results.row(name, which, features=features)) for which in sets}
+            rows.append({"metric": name, "features": features, "values": values})
+    return rows
 
 
-def metrics(table: pd.DataFrame, evaluations: Sequence[int]) -> list[dict[str, Any]]:
-    """A row per metric and feature set: the number at each count of evaluations and of each set beside them."""
-    columns = [*evaluations, *SETS]
-    there = list(dict.fromkeys(zip(table["metric"], table["features"], strict=True))) if len(table) else []
-    keys = [key for name in SHOWN for key in [key for key in there if key[0] == name] or [(name, "")]]
-    return [
-        {"metric": name, "features": kind, "values": {str(column): cell(table, column, name, kind) for column in columns}}
-        for name, kind in keys
-    ]
-
-
-def cell(table: pd.DataFrame, which: str | int, metric: str, features: str) -> dict[str, Any] | None:
-    """n, value and interval of the one row that is meant; None where there is none.
-
-    Raises:
-        ValueError: If it stands there more than once.
-    """
-    found = select_set(table[(table["metric"] == metric) & (table["features"] == features)], which)
-    if len(found) > 1:
-        where = f"{metric} of {which} in features {features!r}"
-        raise ValueError(f"{where} stands {len(found)} times in the metrics, wanted once")
-    return found.iloc[0][["n", "value", "low", "high"]].to_dict() if len(found) else None
-
-
-def privacy(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The audit of one-step samples, a row per kind of features: copies, distances to training people, membership."""
-    asked = select_set(table[table["metric"].isin(AUDIT)], 1)
-    rows = []
-    for kind in dict.fromkeys(asked["features"]):
-        found = {name: one for name in AUDIT if (one := cell(table, 1, name, kind))}
-        if len(found) == len(AUDIT):
-            rows.append({"features": kind, "n": found["membership_auc"]["n"], **{k: v["value"] for k, v in found.items()}})
+def privacy(results: Results) -> list[dict[str, Any]]:
+    """The privacy audit of one-step samples, one row per feature set."""
+    table, rows = results.metrics, []
+    for features in dict.fromkeys(table.loc[table["metric"] == "membership_auc", "features"]):
+        found = {name: results.row(name, 1, features=features) for name in AUDIT}
+        if all(found.values()):
+            n = found["membership_auc"]["n"]
+            rows.append({"features": features, "n": n, **{name: row["value"] for name, row in found.items()}})
     return rows
 
 
 def gate(results: Results, phase: int) -> dict[str, Any]:
-    """A gate in short: its status, and the rows that did not pass."""
-    found = results.facts(f"gates/phase_{phase}.json")
-    failed = [row for row in found.get("rows", []) if not row["passed"]]
-    kept = ("id", "what", "measured", "bound", "kind")
+    """Status of a gate and its failed criteria."""
+    record = results.json(f"gates/phase_{phase}.json")
+    columns = ("id", "what", "measured", "bound", "kind")
     return {
         "phase": phase,
-        "status": found.get("status", "MISSING"),
-        "blocked_by": found.get("blocked_by", []),
-        "failed": [{name: row.get(name) for name in kept} for row in failed],
+        "status": record.get("status", "MISSING"),
+        "blocked_by": record.get("blocked_by", []),
+        "failed": [{name: row.get(name) for name in columns} for row in record.get("rows", []) if not row["passed"]],
     }
 
 
-def missing(told: Mapping[str, Any]) -> list[str]:
-    """What the card should hold and the results do not, in words."""
+def missing(content: Mapping[str, Any]) -> list[str]:
+    """Parts of the card that the results lack."""
     parts = {
-        "who the people are": told["data"]["people"],
-        "privacy audit": told["privacy"],
-        "round trip of the autoencoder": told["autoencoder"],
-        "training": told["training"],
-        "cost of generation": told["costs"],
+        "description of the participants": content["data"]["scans"],
+        "privacy audit": content["privacy"],
+        "reconstruction quality of the autoencoder": content["autoencoder"],
+        "training": content["training"],
+        "cost of generation": content["costs"],
     }
-    gates = [f"gate of phase {each['phase']}" for each in told["gates"] if each["status"] == "MISSING"]
-    absent = [
-        f"{NAMES[row['metric']]} at {nfe} evaluation{'s' * (nfe != '1')}"
-        for row in told["metrics"]
-        for nfe, found in row["values"].items()
-        if found is None and nfe.isdigit()
+    gates = [f"gate of phase {gate['phase']}" for gate in content["gates"] if gate["status"] == "MISSING"]
+    values = [
+        f"{METRICS[row['metric']]} at {which} network evaluation{'s' * (which != '1')}"
+        for row in content["metrics"]
+        for which, value in row["values"].items()
+        if value is None and which.isdigit()
     ]
-    return [*(name for name, found in parts.items() if not found), *gates, *absent]
-
-
-# --- words -------------------------------------------------------------------------------------------
+    return [*(name for name, part in parts.items() if not part), *gates, *values]
 
 
 @functools.cache
 def environment() -> Environment:
-    """The environment of the templates. Markdown is text: nothing is escaped; an unknown name is an error."""
-    env = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=False,
-                      trim_blocks=True, lstrip_blocks=True)  # fmt: skip
-    env.filters |= {"number": printed, "counted": counted}
-    env.filters["cell"] = lambda found: printed(**found) if found else "not measured"
+    """Environment of the Markdown templates."""
+    env = templating.environment(TEMPLATES)
+    env.filters |= {"number": printed, "counts": counts}
+    env.filters["cell"] = lambda value: printed(**value) if value else "not measured"
     return env
 
 
 def printed(value: float | None, low: float | None = None, high: float | None = None, **_: object) -> str:
-    """A number and its interval as the tables of the paper print them, with the digits that the interval allows."""
-    ends = [float("nan") if end is None else end for end in (value, low, high)]
-    return number(*ends) if value is not None else "not measured"
+    """A number and its interval, with the digits that the interval allows."""
+    ends = [float("nan") if end is None else end for end in (low, high)]
+    return "not measured" if value is None else number(value, *ends)
 
 
-def counted(values: Mapping[str, Any], sets: Sequence[Any]) -> str:
-    """How many volumes each of these sets has, where it was measured."""
+def counts(values: Mapping[str, Any], sets: Sequence[Any]) -> str:
+    """Numbers of volumes of some sets."""
     found = [values[str(name)] for name in sets if values[str(name)]]
-    return " or ".join(dict.fromkeys(f"{int(each['n'])}" for each in found)) or "none"
+    return " or ".join(dict.fromkeys(f"{int(value['n'])}" for value in found)) or "none"
 
 
 def markdown(card: Mapping[str, Any], example: str) -> str:
-    """The card as Markdown, with the lines that turn the folder into NIfTI."""
-    return environment().get_template("card.md.j2").render(**card, names=NAMES, sets=SETS, example=example)
+    """The card as Markdown, with example code that generates NIfTI files."""
+    return environment().get_template("card.md.j2").render(**card, names=METRICS, sets=SETS, example=example)
 
 
 def licence(card: Mapping[str, Any]) -> str:
-    """The terms of everything that a packed run holds, as Markdown."""
+    """Licences of all parts of a packed run, as Markdown."""
     return environment().get_template("licence.md.j2").render(**card)
 
 
-def _plain(thing: Any) -> Any:  # noqa: ANN401
-    """The same without numpy's types, NaN as None: what JSON can say."""
-    if isinstance(thing, Mapping):
-        return {str(name): _plain(each) for name, each in thing.items()}
-    if isinstance(thing, (list, tuple)):
-        return [_plain(each) for each in thing]
-    thing = thing.item() if hasattr(thing, "item") else thing
-    return None if isinstance(thing, float) and thing != thing else thing
+def _interval(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    return {name: row[name] for name in ("n", "value", "low", "high")} if row else None
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """The value with Python's own types, NaN as None, for JSON."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    value = value.item() if hasattr(value, "item") else value
+    return None if value is pd.NA or isinstance(value, float) and value != value else value

@@ -1,14 +1,13 @@
-"""The one-evaluation generator as one ONNX file: noise in, a volume out, for programs without torch.
+"""The one-step generator as one ONNX file, from noise to volume, for programs without torch.
 
     eps (1, C, i, j, k) -> x = eps - u(eps, t = 1, r = 0) -> denormalise -> decode -> volume (1, 1, I, J, K) in [0, 1]
 
-The file holds network, base, statistics and decoder, all in float32. Noise is drawn by whoever calls it: standard
-normal, and that of sample k of seed s is `seeds.noise(s, [k], shape)`. One volume at a time.
-Needs the packages of the extra `onnx`.
+The file contains network, prior, latent statistics and decoder in float32. The caller draws standard normal noise; the
+noise of sample k with seed s is `seeds.noise(s, [k], shape)`. Requires the extra `onnx`.
 """
 
 import copy
-import json
+import importlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,25 +17,28 @@ import torch
 from torch import Tensor, nn
 
 from neuromf.core import seeds
-from neuromf.core.files import atomic_write
-from neuromf.meanflow import flow
-from neuromf.meanflow.run import Run
+from neuromf.core.files import atomic_write, write_json
+from neuromf.meanflow import flow, sample
+from neuromf.meanflow.run import Run, load_run
 from neuromf.vae import statistics
 from neuromf.vae.maisi import MAISIVAEWrapper
+from neuromf.vae.weights import load
 
 logger = logging.getLogger(__name__)
 
-INSTALL = "ONNX files need the packages onnx, onnxscript and onnxruntime: pip install 'neuromf[onnx]'"
-NOISY = ("onnxscript", "onnx_ir", "torch.onnx")  # a line in the log for every node of the graph
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+INSTALL = "ONNX export needs the packages onnx, onnxscript and onnxruntime: pip install 'neuromf[onnx]'"
+VERBOSE = ("onnxscript", "onnx_ir", "torch.onnx")  # loggers that write a line per node of the graph
+BOUND = 1e-4  # largest accepted difference of an intensity in [0, 1] between onnxruntime and torch
 Net = TypeVar("Net", bound=nn.Module)
 
 
 class Generator(nn.Module):
-    """What the file computes, as a module without anything that ONNX has no words for."""
+    """The one-step generator as a module that ONNX can represent."""
 
-    def __init__(self, run: Run, autoencoder: MAISIVAEWrapper) -> None:
+    def __init__(self, run: Run, vae: MAISIVAEWrapper) -> None:
         super().__init__()
-        self.u, self.decoder = plain(copy.deepcopy(run.u).cpu()), plain(copy.deepcopy(autoencoder).cpu())
+        self.u, self.decoder = use_torch_layers(copy.deepcopy(run.u).cpu()), use_torch_layers(copy.deepcopy(vae).cpu())
         self.stats = {name: run.stats[name] for name in ("mean", "std")}
         self.requires_grad_(False).eval()
 
@@ -45,8 +47,8 @@ class Generator(nn.Module):
         return self.decoder.decode(x).clamp(0, 1)
 
 
-def plain(net: Net) -> Net:
-    """The same network, in place, with torch's own convolutions and normalisations in the place of ours."""
+def use_torch_layers(net: Net) -> Net:
+    """Replace subclasses of Conv3d and GroupNorm by torch's own classes, in place."""
     for module in net.modules():
         for kind in (nn.Conv3d, nn.GroupNorm):
             if isinstance(module, kind):
@@ -54,45 +56,63 @@ def plain(net: Net) -> Net:
     return net
 
 
-def require_packages() -> None:
-    """Stop where the packages of the extra are missing, with what to install.
+def export(*, model: Path, weights: Path, out: Path, check: Path, study: str, run: str, seed: int, n: int) -> None:
+    """Write the generator as ONNX and compare onnxruntime with torch.
+
+    Arguments:
+        model: File of the run.
+        weights: Autoencoder weights.
+        out: ONNX file.
+        check: JSON file with the differences between onnxruntime and torch.
+        study, run: Names, stored as metadata.
+        seed: Seed of the compared samples.
+        n: Number of compared samples.
 
     Raises:
-        SystemExit: If one is not there.
+        SystemExit: If a package of the extra `onnx` is missing.
+        ValueError: If an intensity differs by more than BOUND.
     """
+    require_packages()
+    trained, vae = load_run(model), load(weights)
+    write(trained, vae, out, {"study": study, "run": run, "weights": sample.digest(trained.u, vae)})
+    write_differences(differences(out, trained, vae, seed=seed, numbers=range(n)), check)
+
+
+def require_packages() -> None:
+    """Raise SystemExit with the installation command if a package of the extra `onnx` is missing."""
     try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
+        for name in PACKAGES:
+            importlib.import_module(name)
     except ImportError as error:
         raise SystemExit(f"{error.name} is not installed. {INSTALL}") from error
 
 
-def write(run: Run, autoencoder: MAISIVAEWrapper, path: Path, about: dict[str, Any]) -> None:
-    """Write the file, whole or not at all; the same weights give the same bytes.
+def write(run: Run, vae: MAISIVAEWrapper, path: Path, about: dict[str, Any]) -> None:
+    """Write the ONNX file. Equal weights give equal bytes.
 
     Arguments:
-        run, autoencoder: On any device; they are copied.
-        about: What the file says of itself, as metadata: text by name.
+        run, vae: Networks on any device; they are copied.
+        path: ONNX file.
+        about: Metadata of the file, text by name.
     """
     require_packages()
     import onnx
 
-    for name in NOISY:
+    for name in VERBOSE:
         logging.getLogger(name).setLevel(logging.ERROR)
     eps = seeds.noise(0, [0], run.shape)
     with torch.no_grad():
-        exported = torch.onnx.export(Generator(run, autoencoder), (eps,), dynamo=True, verbose=False,
+        exported = torch.onnx.export(Generator(run, vae), (eps,), dynamo=True, verbose=False,
                                      input_names=["eps"], output_names=["volume"])  # fmt: skip
-    model = nameless(exported.model_proto)  # type: ignore[union-attr]  # dynamo gives one
+    model = without_metadata(exported.model_proto)  # type: ignore[union-attr]  # not None with dynamo
     onnx.helper.set_model_props(model, {name: str(value) for name, value in sorted(about.items())})
     onnx.checker.check_model(model)
     with atomic_write(path) as part:
         part.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def nameless(model: Any) -> Any:  # noqa: ANN401
-    """The model without notes of the exporter, which name files of this machine and lines of code."""
+def without_metadata(model: Any) -> Any:  # noqa: ANN401
+    """The model without the exporter's metadata, which contains file paths and source lines of this machine."""
     graph, functions = model.graph, model.functions
     parts = [graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output]
     for part in [*parts, *functions, *(node for function in functions for node in function.node)]:
@@ -100,44 +120,45 @@ def nameless(model: Any) -> Any:  # noqa: ANN401
     return model
 
 
-def check(path: Path, run: Run, autoencoder: MAISIVAEWrapper, *, seed: int, numbers: Sequence[int]) -> dict[str, Any]:
-    """How far onnxruntime is from torch on a CPU, for the samples of these numbers.
+def differences(path: Path, run: Run, vae: MAISIVAEWrapper, *, seed: int, numbers: Sequence[int]) -> dict[str, Any]:
+    """Differences between onnxruntime and torch on a CPU.
+
+    Arguments:
+        path: ONNX file.
+        run, vae: Networks of the file.
+        seed: Noise seed.
+        numbers: Numbers of the compared samples.
 
     Returns:
-        max_error and mean_error, absolute, of intensities in [0, 1]; n, shape, and the versions of both.
+        max_error and mean_error (absolute, intensities in [0, 1]), n, shape, and versions of both packages.
     """
     require_packages()
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    generator, errors = Generator(run, autoencoder), []
+    generator, errors = Generator(run, vae), []
     for number in numbers:
         eps = seeds.noise(seed, [number], run.shape)
         with torch.no_grad():
-            wanted = generator(eps)
-        (found,) = session.run(["volume"], {"eps": eps.numpy()})
-        errors.append((torch.from_numpy(found) - wanted).abs())
-    every = torch.stack(errors)
+            expected = generator(eps)
+        (volume,) = session.run(["volume"], {"eps": eps.numpy()})
+        errors.append((torch.from_numpy(volume) - expected).abs())
+    error = torch.stack(errors)
     return {
-        "max_error": every.max().item(),
-        "mean_error": every.mean().item(),
+        "max_error": error.max().item(),
+        "mean_error": error.mean().item(),
         "n": len(errors),
-        "shape": list(wanted.shape),
+        "shape": list(expected.shape),
         "versions": {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__},
     }
 
 
-def write_check(found: dict[str, Any], path: Path, bound: float) -> None:
-    """Write what `check` found.
-
-    Raises:
-        ValueError: If the largest error is above the bound, with both.
-    """
-    if not found["max_error"] <= bound:
+def write_differences(result: dict[str, Any], path: Path) -> None:
+    """Write the result of `differences`; raise ValueError if the largest error is above BOUND or NaN."""
+    if not result["max_error"] <= BOUND:
         raise ValueError(
-            f"the ONNX file is {found['max_error']:.2g} from torch at worst, at most {bound:g} is allowed: onnxruntime "
-            f"{found['versions']['onnxruntime']} may compute a layer otherwise; install the version of the lock file"
+            f"onnxruntime {result['versions']['onnxruntime']} and torch differ by up to {result['max_error']:.2g}, the "
+            f"bound is {BOUND:g}; install the onnxruntime version of the lock file"
         )
-    logger.info("ONNX against torch: %.2g at worst over %d volumes", found["max_error"], found["n"])
-    with atomic_write(path) as part:
-        part.write_text(json.dumps({**found, "bound": bound}, sort_keys=True, indent=1) + "\n", encoding="utf-8")
+    logger.info("ONNX and torch differ by at most %.2g in %d volumes", result["max_error"], result["n"])
+    write_json(path, {**result, "bound": BOUND})

@@ -1,160 +1,195 @@
-"""A run that others can use: weights, settings and terms in one folder, read again by `generate.load_run`.
+"""A run for others: weights, settings, licences and model card in one folder, which `meanflow.run.load_run` reads.
 
-    weights.safetensors   the averaged network (net.*), the Gaussian it starts from (prior.*), and the decoder of the
-                          autoencoder (decoder.*) where its licence lets it go along
-    config.json           all that is needed to build them, to draw the same volumes again, and what made them
-    card.json, README.md  the model card (`card.py`)
-    LICENSE.md            terms of everything in the folder
+    weights.safetensors   averaged network (net.*), Gaussian prior (prior.*), and the decoder of the autoencoder
+    (decoder.*)
+                          if its licence allows it
+    config.json           architecture, latent statistics, sampling settings, provenance
+    card.json, README.md  the model card, see `model_card`
+    LICENSE.md            licences of everything in the folder
 
-Published weights of an autoencoder are not copied: the folder names their file, address and SHA-256, and they are
-checked against it when they are loaded.
-
-The same seed gives the same volumes bit for bit on a CPU of the same kind with the same version of torch, the same
-batch of samples and the same number of threads. In another batch they differ by the rounding of float32.
+Published autoencoder weights are not copied. The folder names their file, address and SHA-256, which `load_decoder`
+checks. Equal seeds give identical volumes on the same kind of CPU with the same version of torch, batch size and number
+of threads; other batch sizes change volumes by the rounding of float32.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from neuromf.core.files import atomic_write
-from neuromf.meanflow.run import Run
+from neuromf.core.files import atomic_write, sha256, write_json, write_text
+from neuromf.meanflow.run import Run, load_run
+from neuromf.report.release import model_card
+from neuromf.report.results import Results
 from neuromf.vae import maisi
 from neuromf.vae.weights import check_state, load
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
-DECODES = ("decoder.", "post_quant_conv.")  # parts of an autoencoder that a latent goes through on its way to a volume
-KEPT_STATS = ("mean", "std", "shape")  # what generation needs of the statistics of training latents
+DECODER = ("decoder.", "post_quant_conv.")  # modules of the autoencoder that decode a latent
+STATS = ("mean", "std", "shape")  # latent statistics that sampling needs
+SAMPLING = ("seed", "sampler", "batch", "precision")  # keys of meanflow.samples that `write_samples` takes
 
 EXAMPLE = """\
 from pathlib import Path
-from neuromf.export import load_decoder, sampling
-from neuromf.generate import load_run, write_samples
+from neuromf.meanflow import run, sample
+from neuromf.report.release import package
 
 folder = Path("results/export")
-write_samples(load_run(folder), load_decoder(folder), Path("brains"), n=4, **sampling(folder))
-"""  # five lines from the folder to NIfTI; the model card and the README show them
+sample.write_samples(run.load_run(folder), package.load_decoder(folder), Path("brains"), n=4, **package.sampling(folder))
+"""  # noqa: E501  # printed in the model card and in the README
 
 
 class Decoder(maisi.MAISIVAEWrapper):
-    """The second half of an autoencoder, from latents to volumes; the first is not in a packed run."""
+    """The decoder of an autoencoder; a packed run has no encoder."""
 
     def encode(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        raise ValueError("a packed run holds the decoder alone; to encode, load the study's vae.safetensors")
+        raise ValueError("a packed run contains only the decoder; to encode, load results/vae/vae.safetensors")
 
 
-# --- packing -----------------------------------------------------------------------------------------
+def export(
+    *,
+    model: Path,
+    weights: Path,
+    results: Results,
+    out: Path,
+    study: str,
+    source: str,
+    spacing_mm: float,
+    samples: Mapping[str, Any],
+    autoencoder: Mapping[str, Any],
+    phases: Sequence[int],
+    threads: int,
+    code: str,
+) -> None:
+    """Pack a run with model card and licences into a folder.
+
+    Arguments:
+        model: File of the run.
+        weights: Autoencoder weights of the study.
+        results: Results of the run.
+        out: Folder.
+        study: Name of the study.
+        source: Source of the scans.
+        spacing_mm: Isotropic voxel size in mm.
+        samples: Config section meanflow.samples.
+        autoencoder: Config section autoencoder: weights, steps, sha256, url, licence.
+        phases: Phases whose gates the model card lists.
+        threads: CPU threads that the study sampled with.
+        code: Code digest.
+    """
+    run, vae, record = load_run(model), load(weights), results.run_record()
+    provenance = {"study": study, "run": results.run, "code": code, "versions": record.get("versions", {}),
+                  "training": record.get("config", {})}  # fmt: skip
+    decoder = terms(autoencoder, weights)
+    how = {"nfe": 1, "spacing_mm": spacing_mm, **{name: samples[name] for name in SAMPLING}}
+    net = torch.load(model, map_location="cpu", weights_only=True)["net"]
+    pack(run, net, vae, out, decoder=decoder, sampling=how, provenance=provenance)
+
+    about = {"study": study, "source": source, "spacing_mm": spacing_mm, "nfe": samples["nfe"],
+             "n_samples": samples["n"], "sampling": how, "threads": threads, "decoder": decoder, "code": code,
+             "shape": [maisi.DOWNSAMPLING * n for n in run.shape[1:]]}  # fmt: skip
+    card = model_card.card(results, about=about, phases=phases)
+    write_json(out / "card.json", card)
+    write_text(out / "README.md", model_card.markdown(card, EXAMPLE))
+    write_text(out / "LICENSE.md", model_card.licence(card))
 
 
 def pack(
     run: Run,
     net: Mapping[str, Any],
-    autoencoder: maisi.MAISIVAEWrapper,
+    vae: maisi.MAISIVAEWrapper,
     folder: Path,
     *,
     decoder: Mapping[str, Any],
     sampling: Mapping[str, Any],
-    made_by: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> None:
-    """Write weights and settings of a run into a folder, each file whole or not at all.
+    """Write weights and settings of a run into a folder.
 
     Arguments:
         run: The run with its averaged weights, on the CPU.
-        net: Keyword arguments of `nets.UNet` that its network was built with.
-        autoencoder: That of the study.
-        folder: Is made where it is not there; other files in it are left alone.
-        decoder: Terms of the autoencoder as `terms` gives them; its weights go along where `included` is true.
-        sampling: How the study draws volumes: steps, seed, sampler, batch, spacing_mm, dtype and precision.
-        made_by: Study, run, versions, digest of the code and the like, in the words of JSON.
+        net: Keyword arguments of `UNet`.
+        vae: Autoencoder of the study.
+        folder: Folder; other files in it are kept.
+        decoder: Result of `terms`; the decoder is packed if `included` is true.
+        sampling: Arguments of `write_samples`: nfe, seed, sampler, batch, spacing_mm and precision.
+        provenance: Study, run, versions and code digest.
     """
     tensors = {f"net.{name}": weight for name, weight in run.u.net.state_dict().items()}
     if run.u.prior is not None:
         tensors |= {f"prior.{name}": buffer for name, buffer in run.u.prior.state_dict().items()}
     if decoder["included"]:
-        tensors |= {f"decoder.{name}": weight for name, weight in decoding(autoencoder).items()}
+        tensors |= {f"decoder.{name}": weight for name, weight in decoder_state(vae).items()}
     packed = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())})
     config = {
-        **made_by,
+        **provenance,
         "net": dict(net),
         "prediction": run.u.prediction,
-        "head": run.u.head,
-        "stats": {name: run.stats[name] for name in KEPT_STATS},
+        "velocity_head": run.u.velocity_head,
+        "stats": {name: run.stats[name] for name in STATS},
         "sampling": dict(sampling),
-        "decoder": {**decoder, "architecture": asdict(autoencoder.architecture)},
+        "decoder": {**decoder, "architecture": asdict(vae.architecture)},
         "weights_sha256": hashlib.sha256(packed).hexdigest(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / WEIGHTS) as part:
         part.write_bytes(packed)
-    write_json(config, folder / CONFIG)
+    write_json(folder / CONFIG, config)
 
 
-def decoding(autoencoder: maisi.MAISIVAEWrapper) -> dict[str, Tensor]:
-    """Weights of the decoder alone, by name."""
-    return {name: w for name, w in autoencoder.net.state_dict().items() if name.startswith(DECODES)}
+def decoder_state(vae: maisi.MAISIVAEWrapper) -> dict[str, Tensor]:
+    """Weights of the decoder by name."""
+    return {name: weight for name, weight in vae.net.state_dict().items() if name.startswith(DECODER)}
 
 
-def terms(settings: Mapping[str, Any], weights: Path) -> dict[str, Any]:
-    """Whether the decoder of an autoencoder may go along, and where it is found if not.
+def terms(autoencoder: Mapping[str, Any], weights: Path) -> dict[str, Any]:
+    """Whether the decoder may be shared, and where to get it if not.
 
-    Weights that the package brings, or that the study made from nothing, may. Others belong to whoever published
-    them, also after further training.
+    Packaged weights, and weights trained from scratch, may be shared. Published weights may not, even after further
+    training.
 
     Arguments:
-        settings: Section vae of the config: weights, steps, sha256, url, licence.
-        weights: The file of the study's autoencoder.
+        autoencoder: Config section autoencoder: weights, steps, sha256, url, licence.
+        weights: Autoencoder weights of the study.
 
     Returns:
-        included; weights ("packaged", "own" or "published") and steps of training on the study's people; and of
-        published ones file, address, sha256 and licence.
+        included, weights ("packaged", "own" or "published"), steps of training in the study, and for published weights
+        file, sha256, address and licence.
     """
-    kind = {None: "own", "packaged": "packaged"}.get(settings["weights"], "published")
-    about = {"included": kind != "published", "weights": kind, "steps": settings["steps"]}
+    kind = {None: "own", "packaged": "packaged"}.get(autoencoder["weights"], "published")
+    about = {"included": kind != "published", "weights": kind, "steps": autoencoder["steps"]}
     if about["included"]:
         return about
-    there = weights if settings["steps"] or not Path(settings["weights"]).is_file() else Path(settings["weights"])
-    with there.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    address = None if settings["steps"] else settings["url"]
-    return {**about, "file": there.name, "sha256": found, "address": address, "licence": settings["licence"]}
+    published = Path(autoencoder["weights"])
+    file = weights if autoencoder["steps"] or not published.is_file() else published
+    address = None if autoencoder["steps"] else autoencoder["url"]
+    return {**about, "file": file.name, "sha256": sha256(file), "address": address, "licence": autoencoder["licence"]}
 
 
-def write_json(thing: Mapping[str, Any], path: Path) -> None:
-    """Write a dict as JSON with sorted keys, whole or not at all."""
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(thing, sort_keys=True, indent=1) + "\n", encoding="utf-8")
-
-
-# --- loading -----------------------------------------------------------------------------------------
-
-
-def config(folder: str | Path) -> dict[str, Any]:
-    """The settings of a packed run.
-
-    Raises:
-        FileNotFoundError: If the folder holds none.
-    """
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """config.json of a packed run."""
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}: it is no run packed by the rule export")
+        raise FileNotFoundError(f"{folder} has no {CONFIG}; expected a run packed by the rule export")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def sampling(folder: str | Path, **changed: Any) -> dict[str, Any]:
-    """How the study drew its volumes, as `generate.write_samples` takes it, with what is changed: steps, seed, ...
+    """Sampling settings of a packed run, as arguments of `write_samples`.
 
-    Raises:
-        ValueError: If something else than these is changed.
+    Arguments:
+        folder: Folder of the packed run.
+        changed: Settings to change, such as nfe or seed.
     """
-    stored = config(folder)["sampling"]
+    stored = read_config(folder)["sampling"]
     if unknown := sorted(changed.keys() - stored.keys()):
-        raise ValueError(f"only {', '.join(sorted(stored))} can be changed; got {', '.join(unknown)}")
+        raise ValueError(f"unknown sampling settings: {', '.join(unknown)}; allowed: {', '.join(sorted(stored))}")
     return {**stored, **changed}
 
 
@@ -162,34 +197,34 @@ def load_decoder(folder: str | Path, weights: str | Path | None = None) -> maisi
     """The decoder of a packed run, frozen, on the CPU.
 
     Arguments:
-        weights: File of the published autoencoder, for a run whose folder only names it.
+        folder: Folder of the packed run.
+        weights: File of the published autoencoder, if the folder only names it.
 
     Raises:
-        FileNotFoundError: If the folder only names the autoencoder and no file is given, with where it is to be had.
-        ValueError: If a file is not the one that the folder names.
+        FileNotFoundError: If the folder only names the autoencoder and `weights` is missing; the message has its
+            address.
+        ValueError: If `weights` has another SHA-256 than the folder names.
     """
-    about = config(folder)["decoder"]
+    about = read_config(folder)["decoder"]
     if not about["included"]:
-        return _published(about, folder, weights)
+        return _load_published(about, folder, weights)
     architecture = {**about["architecture"], "widths": tuple(about["architecture"]["widths"])}
     decoder, file = Decoder(maisi.Architecture(**architecture)), Path(folder) / WEIGHTS
     stored = {name.removeprefix("decoder."): w for name, w in load_file(file).items() if name.startswith("decoder.")}
-    check_state(stored, {name: w.shape for name, w in decoding(decoder).items()}, file)
+    check_state(stored, {name: w.shape for name, w in decoder_state(decoder).items()}, file)
     decoder.net.load_state_dict(stored, strict=False)
     return decoder
 
 
-def _published(about: Mapping[str, Any], folder: str | Path, weights: str | Path | None) -> maisi.MAISIVAEWrapper:
-    """The autoencoder that a folder names, from a file of its digest."""
+def _load_published(about: Mapping[str, Any], folder: str | Path, weights: str | Path | None) -> maisi.MAISIVAEWrapper:
+    """The published autoencoder that a packed run names, checked against its SHA-256."""
     if weights is None or not Path(weights).is_file():
-        licence = about["licence"]["name"] if about["licence"] else "the licence of who published it"
+        licence = about["licence"]["name"] if about["licence"] else "the licence of their publisher"
         raise FileNotFoundError(
-            f"{folder} names its autoencoder, whose weights come under {licence} and do not go along: fetch "
-            f"{about['file']} from {about['address'] or 'where the study had it from'} (SHA-256 {about['sha256']}) and "
-            f"give its path, load_decoder(folder, weights=...); got {weights}"
+            f"{folder} does not contain its autoencoder, whose weights are under {licence}; "
+            f"download {about['file']} from {about['address'] or 'the source that the study used'} "
+            f"(SHA-256 {about['sha256']}) and call load_decoder(folder, weights=PATH); got {weights}"
         )
-    with Path(weights).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != about["sha256"]:
-        raise ValueError(f"{weights} has SHA-256 {found}, {folder} was made with {about['sha256']}: another file")
+    if (found := sha256(weights)) != about["sha256"]:
+        raise ValueError(f"{weights} has SHA-256 {found}, {folder} expects {about['sha256']}: another file")
     return load(Path(weights))

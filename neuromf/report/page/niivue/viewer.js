@@ -1,4 +1,4 @@
-// Panels of brains in NiiVue: one crosshair and one window for all, volumes swapped by a slider.
+// NiiVue panels with a common crosshair.
 import { MULTIPLANAR_TYPE, NVImage, Niivue, SHOW_RENDER, SLICE_TYPE } from "@niivue/niivue";
 
 const OPTIONS = {
@@ -19,15 +19,15 @@ const OPTIONS = {
   sliceType: SLICE_TYPE.MULTIPLANAR,
 };
 
-/** Whether this browser can draw the panels. */
-export function able() {
+/** Whether this browser supports WebGL2. */
+export function supported() {
   const context = document.createElement("canvas").getContext("webgl2");
   context?.getExtension("WEBGL_lose_context")?.loseContext();
   return Boolean(context);
 }
 
-/** A panel on a canvas; `show(volumes, at)` draws what it is given, each {name, base64, colormap, opacity, low, high}.
- *  The crosshair stays, but for `at`, where to look first, in shares of the volume, when another volume comes. */
+/** A panel on a canvas. `show(volumes, centre)` draws layers {name, base64, colormap, opacity, low, high}. The crosshair
+ *  stays, except that a new volume moves it to `centre` (fractions of the volume), if given. */
 export async function panel(canvas) {
   const nv = new Niivue(OPTIONS);
   await nv.attachToCanvas(canvas);
@@ -50,27 +50,27 @@ export async function panel(canvas) {
   }
   return {
     nv,
-    async show(volumes, at) {
-      const wanted = await Promise.all(volumes.map(image));
-      wanted.forEach((each, k) => {
-        each.cal_min = volumes[k].low;
-        each.cal_max = volumes[k].high;
-        each.opacity = volumes[k].opacity;
+    async show(volumes, centre) {
+      const layers = await Promise.all(volumes.map(image));
+      layers.forEach((layer, k) => {
+        layer.cal_min = volumes[k].low;
+        layer.cal_max = volumes[k].high;
+        layer.opacity = volumes[k].opacity;
       });
       const crosshair = [...nv.scene.crosshairPos];
-      const another = nv.volumes[0] !== wanted[0];
+      const changed = nv.volumes[0] !== layers[0];
       const first = nv.volumes.length === 0;
       while (nv.volumes.length) nv.removeVolume(nv.volumes[0]);
-      wanted.forEach((each) => nv.addVolume(each));
+      layers.forEach((layer) => nv.addVolume(layer));
       if (!first) nv.scene.crosshairPos = crosshair;
-      if (another && at) nv.scene.crosshairPos = at;
+      if (changed && centre) nv.scene.crosshairPos = centre;
       nv.updateGLVolume();
     },
   };
 }
 
-/** Panels that move their crosshairs together, whichever of them is touched. */
+/** Synchronise the crosshairs of panels. */
 export function link(panels) {
-  const all = panels.map((each) => each.nv);
+  const all = panels.map((panel) => panel.nv);
   all.forEach((nv) => nv.broadcastTo(all.filter((other) => other !== nv), { "2d": true, "3d": true }));
 }
