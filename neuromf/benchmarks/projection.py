@@ -1,27 +1,34 @@
-"""What a study of many scans would take, from what a smaller one took: jobs, hours, memory, disk.
+"""Projected costs of a larger study, extrapolated from the benchmarks of a smaller one: jobs, hours, memory, disk.
 
-Every stage is measured in its own unit and multiplied up. Nothing is assumed of what was not measured: a training is
-one job whose hours no further worker shortens, since several GPUs a run were not timed.
+Each stage is measured in its own unit and scaled linearly. A training is one job, which further workers do not shorten,
+because multi-GPU training was not timed.
 """
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-MARKDOWN = "| {} |"
+import pandas as pd
+
+from neuromf.data.participants import read_table
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a study: what was measured of it, and how much of it is planned.
+    """Measured costs of one stage, and its size in the planned study.
 
     Arguments:
-        name: Of its rule.
-        unit: What it is counted in, such as "scan".
-        units, seconds, peak_mb, megabytes: Measured: how many, how long all of them took, the largest memory of a job,
-            and what they left on disk.
-        planned: Units of the planned study.
-        jobs: Its jobs, alike and apart from each other.
+        name: Rule.
+        unit: Unit of the counts, such as "scan".
+        units: Number of measured units.
+        seconds: Seconds of all measured jobs.
+        peak_mb: Peak memory of the largest job in MB.
+        megabytes: Disk space of the measured outputs in MB.
+        planned: Number of units of the planned study.
+        jobs: Number of jobs of the planned study.
     """
 
     name: str
@@ -34,12 +41,103 @@ class Stage:
     jobs: int
 
     def hours(self, workers: int) -> float:
-        """From first to last job with so many at once."""
+        """Hours from the first to the last job with this number of workers."""
         return self.seconds / self.units * self.planned / 3600 / self.jobs * math.ceil(self.jobs / workers)
 
 
-def row(stage: Stage, workers: Sequence[int]) -> dict:
-    """A tidy row of the page: seconds a unit, hours by workers, MB of a job, GB on disk."""
+def write(
+    *,
+    qc: Path,
+    volumes: Sequence[Path],
+    latents: Sequence[Path],
+    card: Path,
+    sample_folders: Sequence[Path],
+    benchmarks: Path,
+    table: Path,
+    page: Path,
+    study: str,
+    shape: Sequence[int],
+    scans_per_shard: int,
+    versions: int,
+    scans: int,
+    trainings: int,
+    steps: int,
+    workers: Sequence[int],
+    samples: int,
+) -> None:
+    """Write the projected costs as CSV and as Markdown.
+
+    Arguments:
+        qc: Table of scans.
+        volumes: Folders of preprocessed volumes.
+        latents: Files of latents.
+        card: Record of the run (card.json).
+        sample_folders: Folders of samples, one per NFE.
+        benchmarks: Folder of Snakemake's benchmarks.
+        table, page: CSV and Markdown file to write.
+        study: Name of the measured study.
+        shape: Voxels of a volume along each axis.
+        scans_per_shard: Scans per job.
+        versions: Latents per training scan, with augmented versions.
+        scans, trainings, steps: Scans, trainings and steps per training of the planned study.
+        workers: Numbers of parallel workers.
+        samples: Samples per NFE of the planned study.
+    """
+    record, run = json.loads(card.read_text()), card.parent.name
+    scanned = read_table(qc)
+    train = int((scanned["split"] == "train").sum())
+    encoded = int((scanned["status"] == "accepted").sum()) + (versions - 1) * train
+    drawn = sum(len(read_table(folder / "samples.tsv")) for folder in sample_folders)
+    shards, planned = math.ceil(scans / scans_per_shard), samples * len(sample_folders) * trainings
+    seconds = record["seconds"] / record["config"]["train"]["steps"] * steps
+    cost = {rule: job_costs(benchmarks, rule) for rule in ("prepare", "encode", "latent_statistics", "reference")}
+    cost |= {rule: job_costs(benchmarks, f"{rule}/{run}*") for rule in ("sample", "evaluate")}
+    n = len(scanned)
+    stages = [
+        Stage("prepare", "scan", n, *cost["prepare"], megabytes(volumes), scans, shards),
+        Stage("encode", "version of a scan", encoded, *cost["encode"], megabytes(latents), round(scans * encoded / n),
+              shards),
+        Stage("latent_statistics", "training scan", train, *cost["latent_statistics"], 0.0, round(scans * train / n),
+              1),
+        Stage("train", f"{steps:,} steps", 1, seconds, record["peak_mb"], megabytes([card.parent]), trainings,
+              trainings),
+        Stage("sample", "volume", drawn, *cost["sample"], megabytes(sample_folders), planned,
+              len(sample_folders) * trainings),
+        Stage("reference", "scan", n, *cost["reference"], 0.0, scans, 1),
+        Stage("evaluate", "volume", drawn, *cost["evaluate"], 0.0, planned, trainings),
+    ]  # fmt: skip
+    notes = [
+        f"Measured on {record['device']}: volumes of {' x '.join(map(str, shape))} voxels, a network of "
+        f"{record['parameters']:,} parameters, batch {record['config']['train']['batch']}. Another network, grid or "
+        "machine needs its own measurements.",
+        f"Planned: trainings: {trainings}; {samples:,} samples per NFE; {scans_per_shard} scans per shard. Hours are "
+        "for the given number of workers with one job each; a training is one job.",
+        "Seconds include the start of every job. Memory is that of the largest measured job. Training latents that "
+        "need more than half of mem_mb stay on disk, so the memory of a training does not grow with the number of "
+        "scans; the memory of reference and evaluate does.",
+    ]
+    rows = [projected(stage, workers) for stage in stages]
+    pd.DataFrame(rows).to_csv(table, index=False, float_format="%.6g")
+    page.write_text(markdown(rows, title=f"{scans:,} scans, projected from study {study}", notes=notes))
+
+
+def job_costs(benchmarks: Path, name: str) -> tuple[float, float]:
+    """Seconds of all jobs of a rule, and the peak memory of the largest job in MB."""
+    files = sorted([*benchmarks.glob(f"{name}.tsv"), *benchmarks.glob(f"{name}/*.tsv")])
+    if not files:
+        raise SystemExit(f"no benchmark of {name} in {benchmarks}; run the study first")
+    table = pd.concat([pd.read_csv(path, sep="\t") for path in files])
+    return float(table["s"].sum()), float(table["max_rss"].max())
+
+
+def megabytes(paths: Sequence[Path]) -> float:
+    """Disk space of files, and of all files in folders, in MB."""
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def projected(stage: Stage, workers: Sequence[int]) -> dict[str, Any]:
+    """A row of the table: seconds per unit, hours by number of workers, peak MB of a job, GB on disk."""
     return {
         "stage": stage.name,
         "unit": stage.unit,
@@ -52,34 +150,25 @@ def row(stage: Stage, workers: Sequence[int]) -> dict:
     }
 
 
-def total(rows: Sequence[dict]) -> dict:
-    """The row below them: stages come after each other, and all that they leave stays on disk."""
-    added = [name for name in rows[0] if name.startswith("hours_") or name in ("jobs", "gb")]
-    sums = {name: sum(row[name] for row in rows) for name in added}
+def total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Totals: stages run one after another, and all outputs stay on disk."""
+    summed = [name for name in rows[0] if name.startswith("hours_") or name in ("jobs", "gb")]
+    sums = {name: sum(row[name] for row in rows) for name in summed}
     return {**dict.fromkeys(rows[0], ""), "stage": "all", **sums, "peak_mb": max(row["peak_mb"] for row in rows)}
 
 
-def page(rows: Sequence[dict], *, title: str, notes: Sequence[str]) -> str:
-    """Markdown: a table of the rows with their total, and what has to be known to read it."""
-    rows = [*rows, total(rows)]
-    columns = list(rows[0])
-    heads = [head(name) for name in columns]
-    lines = [heads, ["---"] + ["---:"] * (len(columns) - 1)]
-    lines += [[text(row[name]) for name in columns] for row in rows]
-    table = "\n".join(MARKDOWN.format(" | ".join(line)) for line in lines)
+def markdown(rows: Sequence[Mapping[str, Any]], *, title: str, notes: Sequence[str]) -> str:
+    """Title, table with totals, and notes."""
+    names = {"s_per_unit": "s per unit", "peak_mb": "peak of a job (MB)", "gb": "disk (GB)"}
+    headers = [names.get(name, name.replace("hours_", "hours, workers: ")) for name in rows[0]]
+    lines = [headers, ["---"] + ["---:"] * (len(headers) - 1)]
+    lines += [[_text(value) for value in row.values()] for row in [*rows, total(rows)]]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"# {title}\n\n{table}\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
 
 
-def head(name: str) -> str:
-    """Head of a column, with its unit."""
-    workers = name.removeprefix("hours_")
-    if workers != name:
-        return f"hours on {workers}"
-    return {"s_per_unit": "s each", "peak_mb": "peak of a job (MB)", "gb": "disk (GB)"}.get(name, name)
-
-
-def text(value: object) -> str:
-    """A number in three digits, whole ones with their thousands apart; anything else as it is."""
+def _text(value: object) -> str:
+    """Numbers with three significant digits, integers in full."""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,4 +1,4 @@
-"""The history of benchmarks: every job once, nothing that names a machine or a path."""
+"""The benchmark history: every job once, no host names or paths."""
 
 import json
 import os
@@ -17,7 +17,7 @@ HEADER = "s\th:m:s\tmax_rss\n"
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """Of a study of three jobs, one of which was too short to be looked at."""
+    """Results of a study with three jobs, one of them too short to sample its memory."""
     monkeypatch.setattr(bench_history, "commit", lambda: "0123456789ab+")
     folder = tmp_path / "results"
     rows = {"vae": "8.22\t0:00:08\t528.04", "prepare/1": "10.21\t0:00:10\t505.82", "partial/fig_4": "0.4\t0:00:00\t-"}
@@ -36,7 +36,7 @@ def history(results, path):
     return pd.read_csv(path, keep_default_na=False)
 
 
-def test_every_job_has_a_line(results, tmp_path):
+def test_every_job_has_a_row(results, tmp_path):
     table = history(results, tmp_path / "history.csv")
     assert list(table.columns) == bench_history.COLUMNS
     what = table[["date", "study", "rule", "job", "seconds", "max_rss_mb"]].astype(str).to_numpy().tolist()
@@ -49,7 +49,7 @@ def test_every_job_has_a_line(results, tmp_path):
     assert set(table["cores"]) == {os.cpu_count()} and table["machine"].str.len().min() > 0
 
 
-def test_a_job_is_written_once_and_a_later_run_of_it_is_added_below(results, tmp_path):
+def test_a_job_is_added_once_and_later_runs_are_appended(results, tmp_path):
     first = history(results, tmp_path / "history.csv")
     text = (tmp_path / "history.csv").read_text()
     assert history(results, tmp_path / "history.csv").equals(first)
@@ -60,22 +60,22 @@ def test_a_job_is_written_once_and_a_later_run_of_it_is_added_below(results, tmp
     assert (tmp_path / "history.csv").read_text().startswith(text)
 
 
-def test_neither_paths_nor_the_name_of_the_machine_are_written(results, tmp_path):
+def test_host_name_and_paths_are_not_written(results, tmp_path):
     history(results, tmp_path / "history.csv")
     text = (tmp_path / "history.csv").read_text()
     assert str(tmp_path) not in text and os.uname().nodename not in text
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout of git")
-def test_the_commit_is_the_one_that_is_checked_out():
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_the_commit_is_the_checked_out_one():
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     commit = COMMIT()
     assert len(commit.rstrip("+")) == 12 and head.startswith(commit.rstrip("+"))
 
 
-def test_what_is_missing_is_said(results, tmp_path):
+def test_missing_inputs_are_named(results, tmp_path):
     (results / "gates" / "phase_0.json").unlink()
-    with pytest.raises(SystemExit, match="no gate in .*gates, which would name the study: run a study first"):
+    with pytest.raises(SystemExit, match="no gates in .*gates; run the study first"):
         bench_history.main([str(results), str(tmp_path / "history.csv")])
-    with pytest.raises(SystemExit, match="no benchmarks in .*nowhere/benchmarks: run a study first"):
-        bench_history.lines(tmp_path / "nowhere", study="heads", commit="0")
+    with pytest.raises(SystemExit, match="no benchmarks in .*nowhere/benchmarks; run the study first"):
+        bench_history.rows(tmp_path / "nowhere", "0")
