@@ -6,9 +6,9 @@ distance of the nearest view, because a mirrored copy is a copy. Scans of test p
 scans, give the expected values.
 
 Samples that are smoother than real scans are closer to every scan without being copies, so a ratio of medians below 1
-is no evidence alone. Two tests are insensitive to smoothness: memorised samples are those whose nearest training scan is
-much nearer than the second nearest, and membership inference compares training with test scans. A participant with two
-scans in the training set cannot be detected by the first test, so each participant contributes one scan.
+is no evidence alone. Two tests are insensitive to smoothness: memorised samples are those whose nearest training scan
+is much nearer than the second nearest, and membership inference compares training with test scans. A participant with
+two scans in the training set cannot be detected by the first test, so each participant contributes one scan.
 
 References:
     Extracting Training Data from Diffusion Models (Carlini et al., 2023), arXiv:2301.13188: nearest over next nearest

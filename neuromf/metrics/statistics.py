@@ -1,7 +1,7 @@
-"""What differences between arms of an ablation mean: tests over seeds, effect sizes, equivalence, Pareto front.
+"""Tests over seeds, effect sizes, equivalence and Pareto front of the arms of an ablation.
 
-A value is one number of one run, such as the Fréchet distance at one evaluation; a group holds the values of an arm,
-one per seed. Below `FEWEST` seeds nothing is tested: the row says so, and its p-value is NaN.
+A value is one number of one run, such as the Fréchet distance at NFE 1; a group holds the values of an arm, one per
+seed. With fewer than FEWEST seeds there is no test: the row has a note, and its p-value is NaN.
 
 References:
     The generalization of "Student's" problem (Welch, 1947)
@@ -20,11 +20,11 @@ from statsmodels.stats.meta_analysis import effectsize_smd
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
-FEWEST = 3  # values per group for a test: with two, the variance of a group rests on one difference
+FEWEST = 3  # values per group for a test; two values give a variance with one degree of freedom
 
 
-def as_values(values: ArrayLike, name: str) -> NDArray:
-    """Values of one group as a finite float64 array with shape (n,)."""
+def check_values(values: ArrayLike, name: str) -> NDArray:
+    """Values of one group as a finite float64 array, shape (n,)."""
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or len(x) == 0 or not np.isfinite(x).all():
         raise ValueError(f"{name} must be one finite number per seed, at least one; got {x.tolist()}")
@@ -32,22 +32,22 @@ def as_values(values: ArrayLike, name: str) -> NDArray:
 
 
 def too_few(*groups: NDArray) -> str:
-    """Why no test is possible, or nothing."""
+    """Reason why there is no test, or ""."""
     fewest = min(map(len, groups))
     return f"no test: {fewest} of at least {FEWEST} seeds" if fewest < FEWEST else ""
 
 
 def welch(a: ArrayLike, b: ArrayLike) -> dict:
-    """Welch's t-test of two arms: mean of a less mean of b, with its 95 % interval and p-value, and Hedges' g.
+    """Welch's t-test of two arms: mean of a minus mean of b, its 95 % interval and p-value, and Hedges' g.
 
     Arguments:
-        a: Values of one arm over seeds, with shape (n,).
-        b: Values of the other.
+        a: Values of one arm over seeds, shape (n,).
+        b: Values of the other arm, shape (m,).
 
     Returns:
         A row: n_a, n_b, difference, low, high, statistic, p, effect, effect_low, effect_high and note.
     """
-    a, b = as_values(a, "a"), as_values(b, "b")
+    a, b = check_values(a, "a"), check_values(b, "b")
     row = {"n_a": len(a), "n_b": len(b), "difference": a.mean() - b.mean(), "note": too_few(a, b)}
     if row["note"]:
         return row | dict.fromkeys(("low", "high", "statistic", "p", "effect", "effect_low", "effect_high"), np.nan)
@@ -58,26 +58,28 @@ def welch(a: ArrayLike, b: ArrayLike) -> dict:
 
 
 def hedges(a: NDArray, b: NDArray) -> tuple[float, float, float]:
-    """Hedges' g, the difference of means in pooled standard deviations without small-sample bias, and its 95 % ends."""
+    """Hedges' g (bias-corrected difference of means in pooled standard deviations) and its 95 % interval."""
     if not (a.std() + b.std()):
-        return np.nan, np.nan, np.nan  # values without spread have no size of effect
+        return np.nan, np.nan, np.nan  # undefined without spread
     g, variance = effectsize_smd(a.mean(), a.std(ddof=1), len(a), b.mean(), b.std(ddof=1), len(b))
     half = stats.norm.ppf(0.975) * np.sqrt(variance)
     return float(g), float(g - half), float(g + half)
 
 
 def equivalence(a: ArrayLike, b: ArrayLike, margin: float) -> dict:
-    """Two one-sided Welch tests: a small p says that the means differ by less than `margin` either way.
+    """Two one-sided Welch tests (TOST): small p if the means differ by less than `margin`.
 
     Arguments:
-        margin: The largest difference that does not matter, in the unit of the values, fixed beforehand.
+        a: Values of one arm over seeds, shape (n,).
+        b: Values of the other arm, shape (m,).
+        margin: Largest irrelevant difference, in the unit of the values.
 
     Returns:
         A row: n_a, n_b, difference, margin, p and note.
     """
-    a, b = as_values(a, "a"), as_values(b, "b")
+    a, b = check_values(a, "a"), check_values(b, "b")
     if not margin > 0:
-        raise ValueError(f"margin must be above 0, the largest difference that does not matter; got {margin}")
+        raise ValueError(f"margin must be above 0; got {margin}")
     row = {"n_a": len(a), "n_b": len(b), "difference": a.mean() - b.mean(), "margin": margin, "note": too_few(a, b)}
     if row["note"]:
         return row | {"p": np.nan}
@@ -89,12 +91,12 @@ def anova(groups: Mapping[str, ArrayLike]) -> dict:
     """One-way analysis of variance over arms.
 
     Arguments:
-        groups: Values over seeds by name of the arm, two arms or more.
+        groups: Values over seeds by arm, at least two arms.
 
     Returns:
         A row: groups, n, statistic, p and note.
     """
-    values = _as_groups(groups)
+    values = _check_groups(groups)
     row = {"groups": len(values), "n": sum(map(len, values.values())), "note": too_few(*values.values())}
     if row["note"]:
         return row | {"statistic": np.nan, "p": np.nan}
@@ -103,12 +105,15 @@ def anova(groups: Mapping[str, ArrayLike]) -> dict:
 
 
 def tukey(groups: Mapping[str, ArrayLike]) -> list[dict]:
-    """Tukey's honest significant differences: a row per pair of arms, p-values corrected for all pairs.
+    """Tukey's honest significant difference test, a row per pair of arms; p-values are corrected for all pairs.
+
+    Arguments:
+        groups: Values over seeds by arm, at least two arms.
 
     Returns:
         Rows of a, b, difference, low, high, p and note.
     """
-    values = _as_groups(groups)
+    values = _check_groups(groups)
     note, pairs = too_few(*values.values()), list(combinations(range(len(values)), 2))
     names, columns = list(values), list(values.values())
     test = None if note else stats.tukey_hsd(*columns)
@@ -121,14 +126,14 @@ def tukey(groups: Mapping[str, ArrayLike]) -> list[dict]:
     return rows
 
 
-def _as_groups(groups: Mapping[str, ArrayLike]) -> dict[str, NDArray]:
+def _check_groups(groups: Mapping[str, ArrayLike]) -> dict[str, NDArray]:
     if len(groups) < 2:
-        raise ValueError(f"at least two arms are compared; got {list(groups)}")
-    return {name: as_values(values, name) for name, values in groups.items()}
+        raise ValueError(f"groups must hold at least two arms; got {list(groups)}")
+    return {name: check_values(values, name) for name, values in groups.items()}
 
 
 def corrected(p_values: Sequence[float], method: str = "holm") -> NDArray:
-    """P-values of many questions, corrected together (Holm); those that are NaN were not asked and stay so."""
+    """P-values after correction for multiple testing; NaN values are not counted and stay NaN."""
     p = np.asarray(p_values, dtype=np.float64)
     asked = np.isfinite(p)
     result = np.full(len(p), np.nan)
@@ -138,16 +143,16 @@ def corrected(p_values: Sequence[float], method: str = "holm") -> NDArray:
 
 
 def pareto(lower: ArrayLike, higher: ArrayLike) -> NDArray:
-    """Which points no other point beats: one with a smaller first and larger second value, one of them strictly.
+    """Pareto-optimal points: no other point is at least as good in both values and better in one.
 
     Arguments:
-        lower: Values of which less is better, such as Fréchet distances, with shape (n,).
-        higher: Values of which more is better, such as similarities, with shape (n,).
+        lower: Values to minimise, such as Fréchet distances, shape (n,).
+        higher: Values to maximise, such as similarities, shape (n,).
 
     Returns:
-        Booleans with shape (n,).
+        Booleans, shape (n,).
     """
-    lower, higher = as_values(lower, "lower"), as_values(higher, "higher")
+    lower, higher = check_values(lower, "lower"), check_values(higher, "higher")
     no_worse = (lower[:, None] <= lower) & (higher[:, None] >= higher)  # [i, j]: i is no worse than j
     better = (lower[:, None] < lower) | (higher[:, None] > higher)
     return np.logical_not((no_worse & better).any(axis=0))

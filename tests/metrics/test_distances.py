@@ -1,7 +1,8 @@
-"""Distances of features against closed forms, double loops, SciPy, and faults that a generator may have."""
+"""Distances of features against closed forms, double loops, SciPy, PRDC, and typical faults of generators."""
 
 import numpy as np
 import pytest
+from prdc import compute_prdc
 from scipy.spatial.distance import pdist
 from scipy.stats import norm, wasserstein_distance
 
@@ -29,7 +30,7 @@ def by_singular_values(x, y):
 
 @pytest.mark.parametrize("decay", [0, 1, 4])
 def test_many_rows_by_eigenvalues_agree_with_singular_values(rng, decay):
-    """Spectra that fall fast leave distances so small that only singular values resolve them."""
+    """Steep spectra give distances so small that only singular values resolve them."""
     n_features = frechet.LARGE + 50
     sd = np.arange(1, n_features + 1.0) ** -decay
     x, y = (rng.standard_normal((n_features - 10, n_features)) * sd for _ in range(2))
@@ -50,33 +51,33 @@ def test_commuting_gaussians_of_many_features_are_the_closed_form(rng):
 
 
 @pytest.mark.parametrize("shape", [(30, 60), (30, 8), (12, 3, 50), (12, 3, 5)])
-def test_the_interval_is_that_of_the_bootstrap(rng, shape):
+def test_the_fast_interval_agrees_with_the_bootstrap(rng, shape):
     real, fake = rng.standard_normal(shape) + 2, rng.standard_normal((shape[0] - 4, *shape[1:])) * 1.5
     expected = resampling.bootstrap(frechet.frechet_distance, real, fake, 20, 3)
     np.testing.assert_allclose(frechet.frechet_interval(real, fake, 20, 3), expected, rtol=1e-9)
 
 
-def test_the_interval_of_small_sets_holds_the_distance_and_is_wide_enough_for_other_people(rng):
-    """Bare percentiles of the redraws lie above the distance altogether; their spread is that of new people or more."""
+def test_the_interval_of_small_sets_contains_the_distance_and_covers_new_samples(rng):
+    """Bootstrap percentiles lie above the distance; their spread is at least that of new samples."""
 
-    def people(n):
+    def sample(n):
         return rng.standard_normal((n, 60)) * np.linspace(0.2, 2, 60)
 
-    distances = [frechet.frechet_distance(people(40), people(30)) for _ in range(60)]
-    real, fake = people(40), people(30)
+    distances = [frechet.frechet_distance(sample(40), sample(30)) for _ in range(60)]
+    real, fake = sample(40), sample(30)
     value, (low, high) = frechet.frechet_distance(real, fake), frechet.frechet_interval(real, fake)
-    redrawn = [frechet.frechet_distance(real[i], fake[j]) for i, j in resampling.bootstrap_indices(40, 30, 40, 0)]
-    assert low < value < high < np.mean(redrawn)
+    resampled = [frechet.frechet_distance(real[i], fake[j]) for i, j in resampling.bootstrap_indices(40, 30, 40, 0)]
+    assert low < value < high < np.mean(resampled)
     assert 1 < (high - low) / 3.92 / np.std(distances) < 2
 
 
-def test_a_distance_does_not_go_below_nothing_and_a_difference_may():
+def test_intervals_of_distances_are_not_negative():
     assert resampling.recentred_interval(0.1, [0.2, 0.9, 1.0, 1.1]) == pytest.approx((0.0, 0.1 + 0.1425))
     assert resampling.recentred_interval(0.1, [-1.0, 0.0, 1.0])[0] < 0
 
 
-def test_slices_are_drawn_with_their_volume(rng):
-    """Twenty equal slices of each volume are no more than the volume; drawn one by one they look like far more."""
+def test_slices_are_resampled_with_their_volume(rng):
+    """Twenty equal slices per volume do not narrow the interval; resampled one by one they would."""
     real, fake = rng.standard_normal((60, 1, 1)), rng.standard_normal((50, 1, 1))
 
     def shift(x, y):
@@ -88,8 +89,8 @@ def test_slices_are_drawn_with_their_volume(rng):
     assert np.diff(resampling.bootstrap(shift, *(resampling.stack_slices(x) for x in slices), 400)) < width / 3
 
 
-def test_few_volumes_are_farther_and_equal_numbers_can_be_compared(rng):
-    """Both sets are of the same people: all of the distance is bias, about 1 / n of it."""
+def test_distances_at_equal_n_are_comparable(rng):
+    """Both sets have one distribution: the distance is bias alone, proportional to 1 / n."""
     real, fake = rng.standard_normal((2, 800, 6))
     found = [resampling.at_equal_n(frechet.frechet_distance, real, fake, n, repeats=20)[0] for n in (25, 100, 400)]
     assert found[0] > 2.5 * found[1] > 6 * found[2] > 0
@@ -130,12 +131,12 @@ def test_mmd_of_few_volumes_of_two_gaussians_is_the_closed_form_on_average(rng):
     assert np.std(found) / np.sqrt(2000) < 0.03 * expected
 
 
-def test_equal_people_are_at_zero_on_average_and_may_fall_below(rng):
+def test_mmd_of_equal_distributions_is_zero_on_average_and_may_be_negative(rng):
     found = [mmd.polynomial(*rng.standard_normal((2, 8, 5))).mmd2() for _ in range(300)]
     assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(300) and min(found) < 0
 
 
-def test_slices_of_one_volume_are_never_compared(rng):
+def test_slices_of_one_volume_are_not_compared(rng):
     x, y = rng.standard_normal((4, 3, 2)), rng.standard_normal((5, 6, 2))
 
     def mean_over_slices(a, b):
@@ -144,7 +145,7 @@ def test_slices_of_one_volume_are_never_compared(rng):
     assert mmd.polynomial(x, y).mmd2() == pytest.approx(double_loop(mean_over_slices, x, y), rel=1e-10)
 
 
-def test_a_volume_drawn_twice_is_not_compared_with_itself(rng):
+def test_a_resampled_duplicate_is_not_compared_with_itself(rng):
     found = mmd.rbf(rng.standard_normal((4, 2)), rng.standard_normal((3, 2)))
     draw = np.array([0, 0, 2, 3])
     pairs = [found.real[i, j] for a, i in enumerate(draw) for b, j in enumerate(draw) if a != b and i != j]
@@ -157,7 +158,7 @@ def test_the_kernel_is_the_same_for_every_generated_set(rng):
     np.testing.assert_array_equal(near.real, far.real)
 
 
-def test_kernel_intervals_hold_the_value_and_leave_zero_where_sets_differ(rng):
+def test_kernel_intervals_contain_the_value_and_exclude_zero_for_different_sets(rng):
     real, same, other = *rng.standard_normal((2, 60, 5)), rng.standard_normal((40, 5)) + 1
     for make in (mmd.rbf, mmd.polynomial):
         low, high = make(real, other).interval(100)
@@ -166,10 +167,10 @@ def test_kernel_intervals_hold_the_value_and_leave_zero_where_sets_differ(rng):
         assert low < 0 < high
 
 
-# --- manifold ----------------------------------------------------------------------------------------
+# --- precision, recall, density, coverage -------------------------------------------------------------
 
 
-def test_manifold_measures_of_points_on_a_line():
+def test_prdc_of_points_on_a_line():
     """Real balls with k = 1: 0 +- 1, 1 +- 1, 3 +- 2, 10 +- 7. Generated: 0.5 +- 2, 2.5 +- 2, 30 +- 27.5."""
     real, fake = np.array([[0.0], [1], [3], [10]]), np.array([[0.5], [2.5], [30]])
     found = prdc.measures(real, fake, k=1)
@@ -179,24 +180,13 @@ def test_manifold_measures_of_points_on_a_line():
     assert found["recall"] == 1  # 0 and 1 in that of 0.5, 3 in that of 2.5, 10 in that of 30
 
 
-def test_manifold_measures_agree_with_their_definition(rng):
-    real, fake, k = rng.standard_normal((25, 3)), 1.3 * rng.standard_normal((18, 3)), 4
-
-    def reach(x):
-        return [sorted(np.linalg.norm(x - a, axis=1))[k] for a in x]
-
-    inside = [[np.linalg.norm(a - b) < r for b in fake] for a, r in zip(real, reach(real), strict=True)]
-    covered = [[np.linalg.norm(a - b) < r for b, r in zip(fake, reach(fake), strict=True)] for a in real]
-    expected = {
-        "precision": np.any(inside, axis=0).mean(),
-        "recall": np.any(covered, axis=1).mean(),
-        "density": np.sum(inside) / (k * 18),
-        "coverage": np.any(inside, axis=1).mean(),
-    }
-    assert prdc.measures(real, fake, k) == pytest.approx(expected)
+def test_prdc_agrees_with_the_package_of_its_authors(rng):
+    real, fake = rng.standard_normal((25, 3)), 1.3 * rng.standard_normal((18, 3))
+    for k in (1, 4):
+        assert prdc.measures(real, fake, k) == pytest.approx(compute_prdc(real, fake, k))
 
 
-def test_people_like_the_real_ones_have_density_one_and_the_expected_coverage(rng):
+def test_equal_distributions_have_density_one_and_the_expected_coverage(rng):
     found = [prdc.measures(rng.standard_normal((30, 4)), rng.standard_normal((20, 4))) for _ in range(150)]
     assert np.mean([one["density"] for one in found]) == pytest.approx(1, abs=0.05)
     coverage = [one["coverage"] for one in found]
@@ -204,9 +194,9 @@ def test_people_like_the_real_ones_have_density_one_and_the_expected_coverage(rn
     assert np.mean(coverage) == pytest.approx(expected, abs=4 * np.std(coverage) / 12)
 
 
-def test_manifold_intervals_hold_their_values(rng):
+def test_prdc_intervals_contain_their_values(rng):
     real, fake = rng.standard_normal((60, 3)), rng.standard_normal((50, 3))
-    real[:20], fake[:20] = real[:20] - 5, fake[:20] + 5  # each set has a kind that the other lacks
+    real[:20], fake[:20] = real[:20] - 5, fake[:20] + 5  # each set has a mode that the other lacks
     values, found = prdc.measures(real, fake), prdc.intervals(real, fake)
     for name in prdc.MEASURES:
         assert found[name][0] < values[name] < found[name][1]
@@ -217,19 +207,19 @@ def test_manifold_intervals_hold_their_values(rng):
 
 
 @pytest.mark.parametrize(("n", "m"), [(7, 7), (7, 4), (5, 13)])
-def test_on_a_line_it_is_the_distance_of_scipy(rng, n, m):
+def test_in_one_dimension_it_is_the_distance_of_scipy(rng, n, m):
     x, y = rng.standard_normal((n, 1)), rng.exponential(2, (m, 1))
     got = sliced_wasserstein.sliced_wasserstein(x, y, p=1, n_directions=3)
     assert got == pytest.approx(wasserstein_distance(x[:, 0], y[:, 0]), rel=1e-12)
 
 
-def test_gaussians_on_a_line_are_the_closed_form():
+def test_gaussians_in_one_dimension_are_the_closed_form():
     quantiles = norm.ppf((np.arange(4000) + 0.5) / 4000)[:, None]
     got = sliced_wasserstein.sliced_wasserstein(quantiles, 3 + 2 * quantiles[::2])
     assert got == pytest.approx(np.hypot(3, 1), rel=5e-3)
 
 
-def test_a_shift_costs_its_length_over_the_root_of_the_dimension(rng):
+def test_the_distance_of_a_shift_is_its_length_over_the_root_of_the_dimension(rng):
     x, shift = rng.standard_normal((10, 40)), rng.standard_normal(40)
     got = sliced_wasserstein.sliced_wasserstein(x, x + shift, n_directions=4000)
     assert got == pytest.approx(np.linalg.norm(shift) / np.sqrt(40), rel=0.03)
@@ -237,20 +227,20 @@ def test_a_shift_costs_its_length_over_the_root_of_the_dimension(rng):
 
 
 @pytest.mark.parametrize("shape", [(9, 4), (9, 3, 4)])
-def test_its_interval_is_that_of_the_bootstrap(rng, shape):
+def test_the_sliced_interval_agrees_with_the_bootstrap(rng, shape):
     x, y = rng.standard_normal(shape), rng.standard_normal(shape) + 1
     expected = resampling.bootstrap(sliced_wasserstein.sliced_wasserstein, x, y, 30, 0)
     np.testing.assert_allclose(sliced_wasserstein.sliced_interval(x, y, n_boot=30), expected, rtol=1e-9)
 
 
-# --- what goes wrong with generators -----------------------------------------------------------------
+# --- faults of generators -----------------------------------------------------------------
 
 N_MODES = 10
 
 
 @pytest.fixture
 def modes(rng):
-    """Draws people of ten kinds: n features of dimension 12, of the kinds below `kinds`."""
+    """A function that draws n features of dimension 12 from the first `kinds` of ten modes."""
     centres = 6 * rng.standard_normal((N_MODES, 12))
     return lambda n, kinds=N_MODES: centres[rng.integers(kinds, size=n)] + rng.standard_normal((n, 12))
 
@@ -262,7 +252,7 @@ def found(real, fake):
 FAR = ["frechet", "frechet_equal_n100", "kid", "mmd2", "sliced_wasserstein"]
 
 
-def test_three_kinds_of_ten_are_found_by_every_distance_and_by_coverage_and_recall(modes):
+def test_mode_collapse_is_detected_by_all_distances_coverage_and_recall(modes):
     real, honest, collapsed = modes(200), modes(100), modes(100, kinds=3)
     good, bad = found(real, honest), found(real, collapsed)
     for name in FAR:
@@ -273,7 +263,7 @@ def test_three_kinds_of_ten_are_found_by_every_distance_and_by_coverage_and_reca
     assert bad["coverage"]["high"] < 0.5 and bad["recall"]["high"] < 0.5 and bad["precision"]["value"] > 0.8
 
 
-def test_generated_volumes_that_are_all_alike_are_found(modes, rng):
+def test_nearly_equal_samples_are_detected(modes, rng):
     real, honest = modes(200), modes(100)
     alike = real[:1] + 0.01 * rng.standard_normal((100, 12))
     good, bad = found(real, honest), found(real, alike)
@@ -282,8 +272,8 @@ def test_generated_volumes_that_are_all_alike_are_found(modes, rng):
     assert bad["recall"]["value"] < 0.01 and bad["coverage"]["value"] < 0.2 and bad["precision"]["value"] == 1
 
 
-def test_a_fifth_of_copies_among_poor_volumes_raises_precision_and_density(rng):
-    """Where honest volumes are off the manifold, copied ones are on it: these measures reward what is no merit."""
+def test_copies_among_poor_samples_raise_precision_and_density(rng):
+    """Poor samples are off the manifold and copies are on it: these measures reward memorisation."""
     train, poor = rng.standard_normal((200, 30)), 1.5 * rng.standard_normal((100, 30))
     copied = np.vstack([train[:20] + 0.02 * rng.standard_normal((20, 30)), poor[20:]])
     before, after = prdc.measures(train, poor), prdc.measures(train, copied)
@@ -293,7 +283,7 @@ def test_a_fifth_of_copies_among_poor_volumes_raises_precision_and_density(rng):
 # --- rows --------------------------------------------------------------------------------------------
 
 
-def test_rows_name_features_and_numbers(rng):
+def test_rows_have_features_and_numbers_of_volumes(rng):
     rows = table.distances(rng.standard_normal((30, 2, 6)), rng.standard_normal((12, 2, 6)), "net-xy", n_boot=50)
     names = ["frechet", "frechet_equal_n12", "kid", "mmd2", "sliced_wasserstein", *prdc.MEASURES]
     assert [row["metric"] for row in rows] == names
@@ -313,7 +303,7 @@ def volumes(rng):
     return rng.random((4, 16, 20, 16)).astype(np.float32)
 
 
-def test_controls_are_worse_in_the_way_their_name_says(volumes):
+def test_control_sets_are_degraded_as_named(volumes):
     made = controls.control_sets(volumes, block=8)
     assert made.keys() == {name for chain in controls.CHAINS for name in chain}
     assert all(x.shape == volumes.shape and x.dtype == np.float32 for x in made.values())
@@ -326,7 +316,7 @@ def test_controls_are_worse_in_the_way_their_name_says(volumes):
     assert 0 < 1.5 * off[0] < off[1]
 
 
-def test_shuffled_blocks_are_all_still_there_and_the_rim_stays(volumes):
+def test_shuffled_blocks_are_permuted_and_the_rim_stays(volumes):
     got = controls.shuffle_blocks(volumes[0], 8, seed=0)
 
     def blocks(x):
@@ -337,13 +327,13 @@ def test_shuffled_blocks_are_all_still_there_and_the_rim_stays(volumes):
     assert not np.array_equal(got, volumes[0])
 
 
-def test_a_volume_is_made_worse_in_the_same_way_in_any_set(volumes):
+def test_a_degraded_volume_does_not_depend_on_its_set(volumes):
     all_four, first_two = controls.control_sets(volumes, block=8), controls.control_sets(volumes[:2], block=8)
     for name in ("noisy", "noisier", "shuffled", "blurred"):
         np.testing.assert_array_equal(all_four[name][:2], first_two[name])
 
 
-def test_halves_share_nothing_and_leave_one_out_where_odd():
+def test_halves_are_disjoint_and_an_odd_n_leaves_one_out():
     first, second = controls.halves(9, seed=1)
     assert len(first) == len(second) == 4 and len({*first, *second}) == 8
     assert not np.array_equal(first, controls.halves(9, seed=2)[0])
@@ -356,11 +346,11 @@ def as_rows(values):
     return [{"set": name, "value": value} for name, value in values.items()]
 
 
-def test_a_metric_that_orders_the_controls_is_told_from_one_that_does_not():
+def test_metrics_that_do_not_order_the_controls_are_detected():
     assert controls.in_order(as_rows(IN_ORDER)) and controls.in_order(as_rows({**IN_ORDER, "1": -3}))
     for name, value in [("blurred", 3.1), ("noisy", 1), ("noisier", 1.9), ("shuffled", 0.9), ("mean", np.nan)]:
         assert not controls.in_order(as_rows({**IN_ORDER, name: value}))
-    assert controls.in_order(as_rows({**IN_ORDER, "blurred": 3}))  # the end of a scale may be reached early
+    assert controls.in_order(as_rows({**IN_ORDER, "blurred": 3}))  # a bound may be reached early
     falling = {name: -value for name, value in IN_ORDER.items()}
     assert controls.in_order(as_rows(falling), larger_is_worse=False) and not controls.in_order(as_rows(falling))
 

@@ -1,4 +1,4 @@
-"""Regions: the template gives back its own anatomy, pose does not matter, sides are sides, and no brain is no brain."""
+"""Regions: the template has its own anatomy in any pose, sides are correct, and other volumes have no regions."""
 
 import os
 import stat
@@ -34,7 +34,7 @@ def found(template):
 
 
 def posed(affine, degrees=(0, 0, 0), scale=(1, 1, 1), shift=(0, 0, 0)):
-    """An affine that says that the same array lies elsewhere, turned and stretched."""
+    """The affine of the same array after rotation, scaling and shift."""
     turn = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
     return nib.affines.from_matvec(turn @ np.diag(scale), shift) @ affine
 
@@ -42,32 +42,32 @@ def posed(affine, degrees=(0, 0, 0), scale=(1, 1, 1), shift=(0, 0, 0)):
 # --- tissues -----------------------------------------------------------------------------------------
 
 
-def test_three_gaussians_without_a_prior_are_told_apart_at_the_bounds_between_them():
+def test_three_gaussians_with_a_weak_prior_are_separated():
     rng = np.random.default_rng(0)
     truth = rng.choice(3, 30_000, p=[0.2, 0.5, 0.3])
     values = np.array([0.2, 0.5, 0.8])[truth] + 0.05 * rng.standard_normal(len(truth))
     prior = np.full((len(truth), 3), 0.25) + 0.25 * np.eye(3)[truth]
-    shares = regions.tissue_shares(values, prior, np.ones((len(truth), 1)))
-    np.testing.assert_allclose(shares.sum(1), 1)
-    assert np.mean(shares.argmax(1) == truth) > 0.995
-    np.testing.assert_allclose(shares.mean(0), [0.2, 0.5, 0.3], atol=0.01)
+    posterior = regions.tissue_posterior(values, prior, np.ones((len(truth), 1)))
+    np.testing.assert_allclose(posterior.sum(1), 1)
+    assert np.mean(posterior.argmax(1) == truth) > 0.995
+    np.testing.assert_allclose(posterior.mean(0), [0.2, 0.5, 0.3], atol=0.01)
 
 
-def test_the_receive_field_is_taken_out():
+def test_the_receive_field_is_removed():
     rng = np.random.default_rng(0)
     truth, x = rng.choice(3, 30_000, p=[0.2, 0.5, 0.3]), rng.uniform(-1, 1, 30_000)
     clean = np.array([0.2, 0.5, 0.7])[truth] + 0.03 * rng.standard_normal(len(truth))
     prior, field = np.full((len(truth), 3), 0.3) + 0.1 * np.eye(3)[truth], np.stack([np.ones_like(x), x], 1)
     values = clean * (1 + 0.25 * x)
-    right = np.mean(regions.tissue_shares(values, prior, field).argmax(1) == truth)
-    without = np.mean(regions.tissue_shares(values, prior, field[:, :1]).argmax(1) == truth)
+    right = np.mean(regions.tissue_posterior(values, prior, field).argmax(1) == truth)
+    without = np.mean(regions.tissue_posterior(values, prior, field[:, :1]).argmax(1) == truth)
     assert right > 0.98 and without < 0.95
 
 
 # --- the template ------------------------------------------------------------------------------------
 
 
-def test_the_template_lies_on_itself_wherever_it_was_put(template):
+def test_the_template_is_aligned_with_itself_from_any_pose(template):
     volume, affine = template
     matrix, fit = regions.align(volume, affine)
     np.testing.assert_allclose(matrix[:3, :3], np.eye(3), atol=0.02)
@@ -92,7 +92,7 @@ def test_the_template_has_the_volumes_of_its_own_tissue_maps(found):
     assert row["brain_stem"] == pytest.approx(24, rel=0.15)
 
 
-def test_left_and_right_of_the_symmetric_template_are_alike(found):
+def test_left_and_right_of_the_symmetric_template_are_equal(found):
     for left, right in SIDES:
         assert found[left][0] == pytest.approx(found[right][0], rel=0.04)
 
@@ -112,8 +112,8 @@ def test_volumes_follow_the_size_and_not_the_pose(template, found):
     np.testing.assert_allclose(smaller, found * 0.9 * 0.8 * 0.95, rtol=0.05)
 
 
-def test_what_is_taken_from_one_side_is_missing_there(template, found):
-    """A lesion as dark as fluid in the left white matter, told by the affine and not by the order of voxels."""
+def test_a_lesion_reduces_the_volume_of_its_side_only(template, found):
+    """A lesion as dark as CSF in the left white matter; the affine defines the side, not the order of voxels."""
     volume, affine = template[0].copy(), template[1]
     points = nib.affines.apply_affine(affine, np.stack(np.indices(volume.shape), -1))
     ball = np.linalg.norm(points - (-28, -30, 32), axis=-1) < 12
@@ -125,11 +125,11 @@ def test_what_is_taken_from_one_side_is_missing_there(template, found):
 
 
 def _shift(volume):
-    """Voxels of a flipped array as voxels of the flipped axis."""
+    """Affine from voxels of a flipped array to voxels of the array."""
     return nib.affines.from_matvec(np.eye(3), [-(volume.shape[0] - 1), 0, 0])
 
 
-def test_a_mirrored_brain_has_its_sides_exchanged(template):
+def test_a_mirrored_brain_has_exchanged_sides(template):
     volume, affine = template[0].copy(), template[1]
     points = nib.affines.apply_affine(affine, np.stack(np.indices(volume.shape), -1))
     volume[np.linalg.norm(points - (-28, -30, 32), axis=-1) < 14] = 0.3
@@ -142,10 +142,10 @@ def test_a_mirrored_brain_has_its_sides_exchanged(template):
 # --- people ------------------------------------------------------------------------------------------
 
 
-def test_brains_of_different_people_differ_as_they_should():
-    """People of the embedded cohort as the scanner left them: oblique, axes P, S, R."""
+def test_regional_volumes_of_simulated_participants_follow_their_anatomy():
+    """Participants of the embedded cohort in scanner orientation: oblique, axes P, S, R."""
     scanner = {"seed": 0, "variation": brains.Variation(), "shape": (76, 64, 56), "spacing_mm": (3.0, 3.0, 3.0)}
-    volumes, affines, facts = zip(*(brains.scan(number, **scanner) for number in range(5)), strict=True)
+    volumes, affines, facts = zip(*(brains.simulate_scan(number, **scanner) for number in range(5)), strict=True)
     table, truth = regions.volumes(np.stack(volumes), np.stack(affines)), [f["gm_ml"] + f["wm_ml"] for f in facts]
     assert table.notna().all(axis=None)
     assert np.corrcoef(table["brain"], truth)[0, 1] > 0.97
@@ -167,7 +167,7 @@ MUSE = {  # labels of DLMUSE by region; right labels come before their left part
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL_HEADS.is_dir(), reason=f"real heads are not there: {REAL_HEADS}")
-def test_regions_of_real_heads_follow_an_independent_parcellation():
+def test_regions_of_real_scans_correlate_with_an_independent_parcellation():
     truth, measured = [], []
     for scan in sorted((REAL_HEADS / "T1").glob("*.nii.gz"))[:24]:
         mask = REAL_HEADS / "dlmuse" / scan.name.replace("-T1.", "-DLMUSE.")
@@ -184,7 +184,7 @@ def test_regions_of_real_heads_follow_an_independent_parcellation():
 # --- what is no brain --------------------------------------------------------------------------------
 
 
-def test_what_is_no_brain_has_no_regions(template):
+def test_volumes_without_a_brain_have_no_regions(template):
     volume, affine = template
     rng = np.random.default_rng(0)
     ball = np.linalg.norm(np.indices(volume.shape).T - np.array(volume.shape) / 2, axis=-1).T < 20
@@ -232,7 +232,7 @@ sys.exit(1)
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Puts a program of this text on an otherwise empty PATH."""
+    """A function that puts a program on an otherwise empty PATH."""
 
     def install(text):
         tool = tmp_path / synthseg.TOOL
@@ -256,21 +256,23 @@ def test_synthseg_is_called_once_and_its_structures_are_summed_to_regions(instal
     assert row["csf"] == ml["csf"] + ml["3rd ventricle"] + ml["4th ventricle"] + 6
     assert row["intracranial"] == ml["total intracranial"] + 2
     assert row["brain"] == pytest.approx(row[synthseg.TISSUE].sum())
-    assert table.loc[1].isna().all() and table.loc[[0, 2]].notna().all(axis=None)  # one that it could not segment
+    assert table.loc[1].isna().all() and table.loc[[0, 2]].notna().all(
+        axis=None
+    )  # the volume that it could not segment
     assert list(table.columns) == [*regions.REGIONS, *regions.TOTALS]
 
 
-def test_synthseg_that_is_missing_fails_or_is_of_another_version_says_so(install, monkeypatch, tmp_path):
+def test_a_missing_failing_or_old_synthseg_is_reported(install, monkeypatch, tmp_path):
     volumes = np.zeros((1, 4, 4, 4))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError) as error:
         regions.volumes(volumes, np.eye(4), method="synthseg")
     assert str(error.value) == (
-        "mri_synthseg must be on the PATH for the method 'synthseg'; nothing of that name found: "
-        "set up FreeSurfer (7.3 or newer), or use the method 'atlas'"
+        "mri_synthseg must be on the PATH for evaluation.segmentation synthseg; it was not found: "
+        "set up FreeSurfer (7.3 or newer), or choose atlas"
     )
     install(f"#!{sys.executable}\nimport sys\nsys.exit('no licence file')\n")
-    with pytest.raises(RuntimeError, match="must write a table of volumes; it ended with status 1: no licence file"):
+    with pytest.raises(RuntimeError, match="wrote no table of volumes and ended with status 1: no licence file"):
         regions.volumes(volumes, np.eye(4), method="synthseg")
     install(FAKE.format(python=sys.executable, names=NAMES[1:]))
     with pytest.raises(ValueError, match=r"must have the columns of SynthSeg 2; \['3rd ventricle'\] are not among"):

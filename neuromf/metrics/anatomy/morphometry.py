@@ -1,10 +1,10 @@
 """Distances between the regional volumes of real and generated brains.
 
 Tables have one row per brain and one column per region, in ml, as from `regions.volumes`. Rows with NaN, of volumes
-that are no brains, are left out and counted. Brains of two sets are not paired, so distributions are compared: the 1-Wasserstein
-distance of each region, and the Gaussian 2-Wasserstein distance of all regions together (WASABI). Both are positive for
-two samples of one population; each row therefore has the mean distance under permutation of the brains (`chance`) and
-its permutation p-value (`p`).
+that are no brains, are left out and counted. Brains of two sets are not paired, so distributions are compared: the
+1-Wasserstein distance of each region, and the Gaussian 2-Wasserstein distance of all regions together (WASABI). Both
+are positive for two samples of one population; each row therefore has the mean distance under permutation of the brains
+(`chance`) and its permutation p-value (`p`).
 
 References:
     WASABI: A Metric for Evaluating Morphometric Plausibility of Synthetic Brain MRIs (Jafrasteh et al., 2025),

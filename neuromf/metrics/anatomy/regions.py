@@ -1,15 +1,14 @@
-"""Tissues and regions of brains in millilitres, from their T1-weighted volumes alone and without a download.
+"""Volumes of tissues and regions in ml from skull-stripped T1-weighted volumes, without a download.
 
-A volume is laid on the MNI152 template inside nilearn by an affine registration. A mixture of three Gaussians under a
-smooth receive field, with the template's tissue maps as its prior, then tells CSF, grey and white matter apart, and the
-template says which part of the head a voxel lies in. Cerebellum and brain stem are the basins of a watershed of the
-template's tissue from seeds in MNI space; the midline is x = 0 mm there; a lateral ventricle is CSF nearer to the
-template's lateral ventricles than to its other CSF, and at most 16 mm from them. Grey matter includes deep grey
-matter, which is not told apart: over labelled real heads its volume correlated with theirs by 0.6, and by 0.5 once both
-were divided by the size of the head.
+An affine registration aligns a volume with the MNI152 template of nilearn. A mixture of three Gaussians with a smooth
+receive field, and with the tissue maps of the template as its prior, segments CSF, grey and white matter; the template
+assigns voxels to parts of the brain. Cerebellum and brain stem are watershed basins of the template's tissue, grown
+from seeds in MNI space. The midline is x = 0 mm. A lateral ventricle is CSF nearer to the template's lateral ventricles
+than to its other CSF, and at most 16 mm from them. Grey matter includes deep grey matter: over labelled scans its
+volume correlated with the labels by 0.6, and by 0.5 relative to the brain size.
 
-Volumes have shape (I, J, K), intensities in [0, 1], background 0; an affine takes voxels to mm, RAS+. Skull-stripped
-volumes are meant; CSF outside the brain is what the stripping left.
+Volumes have shape (I, J, K), values in [0, 1], background 0; affines map voxels to mm, RAS+. The amount of CSF outside
+the brain depends on the skull stripping.
 
 References:
     Unified segmentation (Ashburner & Friston, 2005), NeuroImage 26:839: mixture, receive field, atlas prior
@@ -35,40 +34,41 @@ REGIONS = (
     *("left_gm", "right_gm", "left_wm", "right_wm", "left_ventricle", "right_ventricle"),
     *("cerebellum", "brain_stem", "csf"),
 )  # label 1 is the first; 0 is background
-TOTALS = ("brain", "intracranial")  # tissue without CSF; all that has a label
-FOREGROUND = 0.05  # intensity above which a voxel belongs to the head
-LEAST_ML = 200.0  # a foreground smaller than this is no brain
-LEAST_FIT = 0.5  # correlation with the template, inside the foreground, below which a volume is no brain
-N_FIT = 20_000  # voxels that the mixture is fitted to
+TOTALS = ("brain", "intracranial")  # all regions without CSF; all regions
+FOREGROUND = 0.05  # intensity above which a voxel is foreground
+MIN_ML = 200.0  # smallest foreground of a brain
+MIN_FIT = 0.5  # smallest correlation with the template, inside the foreground, of a brain
+N_FIT = 20_000  # largest number of voxels for the fit of the mixture
 TEMPLATE_MM = 2
-LEVELS_MM = ((8.0, 8.0), (4.0, 6.0))  # of the registration: width of the smoothing, distance of the points
+LEVELS_MM = ((8.0, 8.0), (4.0, 6.0))  # levels of the registration: smoothing width, grid spacing
 
 CEREBRUM, CEREBELLUM, STEM, PERIVENTRICULAR = 1, 2, 3, 4
-SEEDS_MM = {  # (|x|, y, z) in MNI space, on both sides; a basin of the watershed grows from each
+SEEDS_MM = {  # (|x|, y, z) in MNI space, mirrored to both sides; seeds of the watershed
     CEREBRUM: [(30, 0, 40), (50, -20, -15), (20, -80, 10), (35, 20, -15), (35, -45, -8), (10, -15, 5), (0, 30, 0)],
     CEREBELLUM: [(25, -60, -40), (15, -50, -25), (0, -65, -30)],
     STEM: [(0, -30, -45), (0, -25, -30), (0, -28, -20)],
 }
-VENTRICLE_SEED_MM = (26, -46, 12)  # the left atrium, mirrored as the seeds are
+VENTRICLE_SEED_MM = (26, -46, 12)  # atrium of the lateral ventricle, mirrored to both sides
 VENTRICLE_DEPTH_MM, VENTRICLE_REACH_MM = 18, 16
-LABELS = np.array([[0, 0, 0], [9, 1, 3], [9, 7, 7], [9, 8, 8], [5, 1, 3]], dtype=np.uint8)  # part x (CSF, GM, WM), left
-SIDED = np.isin(np.arange(10), (1, 3, 5))  # labels whose right partner is the next one
+# Label by part and tissue (CSF, GM, WM), left side.
+LABELS = np.array([[0, 0, 0], [9, 1, 3], [9, 7, 7], [9, 8, 8], [5, 1, 3]], dtype=np.uint8)
+SIDED = np.isin(np.arange(10), (1, 3, 5))  # left labels; the label of the right side is the next one
 
 
 class Atlas(NamedTuple):
-    """MNI152 at 2 mm, prepared for registration and labelling."""
+    """The MNI152 template at 2 mm, for registration and labelling."""
 
-    to_voxel: NDArray  # (4, 4) from mm
-    images: list[NDArray]  # per level (4, I, J, K): smoothed T1 and its slopes per mm
-    priors: NDArray  # (3, I, J, K) shares of CSF, grey and white matter, smoothed
-    parts: NDArray  # (I, J, K) which part of the head; the nearest one outside the brain
-    centre: NDArray  # (3,) of the brain, in mm
+    to_voxel: NDArray  # (4, 4), mm to voxels
+    images: list[NDArray]  # per level (4, I, J, K): smoothed T1 and its gradient per mm
+    priors: NDArray  # (3, I, J, K) smoothed probabilities of CSF, grey and white matter
+    parts: NDArray  # (I, J, K) part of the brain; outside the brain the nearest part
+    centre: NDArray  # (3,) centre of the brain in mm
     brain_ml: float
 
 
 @functools.cache
 def load_atlas() -> Atlas:
-    """The template and what is derived from it once per process (about 3 s)."""
+    """The template and its derived maps, computed once per process (about 3 s)."""
     from nilearn import datasets
 
     of = datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template
@@ -85,7 +85,7 @@ def load_atlas() -> Atlas:
 
 
 def _parts(csf: NDArray, tissue: NDArray, brain: NDArray, to_voxel: NDArray) -> NDArray:
-    """Part of the head of each voxel of the template, with shape (I, J, K)."""
+    """Part of the brain of each voxel of the template, shape (I, J, K)."""
     from skimage.segmentation import watershed
 
     markers = np.zeros(brain.shape, np.uint8)
@@ -103,7 +103,7 @@ def _parts(csf: NDArray, tissue: NDArray, brain: NDArray, to_voxel: NDArray) -> 
 
 
 def _voxels_of(seeds_mm: Sequence[tuple[float, float, float]], to_voxel: NDArray) -> tuple[NDArray, ...]:
-    """Index of the voxels at seeds and at their mirror images."""
+    """Indices of the voxels at seeds and at their mirror images."""
     seeds = np.array(seeds_mm, dtype=float)
     both = np.concatenate([seeds, seeds * (-1, 1, 1)])
     return tuple(np.rint(nib.affines.apply_affine(to_voxel, both)).astype(int).T)
@@ -113,10 +113,10 @@ def _voxels_of(seeds_mm: Sequence[tuple[float, float, float]], to_voxel: NDArray
 
 
 def align(volume: NDArray, affine: NDArray) -> tuple[NDArray, float]:
-    """Affine transform (4, 4) of the volume's mm to MNI mm, and the correlation with the template it reaches.
+    """Affine transform (4, 4) from the volume's mm to MNI mm, and the correlation with the template.
 
-    From equal centres and equal sizes of the foregrounds, by least squares over the differences of intensity
-    at two smoothings; how bright the volume is, is fitted too. The correlation is over foreground voxels.
+    Minimises the squared intensity differences at two smoothing levels, from equal centres and sizes of the
+    foregrounds; an intensity scale is fitted too. The correlation is over foreground voxels.
     """
     atlas, inside = load_atlas(), volume > FOREGROUND
     spacing = nib.affines.voxel_sizes(affine)
@@ -125,10 +125,10 @@ def align(volume: NDArray, affine: NDArray) -> tuple[NDArray, float]:
     x = np.concatenate([scale * np.eye(3).ravel(), atlas.centre, [1.0]])
     steps = np.concatenate([np.full(9, 0.02), np.full(3, 1.0), [0.1]])
     for (sigma, step), image in zip(LEVELS_MM, atlas.images, strict=True):
-        points, values, head = _sample(volume, inside, affine, sigma, step)
+        points, values, foreground = _sample(volume, inside, affine, sigma, step)
         residual, slope = _difference(points - centre, values, image, atlas.to_voxel)
         x = least_squares(residual, x, slope, method="lm", x_scale=steps, max_nfev=30, ftol=1e-4, xtol=1e-4).x
-    fit = np.corrcoef((residual(x) + values)[head], values[head])[0, 1]
+    fit = np.corrcoef((residual(x) + values)[foreground], values[foreground])[0, 1]
     matrix = x[:9].reshape(3, 3)
     return nib.affines.from_matvec(matrix, x[9:12] - matrix @ centre), float(fit)
 
@@ -136,7 +136,7 @@ def align(volume: NDArray, affine: NDArray) -> tuple[NDArray, float]:
 def _sample(
     volume: NDArray, inside: NDArray, affine: NDArray, sigma_mm: float, step_mm: float
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """Positions (N, 3) in mm of a sparse grid around the foreground, smoothed values (N,), which are foreground."""
+    """Positions (N, 3) in mm of a sparse grid around the foreground, smoothed values (N,), and foreground mask (N,)."""
     spacing = nib.affines.voxel_sizes(affine)
     smooth = ndimage.gaussian_filter(volume.astype(np.float32), sigma_mm / 2 / spacing)
     every = tuple(slice(n // 2, None, n) for n in np.maximum(1, np.rint(step_mm / spacing)).astype(int))
@@ -146,7 +146,7 @@ def _sample(
 
 
 def _difference(points: NDArray, values: NDArray, image: NDArray, to_voxel: NDArray) -> tuple:
-    """Residual of 13 parameters (matrix, offset, brightness) and its derivative, as least_squares wants them."""
+    """Residual as a function of 13 parameters (matrix, offset, intensity scale), and its Jacobian."""
 
     def read(x: NDArray, maps: NDArray) -> list[NDArray]:
         placed = nib.affines.apply_affine(to_voxel, points @ x[:9].reshape(3, 3).T + x[9:12]).T
@@ -167,16 +167,17 @@ def _difference(points: NDArray, values: NDArray, image: NDArray, to_voxel: NDAr
 # --- tissues -----------------------------------------------------------------------------------------
 
 
-def tissue_shares(values: NDArray, prior: NDArray, field: NDArray, n_iterations: int = 25) -> NDArray:
-    """Posterior of CSF, grey and white matter, with shape (N, 3), by expectation and maximisation.
+def tissue_posterior(values: NDArray, prior: NDArray, field: NDArray, n_iterations: int = 25) -> NDArray:
+    """Posterior of CSF, grey and white matter, shape (N, 3), by expectation maximisation.
 
     The receive field is a linear combination of `field` that multiplies all intensities; it is refitted by weighted
-    least squares after each expectation, from the fifth on. The fit uses at most `N_FIT` of the voxels.
+    least squares from the fifth iteration on. The fit uses at most N_FIT voxels.
 
     Arguments:
-        values: Intensities, with shape (N,).
-        prior: Shares of the three tissues from the atlas, with shape (N, 3), rows summing to 1.
-        field: Smooth functions of position, with shape (N, B), the first of them constant 1.
+        values: Intensities, shape (N,).
+        prior: Probabilities of the three tissues from the atlas, shape (N, 3), with row sums of 1.
+        field: Smooth functions of position, shape (N, B), the first constant 1.
+        n_iterations: Number of iterations.
     """
     some = slice(None, None, -(-len(values) // N_FIT))
     y, p0, basis = values[some], prior[some], field[some]
@@ -206,8 +207,8 @@ def _posterior(values: NDArray, prior: NDArray, means: NDArray, variances: NDArr
 
 
 def _field(points: NDArray, order: int = 2) -> NDArray:
-    """Polynomials of position up to an order, with shape (N, B); the first is 1."""
-    x, y, z = ((points - points.mean(0)) / 80).T  # about -1 to 1 over a head
+    """Polynomials of position up to an order, shape (N, B); the first is 1."""
+    x, y, z = ((points - points.mean(0)) / 80).T  # about -1 to 1 over a brain
     powers = [(i, j, k) for i in range(order + 1) for j in range(order + 1 - i) for k in range(order + 1 - i - j)]
     return np.stack([x**i * y**j * z**k for i, j, k in powers], axis=1)
 
@@ -216,39 +217,38 @@ def _field(points: NDArray, order: int = 2) -> NDArray:
 
 
 def segment(volume: NDArray, affine: NDArray) -> NDArray:
-    """Region of each voxel, with shape (I, J, K): 0 is background, 1 the first of REGIONS.
+    """Region of each voxel, shape (I, J, K): 0 is background, 1 the first of REGIONS.
 
-    A volume that is empty, constant, too small, or unlike any brain (correlation with the template below 0.5) has no
-    regions: all its voxels are 0.
+    All voxels are 0 if the volume is empty, constant, too small, or has a correlation with the template below 0.5.
 
     Arguments:
-        volume: One volume in [0, 1], with shape (I, J, K).
-        affine: Voxel to mm, RAS+, with shape (4, 4). Pose and position may be wrong by some centimetres and about 30
-            degrees, so that the voxel size on the diagonal will do.
+        volume: One volume in [0, 1], shape (I, J, K).
+        affine: Voxel to mm, RAS+, shape (4, 4). The registration tolerates some centimetres and about 30 degrees, so
+            a diagonal matrix of voxel sizes suffices.
     """
-    volume, affine = as_volumes(np.asarray(volume)[None])[0], as_affine(affine)
+    volume, affine = as_volumes(np.asarray(volume)[None])[0], check_affine(affine)
     labels, bright = np.zeros(volume.shape, np.uint8), volume > FOREGROUND
     ml = abs(np.linalg.det(affine[:3, :3])) / 1000
-    if bright.sum() * ml < LEAST_ML or np.ptp(volume[bright]) < 1e-3:
+    if bright.sum() * ml < MIN_ML or np.ptp(volume[bright]) < 1e-3:
         return labels
     to_mni, fit = align(volume, affine)
     inside = ndimage.binary_fill_holes(bright)
     points = nib.affines.apply_affine(to_mni @ affine, np.argwhere(inside))
-    if not fit > LEAST_FIT or not np.isfinite(points).all():
+    if not fit > MIN_FIT or not np.isfinite(points).all():
         return labels
     atlas = load_atlas()
     voxels = nib.affines.apply_affine(atlas.to_voxel, points)
     prior = 0.02 + np.stack([ndimage.map_coordinates(m, voxels.T, order=1) for m in atlas.priors], axis=1)
     prior = prior / prior.sum(axis=1, keepdims=True)
-    shares = tissue_shares(volume[inside].astype(float), prior, _field(points))
+    posterior = tissue_posterior(volume[inside].astype(float), prior, _field(points))
     last = np.array(atlas.parts.shape) - 1
     part = atlas.parts[tuple(np.clip(np.rint(voxels), 0, last).astype(int).T)]
-    found = LABELS[part, shares.argmax(axis=1)]
-    labels[inside] = found + (SIDED[found] & (points[:, 0] > 0))
+    left = LABELS[part, posterior.argmax(axis=1)]
+    labels[inside] = left + (SIDED[left] & (points[:, 0] > 0))
     return labels
 
 
-def as_affine(affine: ArrayLike) -> NDArray:
+def check_affine(affine: ArrayLike) -> NDArray:
     """An invertible (4, 4) affine."""
     a = np.asarray(affine, dtype=float)
     if a.shape != (4, 4) or not np.isfinite(a).all() or abs(np.linalg.det(a[:3, :3])) < 1e-9:
@@ -257,15 +257,15 @@ def as_affine(affine: ArrayLike) -> NDArray:
 
 
 def volumes(volumes: ArrayLike, affines: ArrayLike, *, method: str = "atlas") -> pd.DataFrame:
-    """Volume of each region in ml, one row per volume; NaN where a volume is no brain.
+    """Volume of each region in ml, a row per volume; NaN if a volume is no brain.
 
     Arguments:
-        volumes: Volumes in [0, 1], with shape (N, I, J, K).
-        affines: Voxel to mm, with shape (4, 4) for all, or (N, 4, 4).
-        method: "atlas", the segmentation of this file, or "synthseg", where mri_synthseg is installed.
+        volumes: Volumes in [0, 1], shape (N, I, J, K).
+        affines: Voxel to mm, shape (4, 4) for all volumes, or (N, 4, 4).
+        method: "atlas", the segmentation of this module, or "synthseg", which needs mri_synthseg.
 
     Returns:
-        Columns of REGIONS; brain, all tissue without CSF; intracranial, all of it.
+        Columns of REGIONS; brain, their sum without CSF; intracranial, their sum.
     """
     x = as_volumes(volumes)
     each = np.broadcast_to(np.asarray(affines, dtype=float), (len(x), 4, 4))

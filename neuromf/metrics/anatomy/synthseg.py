@@ -1,4 +1,4 @@
-"""Regional volumes by SynthSeg, where FreeSurfer is installed: its structures summed to the regions of this study.
+"""Regional volumes by SynthSeg of FreeSurfer: its structures, summed to the regions of this project.
 
 References:
     SynthSeg: Segmentation of brain MRI scans of any contrast and resolution (Billot et al., 2023),
@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from neuromf.data import nifti
+
 TOOL = "mri_synthseg"
 DEEP = ("thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala", "accumbens area")
 SIDES = ("left", "right")
-STRUCTURES = {  # of SynthSeg's table, by region
+STRUCTURES = {  # columns of SynthSeg's table by region
     **{f"{side}_gm": [f"{side} {name}" for name in ("cerebral cortex", *DEEP)] for side in SIDES},
     **{f"{side}_wm": [f"{side} cerebral white matter", f"{side} ventral dc"] for side in SIDES},
     **{f"{side}_ventricle": [f"{side} lateral ventricle", f"{side} inferior lateral ventricle"] for side in SIDES},
@@ -31,40 +33,41 @@ TISSUE = [f"{side}_{tissue}" for side in SIDES for tissue in ("gm", "wm")] + ["c
 
 
 def volumes(volumes: NDArray, affines: NDArray) -> pd.DataFrame:
-    """Regions of all volumes in ml by one call of mri_synthseg; NaN rows where it could not segment one.
+    """Regions of all volumes in ml, from one call of mri_synthseg; a volume that it cannot segment is a NaN row.
 
     Arguments:
-        volumes: Volumes in [0, 1], with shape (N, I, J, K).
-        affines: Voxel to mm, with shape (N, 4, 4).
+        volumes: Volumes in [0, 1], shape (N, I, J, K).
+        affines: Voxel to mm, shape (N, 4, 4).
 
     Raises:
         FileNotFoundError: If mri_synthseg is not on the PATH.
-        RuntimeError: If it wrote no volumes at all.
+        RuntimeError: If it wrote no table of volumes.
     """
     tool = shutil.which(TOOL)
     if tool is None:
         raise FileNotFoundError(
-            f"{TOOL} must be on the PATH for the method 'synthseg'; nothing of that name found: "
-            "set up FreeSurfer (7.3 or newer), or use the method 'atlas'"
+            f"{TOOL} must be on the PATH for evaluation.segmentation synthseg; it was not found: "
+            "set up FreeSurfer (7.3 or newer), or choose atlas"
         )
     with TemporaryDirectory() as folder:
         scans, labels, table = (Path(folder, name) for name in ("scans", "labels", "volumes.csv"))
         scans.mkdir()
         for n, (volume, affine) in enumerate(zip(volumes, affines, strict=True)):
-            nib.save(nib.Nifti1Image(volume.astype(np.float32), affine), scans / f"{n:06d}.nii.gz")
+            image = nib.Nifti1Image(volume.astype(np.float32), affine)
+            (scans / f"{n:06d}.nii.gz").write_bytes(nifti.compress(image))
         done = subprocess.run(
             [tool, "--i", str(scans), "--o", str(labels), "--vol", str(table), "--threads", "1"],
             capture_output=True,
             text=True,
         )
         if not table.is_file():
-            said = (done.stderr or done.stdout).strip()[-500:]
-            raise RuntimeError(f"{TOOL} must write a table of volumes; it ended with status {done.returncode}: {said}")
+            output = (done.stderr or done.stdout).strip()[-500:]
+            raise RuntimeError(f"{TOOL} wrote no table of volumes and ended with status {done.returncode}: {output}")
         return read(table, len(volumes))
 
 
 def read(path: Path, n: int) -> pd.DataFrame:
-    """Regions in ml of scans 0 to n - 1 from SynthSeg's table: a row per scan, named in the first column, in mm³."""
+    """Regions in ml of scans 0 to n - 1 from SynthSeg's table, with scans in the first column and volumes in mm³."""
     table = pd.read_csv(path, index_col=0).rename(columns=str.lower)
     if missing := sorted({name for names in STRUCTURES.values() for name in names} - set(table.columns)):
         raise ValueError(
