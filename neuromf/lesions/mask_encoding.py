@@ -32,12 +32,11 @@ THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.025), 3)
 CLIP_VOXELS = {"distance": 3.0, "level": 6.0}  # distances with the highest Dice of encode-decode, of 1 to 8
 
 
-def encode(vae: MAISIVAEWrapper, image: Tensor, mask: Tensor, encoding: str, *, precision: str = "float32") -> Tensor:
+def encode(vae: MAISIVAEWrapper, image: Tensor, mask: Tensor, encoding: str) -> Tensor:
     """Pair latents (B, 4 + k, I/4, J/4, K/4), image channels first, of images in [0, 1] and their masks."""
     if image.shape != mask.shape:
         raise ValueError(f"image and mask must have one shape; got {tuple(image.shape)} and {tuple(mask.shape)}")
-    latent = encode_safely(vae, image, precision=precision)[0]
-    return torch.cat([latent, encode_mask(vae, mask, encoding, precision=precision)], dim=1)
+    return torch.cat([encode_safely(vae, image)[0], encode_mask(vae, mask, encoding)], dim=1)
 
 
 def encode_mask(vae: MAISIVAEWrapper, mask: Tensor, encoding: str, *, precision: str = "float32") -> Tensor:
@@ -52,15 +51,13 @@ def encode_mask(vae: MAISIVAEWrapper, mask: Tensor, encoding: str, *, precision:
     return encode_safely(vae, volume, precision=precision)[0]
 
 
-def decode(
-    vae: MAISIVAEWrapper, latent: Tensor, encoding: str, threshold: float, *, precision: str = "float32"
-) -> tuple[Tensor, Tensor, Tensor]:
+def decode(vae: MAISIVAEWrapper, latent: Tensor, encoding: str, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Images in [0, 1], binary masks and soft masks, each (B, 1, I, J, K), of denormalised pair latents."""
     check_encoding(encoding)
     if latent.shape[1] != (expected := LATENT_CHANNELS + CHANNELS[encoding]):
         raise ValueError(f"pair latents of {encoding} have {expected} channels; got shape {tuple(latent.shape)}")
-    image = decode_safely(vae, latent[:, :LATENT_CHANNELS], precision=precision).clamp(0, 1)
-    soft = decode_mask(vae, latent[:, LATENT_CHANNELS:], encoding, precision=precision)
+    image = decode_safely(vae, latent[:, :LATENT_CHANNELS]).clamp(0, 1)
+    soft = decode_mask(vae, latent[:, LATENT_CHANNELS:], encoding)
     return image, (soft > threshold).float(), soft
 
 

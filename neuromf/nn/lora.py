@@ -24,6 +24,7 @@ from neuromf.nn.forward_mode import Conv3d
 
 ATTENTION = r".*\.(to_q|to_k|to_v)"  # regular expressions that match whole module names
 CONVOLUTIONS = r".*\.(conv1|conv2)\.conv"
+TRAINABLE = (".lora_A.", ".lora_B.", ".added.")  # parts of the names of adapter weights and added convolutions
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -47,9 +48,9 @@ def inject_lora(
 
 def freeze_base_unfreeze_lora(model: Net) -> Net:
     """Make the adapters and the added convolutions the only trainable parts of a model, in place."""
-    model.requires_grad_(False)
-    for module in _trainable_modules(model):
-        module.requires_grad_(True)
+    trainable = adapter_state(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trainable)
     return model
 
 
@@ -57,14 +58,6 @@ def count_trainable_params(model: nn.Module) -> tuple[int, int]:
     """Number of trainable parameters, and number of all parameters."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return trainable, sum(p.numel() for p in model.parameters())
-
-
-def _trainable_modules(model: nn.Module) -> Iterator[nn.Module]:
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            yield from (module.lora_A, module.lora_B)
-        elif isinstance(module, WidenedConv):
-            yield module.added
 
 
 class Switchable(nn.Module):
@@ -120,8 +113,8 @@ def _enable(model: nn.Module, enabled: bool) -> None:
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     """Weights that `freeze_base_unfreeze_lora` makes trainable, by name."""
-    trainable = {id(p) for module in _trainable_modules(model) for p in module.parameters()}
-    return {name: p.detach().contiguous() for name, p in model.named_parameters() if id(p) in trainable}
+    named = ((name, p) for name, p in model.named_parameters() if any(part in name for part in TRAINABLE))
+    return {name: p.detach().contiguous() for name, p in named}
 
 
 def save_adapter(model: nn.Module, path: Path, **settings: object) -> None:

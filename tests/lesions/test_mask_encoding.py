@@ -51,7 +51,6 @@ def test_latents_have_the_channels_of_their_encoding_image_first(net, encoding):
     assert torch.equal(binary, (soft > 0.4).float()) and 0 <= soft.min() and soft.max() <= 1
 
 
-@pytest.mark.phase7
 @pytest.mark.parametrize(("encoding", "min_dice"), [("level", 0.85), ("downsample", 0.6)])
 def test_P7_T1_a_mask_is_recovered_by_encode_decode(net, encoding, min_dice):
     mask = batch(ball(6.0))
