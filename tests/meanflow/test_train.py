@@ -1,6 +1,7 @@
 """Training of a run from its files: outputs, resources, alarms, the script."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,10 +13,10 @@ import torch
 
 from neuromf.core.files import save_tensors
 from neuromf.data.participants import write_table
+from neuromf.meanflow import diagnostics
 from neuromf.meanflow.diagnostics import TrainingAlarm
 from neuromf.meanflow.run import load_run
 from neuromf.meanflow.train import train
-from neuromf.nn import embeddings
 from neuromf.vae import statistics
 from workflow_scripts import train as script
 
@@ -59,6 +60,7 @@ def test_the_returned_run_is_the_one_in_the_output_folder(inputs, tmp_path):
 
 
 def test_memory_mapped_latents_give_the_same_bits(inputs, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     for name, memory_mb in (("memory", 8000), ("disk", 0)):
         caplog.clear()
         train(**inputs, **CONFIG, out=tmp_path / name, memory_mb=memory_mb)
@@ -92,24 +94,15 @@ def test_the_script_trains_the_same_run_with_two_processes(inputs, tmp_path):
     assert one["parameters"] == two["parameters"]
 
 
-@pytest.fixture
-def alarming(monkeypatch):
-    """A config whose training is stopped by an alarm: times scaled as in diffusion code."""
-    monkeypatch.setitem(embeddings.CONDITIONINGS, "t-h", lambda t, r: (1000 * t, 1000 * (t - r)))
-    net = NET | {"widths": [16], "attention": [False], "norm_groups": 8, "head_width": 16}
-    settings = {"steps": 60, "batch": 8, "warmup": 2, "lr": 5e-3, "log_every": 10}
-    diagnostics = {"every": 10, "nfe": 2, "n": 2, "on_alarm": "stop"}
-    flow = FLOW | {"flow_matching_steps": 0, "prediction": "u", "target": "teacher"}
-    return {"net": net, "flow": flow, "train": TRAIN | settings | {"diagnostics": diagnostics}}
-
-
-def test_an_alarm_stops_the_training_and_leaves_its_diagnostics(inputs, tmp_path, alarming):
-    with pytest.raises(
-        TrainingAlarm, match=r"Cure: feed t and h raw[^$]*Diagnostics until then: .*ckpt/diagnostics.csv"
-    ):
-        train(**inputs, **alarming, out=tmp_path / "run")
+def test_an_alarm_stops_the_training_and_leaves_its_diagnostics(inputs, tmp_path, monkeypatch):
+    always = diagnostics.Alarm("always", lambda rows: "a problem", "a cause", "a cure")
+    monkeypatch.setattr(diagnostics, "ALARMS", (always,))
+    settings = TRAIN | {"steps": 12, "diagnostics": TRAIN["diagnostics"] | {"on_alarm": "stop"}}
+    message = r"step 9: a problem. Likely cause: a cause. Cure: a cure.\nDiagnostics until then: .*ckpt/diagnostics.csv"
+    with pytest.raises(TrainingAlarm, match=message):
+        train(**inputs, net=NET, flow=FLOW, train=settings, out=tmp_path / "run")
     rows = pd.read_csv(tmp_path / "run" / "ckpt" / "diagnostics.csv")
-    assert {"raw_fm", "temporal", "alarm"} <= set(rows["quantity"])
+    assert {"raw_fm", "temporal", "alarm"} <= set(rows["quantity"]) and rows["step"].max() == 9
     assert not (tmp_path / "run" / "diagnostics.csv").exists()
 
 
