@@ -7,7 +7,6 @@ results from which errors are computed. A peak is the largest resident memory of
 
 import logging
 import multiprocessing
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from torch import Tensor, nn
 
+from neuromf.core import hardware
 from neuromf.vae.maisi import (
     DOWNSAMPLING,
     LATENT_CHANNELS,
@@ -136,4 +136,4 @@ def peak_mb(variant: tuple[str, str], task: str, *, side: int, num_splits: int) 
 def _peak(variant: tuple[str, str], task: str, side: int, num_splits: int, n_threads: int) -> float:
     torch.set_num_threads(n_threads)
     call(build(variant[0], num_splits=num_splits), variant[1], task, random_input(task, side))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return hardware.peak_mb("cpu")
