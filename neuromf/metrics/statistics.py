@@ -135,10 +135,10 @@ def _check_groups(groups: Mapping[str, ArrayLike]) -> dict[str, NDArray]:
 def corrected(p_values: Sequence[float], method: str = "holm") -> NDArray:
     """P-values after correction for multiple testing; NaN values are not counted and stay NaN."""
     p = np.asarray(p_values, dtype=np.float64)
-    asked = np.isfinite(p)
+    tested = np.isfinite(p)
     result = np.full(len(p), np.nan)
-    if asked.any():
-        result[asked] = multipletests(p[asked], method=method)[1]
+    if tested.any():
+        result[tested] = multipletests(p[tested], method=method)[1]
     return result
 
 

@@ -358,7 +358,7 @@ def test_metrics_that_do_not_order_the_controls_are_detected():
 # --- errors ------------------------------------------------------------------------------------------
 
 
-def test_errors_say_what_came_and_what_to_do(rng, volumes):
+def test_error_messages(rng, volumes):
     x = rng.standard_normal((10, 3))
     with pytest.raises(ValueError) as error:
         resampling.at_equal_n(frechet.frechet_distance, x, x[:6], 7)

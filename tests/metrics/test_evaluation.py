@@ -21,7 +21,7 @@ N_TRAIN, N_TEST = 20, 8
 
 
 def blocks(volume):
-    """Block means of a volume (I, J, K), of its square and of its slopes along two axes, in one row."""
+    """Block means of a volume (I, J, K), its square and its differences along two axes, as one row."""
     x = volume[None, None]
     images = torch.cat([x, x**2, x - x.roll(1, 2), (x - x.roll(1, 3)).abs()], 1)
     return {"": F.avg_pool3d(images, 8).flatten()[None]}
@@ -87,7 +87,7 @@ def value(judge, which, metric, features="blocks"):
 # --- rows --------------------------------------------------------------------------------------------
 
 
-def test_every_row_has_the_columns_of_the_table_and_none_comes_twice(judge):
+def test_rows_have_the_columns_of_the_table_without_duplicates(judge):
     found = pd.DataFrame(judge.rows)
     assert set(found.columns) == set(table.COLUMNS)
     assert not found.duplicated(["set", "nfe", "metric", "features"]).any()
@@ -95,7 +95,7 @@ def test_every_row_has_the_columns_of_the_table_and_none_comes_twice(judge):
     assert {"frechet", "kid", "pair_ms_ssim", "betti_0", "betti_1", "symmetry", "ventricle_ml"} <= set(found["metric"])
 
 
-def test_rows_say_how_many_volumes_they_rest_on(judge):
+def test_rows_have_the_number_of_volumes(judge):
     n = pd.DataFrame(judge.rows).drop_duplicates(["set", "metric"]).set_index(["set", "metric"])["n"]
     assert [n[name, "frechet"] for name in ("test", "samples")] == [N_TEST, 6]
     assert [n["test", metric] for metric in ("symmetry", "brain_ml", "pair_ms_ssim")] == [N_TEST, 2, 2]
@@ -221,7 +221,7 @@ def test_compared_sets_are_resampled_jointly(new):
     assert worse["value"] == pytest.approx(value(judge, 1, "frechet") / value(judge, "worse", "frechet"))
 
 
-# --- what is shown -----------------------------------------------------------------------------------
+# --- valid metrics -----------------------------------------------------------------------------------
 
 
 def controlled(**distance):
@@ -255,7 +255,7 @@ def test_a_larger_precision_is_better():
     assert asked[0]["value"] == 0
 
 
-def test_tables_keep_their_text(tmp_path):
+def test_text_columns_stay_text(tmp_path):
     found = controlled(test=1.0).assign(run="")
     found.to_csv(tmp_path / "a.csv", index=False)
     again = table.read([tmp_path / "a.csv", tmp_path / "a.csv"])

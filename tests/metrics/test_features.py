@@ -1,4 +1,4 @@
-"""The door to features: the encoder's see what a posterior mean does not, published networks get what they were fed."""
+"""Feature sets: sensitivity of encoder features, inputs of RadImageNet, and error messages."""
 
 import hashlib
 import os
@@ -25,17 +25,17 @@ def message(error):
     return str(error.value)
 
 
-def heads(n, seed):
-    """Asymmetric blobs (n, I, J, K) in [0, 1]: a core off the middle, folds that differ from head to head."""
+def brains(n, seed):
+    """Asymmetric blobs (n, I, J, K) in [0, 1]: an off-centre core, and folds that differ between blobs."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, side) for side in SHAPE), indexing="ij"))
-    found = []
+    volumes = []
     for _ in range(n):
         radius = np.linalg.norm(grid / rng.normal(0.8, 0.04, (3, 1, 1, 1)), axis=0)
         core = np.linalg.norm((grid - [[[[0.25]]], [[[0.1]]], [[[0]]]]) / rng.normal(0.3, 0.03), axis=0)
         folds = gaussian_filter(rng.standard_normal(SHAPE), 1.2) * 1.5
-        found.append(np.clip((0.5 + 0.3 * (core < 1) + 0.5 * folds) * (radius < 1), 0, 1))
-    return np.array(found, np.float32)
+        volumes.append(np.clip((0.5 + 0.3 * (core < 1) + 0.5 * folds) * (radius < 1), 0, 1))
+    return np.array(volumes, np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +44,25 @@ def net():
 
 
 @pytest.fixture(scope="module")
-def people():
-    return heads(40, 0), heads(24, 1)
+def scans():
+    return brains(40, 0), brains(24, 1)
 
 
 @pytest.fixture(scope="module")
-def encoder(net, people):
-    return registry.open_features("encoder", vae=net, scale=encoder_module.calibrate(net, people[0][:24]))
+def encoder(net, scans):
+    return registry.open_features("encoder", vae=net, scale=encoder_module.calibrate(net, scans[0][:24]))
 
 
 @pytest.fixture(scope="module")
-def known(encoder, people):
-    """Features of both groups of people."""
-    return [encoder(group)[""] for group in people]
+def known(encoder, scans):
+    """Features of both groups."""
+    return [encoder(group)[""] for group in scans]
 
 
 # --- the encoder -------------------------------------------------------------------------------------
 
 
-def test_moments_are_those_of_each_part_of_the_volume():
+def test_moments_are_those_of_each_cell():
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 2, 4, 6, 4))).float() + 5
     got = encoder_module.cell_moments(x, 2)
     assert got.shape == (1, 2, 3, 8)
@@ -70,7 +70,7 @@ def test_moments_are_those_of_each_part_of_the_volume():
     square = sum((np.diff(x[0, 1].numpy(), axis=k, append=np.nan)) ** 2 for k in range(3))
     slopes = np.stack([np.diff(x[0, 1].numpy(), axis=k, append=x[0, 1].numpy().take([-1], k)) for k in range(3)])
     expected = [part.mean(), part.std(), np.sqrt(np.sum(slopes**2, 0)[2:, :3, 2:].mean())]
-    assert np.isnan(square).any()  # there is no difference beyond the last voxel: it counts as none
+    assert np.isnan(square).any()  # the last voxel has no difference: it counts as 0
     np.testing.assert_allclose(got[0, 1, :, 0b101], expected, rtol=1e-5)
 
 
@@ -80,52 +80,52 @@ def test_every_resolution_gives_its_last_residual_block(architecture, widths):
     assert [block.conv2.conv.out_channels for block in blocks] == widths
 
 
-def test_a_volume_has_the_same_features_in_any_set_and_the_encoder_is_left_as_it_was(net, encoder, people):
-    both, second = encoder(people[1][:2])[""], encoder(people[1][1:2])[""]
+def test_features_of_a_volume_do_not_depend_on_its_set(net, encoder, scans):
+    both, second = encoder(scans[1][:2])[""], encoder(scans[1][1:2])[""]
     assert encoder.name == "encoder-512" and both.shape == (2, 1, 512) and both.dtype == np.float32
     np.testing.assert_array_equal(both[1:], second)
     assert not any(block._forward_hooks for block in encoder_module.residual_blocks(net))
-    again = registry.open_features("encoder", vae=net, scale=encoder_module.calibrate(net, people[0][:24]))
-    np.testing.assert_array_equal(again(people[1][:1])[""], both[:1])
+    again = registry.open_features("encoder", vae=net, scale=encoder_module.calibrate(net, scans[0][:24]))
+    np.testing.assert_array_equal(again(scans[1][:1])[""], both[:1])
 
 
-def test_features_vary_by_about_one_between_people(known):
+def test_features_have_unit_variance_between_scans(known):
     np.testing.assert_allclose(known[0].var(axis=0).mean(), 1, rtol=0.2)
     np.testing.assert_allclose(known[1].var(axis=0).mean(), 1, rtol=0.3)
 
 
-def test_sums_with_random_signs_keep_distances(encoder, people):
+def test_the_random_projection_preserves_distances(encoder, scans):
     each = encoder.per_volume
     with torch.no_grad():
         moments = torch.stack(
-            [encoder_module.moments(each.vae, encoder_module.as_tensor(volume)) for volume in people[1][:6]]
+            [encoder_module.moments(each.vae, encoder_module.as_tensor(volume)) for volume in scans[1][:6]]
         )
     whole = ((moments - each.centre) / each.unit).flatten(1).double().numpy() * np.sqrt(512 / each.centre.numel())
-    short = encoder(people[1][:6])[""][:, 0]
+    short = encoder(scans[1][:6])[""][:, 0]
     gaps = [[np.linalg.norm(a - b) for a in x for b in x] for x in (whole, short)]
     pairs = np.array(gaps)[:, np.array(gaps)[0] > 0]
     np.testing.assert_allclose(pairs[1] / pairs[0], 1, atol=0.25)
     assert np.corrcoef(pairs)[0, 1] > 0.7
 
 
-def test_texture_moves_features_far_more_than_block_averages_of_the_posterior_mean(net, encoder, people, known):
-    blurred = gaussian_filter(people[1], (0, 0.8, 0.8, 0.8))
+def test_features_are_more_sensitive_to_texture_than_posterior_means(net, encoder, scans, known):
+    blurred = gaussian_filter(scans[1], (0, 0.8, 0.8, 0.8))
 
     def means(volumes):
         with torch.no_grad():
             mean = net.encode(torch.from_numpy(volumes)[:, None])[0]
         return nn.functional.avg_pool3d(mean, 2).flatten(1).double().numpy()
 
-    train = means(people[0])
+    train = means(scans[0])
     axes = np.linalg.svd(train - train.mean(0), full_matrices=False)[2][:16]
-    old = [frechet.frechet_distance(train @ axes.T, means(x) @ axes.T) for x in (people[1], blurred)]
+    old = [frechet.frechet_distance(train @ axes.T, means(x) @ axes.T) for x in (scans[1], blurred)]
     new = [frechet.frechet_distance(known[0][:, 0], x[:, 0]) for x in (known[1], encoder(blurred)[""])]
     assert new[1] > 2 * new[0] and old[1] < 1.5 * old[0]
 
 
-def test_controls_stand_in_order_by_every_distance(encoder, people, known):
+def test_all_distances_put_the_controls_in_order(encoder, scans, known):
     rows = []
-    for name, volumes in controls.control_sets(people[1], block=8).items():
+    for name, volumes in controls.control_sets(scans[1], block=8).items():
         rows += [{"set": name, **row} for row in table.distances(known[0], encoder(volumes)[""], "e", n_boot=4)]
     for metric in ("frechet", "frechet_equal_n24", "kid", "mmd2", "sliced_wasserstein"):
         of_metric = [row for row in rows if row["metric"] == metric]
@@ -133,16 +133,16 @@ def test_controls_stand_in_order_by_every_distance(encoder, people, known):
         assert controls.in_order(of_metric, chains=chains), metric
 
 
-def test_a_left_right_flip_of_everything_is_noticed(encoder, people, known):
-    flipped = encoder(people[1][:, ::-1])[""]
+def test_a_left_right_flip_is_detected(encoder, scans, known):
+    flipped = encoder(scans[1][:, ::-1])[""]
     rows = [{r["metric"]: r for r in table.distances(known[0], x, "e", n_boot=20)} for x in (known[1], flipped)]
     for metric in ("frechet", "kid", "mmd2", "sliced_wasserstein"):
         assert rows[1][metric]["value"] > 1.5 * abs(rows[0][metric]["value"]), metric
     assert rows[1]["kid"]["low"] > rows[0]["kid"]["high"]
 
 
-def test_three_heads_again_and_again_are_noticed(encoder, people, known):
-    alike = np.clip(people[1][[0, 1, 2] * 8] + 0.002 * np.random.default_rng(0).standard_normal(people[1].shape), 0, 1)
+def test_three_repeated_brains_are_detected(encoder, scans, known):
+    alike = np.clip(scans[1][[0, 1, 2] * 8] + 0.002 * np.random.default_rng(0).standard_normal(scans[1].shape), 0, 1)
     good, bad = (
         {r["metric"]: r["value"] for r in table.distances(known[0], x, "e", n_boot=4)}
         for x in (known[1], encoder(alike)[""])
@@ -152,8 +152,8 @@ def test_three_heads_again_and_again_are_noticed(encoder, people, known):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (REAL / "ixi_t1_2mm").is_dir(), reason=f"no real heads in {REAL}; set NEUROMF_REAL_DATA")
-def test_controls_of_real_heads_stand_in_order(net):
+@pytest.mark.skipif(not (REAL / "ixi_t1_2mm").is_dir(), reason=f"no real scans in {REAL}; set NEUROMF_REAL_DATA")
+def test_controls_of_real_scans_are_in_order(net):
     scans = sorted((REAL / "ixi_t1_2mm" / "T1").glob("*.nii.gz"))[:60]
     masks = [REAL / "ixi_t1_2mm" / "dlmuse" / path.name.replace("-T1.", "-DLMUSE.") for path in scans]
     grid = {"spacing_mm": 2.0, "shape": (80, 96, 80)}
@@ -186,10 +186,10 @@ def radimagenet(tmp_path_factory):
     return saved(backbones.radimagenet_net(), tmp_path_factory.mktemp("weights") / "radimagenet.pth")
 
 
-def test_radimagenet_gives_2048_features_of_the_slices_in_the_middle_of_three_planes(radimagenet, people):
+def test_radimagenet_returns_2048_features_of_central_slices_in_three_planes(radimagenet, scans):
     digest = hashlib.sha256(radimagenet.read_bytes()).hexdigest()
     found = registry.open_features("radimagenet", weights=radimagenet, sha256=digest, centre=0.2)
-    got = found(people[1][:2])
+    got = found(scans[1][:2])
     assert found.name == "radimagenet-centre0.2"
     assert {plane: x.shape for plane, x in got.items()} == {
         "xy": (2, 7, 2048), "yz": (2, 7, 2048), "zx": (2, 8, 2048)
@@ -197,8 +197,8 @@ def test_radimagenet_gives_2048_features_of_the_slices_in_the_middle_of_three_pl
     assert np.isfinite(got["xy"]).all() and np.ptp(got["xy"][:, 0], axis=0).max() > 0
 
 
-def test_radimagenet_is_laid_out_as_keras_has_it():
-    """Strides stand in the first convolution of a block, every convolution has a bias, the epsilon is Keras's."""
+def test_radimagenet_has_the_layout_of_keras():
+    """The first convolution of a block has the stride, every convolution a bias, and epsilon is that of Keras."""
     net = backbones.radimagenet_net()
     assert net.layer2[0].conv1.stride == (2, 2) and net.layer2[0].conv2.stride == (1, 1)
     assert net.layer1[0].conv1.stride == net.layer2[1].conv1.stride == (1, 1)
@@ -209,7 +209,7 @@ def test_radimagenet_is_laid_out_as_keras_has_it():
     assert {"conv1.bias", "layer3.0.downsample.0.bias", "layer3.0.downsample.1.running_var"} <= state.keys()
 
 
-def test_slices_lie_along_the_axis_of_their_plane_and_come_as_the_network_was_fed():
+def test_slices_and_network_input_follow_the_protocol():
     volume = torch.arange(6 * 4 * 10.0).view(6, 4, 10)
     assert [backbones.middle(volume, axis, 0.5).shape for axis in backbones.PLANES.values()] == [
         (5, 6, 4), (3, 4, 10), (2, 6, 10)
@@ -224,7 +224,7 @@ def test_slices_lie_along_the_axis_of_their_plane_and_come_as_the_network_was_fe
 # --- errors ------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_name_or_setting_is_refused(net, people, radimagenet):
+def test_an_unknown_name_or_setting_is_refused(net, scans, radimagenet):
     with pytest.raises(ValueError) as error:
         registry.open_features("vgg")
     assert message(error) == "features must be one of encoder, radimagenet; got vgg"
@@ -235,10 +235,10 @@ def test_an_unknown_name_or_setting_is_refused(net, people, radimagenet):
         registry.open_features("encoder", vae=net, scale=np.ones((2, 1, 3, 64), np.float32), n=0)
     assert message(error) == "n, the number of features, must be at least 1; got 0"
     with pytest.raises(ValueError) as error:
-        encoder_module.calibrate(net, people[0][:3])
+        encoder_module.calibrate(net, scans[0][:3])
     assert message(error) == "calibration needs at least 4 volumes, better 32; got 3"
     with pytest.raises(ValueError) as error:
-        encoder_module.calibrate(net, people[0][[0] * 4])
+        encoder_module.calibrate(net, scans[0][[0] * 4])
     assert message(error) == "all 4 calibration volumes are equal; use scans of different participants"
     with pytest.raises(ValueError) as error:
         registry.open_features("radimagenet", weights=radimagenet, centre=0)

@@ -1,4 +1,4 @@
-"""Metrics against closed forms, against SciPy and scikit-image, and against planted answers."""
+"""Fréchet distance, similarity, spectra and tissues against closed forms, SciPy, scikit-image and constructed cases."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def message(error):
 
 
 def with_moments(rng, n, mean, cov):
-    """Rows whose sample mean and covariance are exactly the given ones."""
+    """Rows with exactly the given sample mean and covariance."""
     x = rng.standard_normal((n, len(mean)))
     x -= x.mean(axis=0)
     white = np.linalg.solve(np.linalg.cholesky(np.cov(x.T, ddof=1).reshape(len(mean), -1)), x.T).T
@@ -34,7 +34,7 @@ def with_moments(rng, n, mean, cov):
 # Fréchet
 
 
-def test_frechet_distance_of_two_normals_on_a_line_is_the_closed_form(rng):
+def test_frechet_distance_of_two_normals_in_one_dimension_is_the_closed_form(rng):
     real = with_moments(rng, 20, np.array([1.0]), np.array([[4.0]]))
     fake = with_moments(rng, 30, np.array([4.0]), np.array([[0.25]]))
     assert frechet.frechet_distance(real, fake) == pytest.approx(3**2 + (2 - 0.5) ** 2, rel=1e-10)
@@ -70,7 +70,7 @@ def test_frechet_distance_is_zero_on_itself_and_symmetric(rng, shape):
     assert there == pytest.approx(back, rel=1e-10) and there > 1
 
 
-def test_a_shift_of_few_rows_with_many_features_costs_its_square(rng):
+def test_the_distance_of_a_shift_is_its_squared_length_also_for_few_rows(rng):
     real, shift = rng.standard_normal((6, 50)), rng.standard_normal(50)
     assert frechet.frechet_distance(real, real + shift) == pytest.approx(np.sum(shift**2), rel=1e-9)
 
@@ -83,7 +83,7 @@ def test_bootstrap_interval_of_a_mean_difference_is_the_normal_one(rng):
     np.testing.assert_allclose([low, high], [centre - half, centre + half], atol=0.1 * half)
 
 
-def test_frechet_errors_say_what_came_and_what_to_do():
+def test_frechet_error_messages():
     a, holed = np.zeros((3, 2)), np.array([[0, np.nan], [1, 1], [np.inf, 2]])
     with pytest.raises(ValueError) as error:
         frechet.frechet_distance(a, np.zeros((3, 4)))
@@ -154,7 +154,7 @@ def test_ms_ssim_is_the_weighted_product_over_three_scales(rng, smooth):
     np.testing.assert_allclose(got, np.prod(values**weights), rtol=1e-3)
 
 
-def test_similarity_of_many_pairs_is_that_of_monai_pair_by_pair(rng):
+def test_similarity_of_many_pairs_agrees_with_monai_pair_by_pair(rng):
     a = gaussian_filter(rng.random((6, 30, 29, 33)), (0, 2, 2, 2)).astype(np.float32)
     a = (a - a.min()) / np.ptp(a)
     b = np.concatenate([a[1:], 1 - a[5:]])  # the last pair has an SSIM below 0
@@ -184,7 +184,7 @@ def test_pair_similarity_is_the_mean_over_the_pairs_of_different_volumes(rng, sm
     assert len(drawn) > 1
 
 
-def test_similarity_errors_say_what_came_and_what_to_do():
+def test_similarity_error_messages():
     with pytest.raises(ValueError) as error:
         similarity.ms_ssim(np.zeros((1, 64, 27, 64)), np.zeros((1, 64, 27, 64)))
     assert message(error) == (
@@ -208,13 +208,13 @@ def wave(shape, spacing_mm, axis, cycles_per_mm):
     return np.broadcast_to(line.reshape([-1 if i == axis else 1 for i in range(3)]), shape)[None]
 
 
-def test_power_sums_to_the_squared_intensities(rng):
+def test_the_sum_of_power_is_that_of_squared_intensities(rng):
     x = rng.random((10, 20, 30))
     assert spectral.power(x).sum() == pytest.approx(np.sum(x**2), rel=1e-12)
 
 
 @pytest.mark.parametrize(("shape", "spacing"), [((10, 20, 30), 1.0), ((9, 15, 8), (1.0, 1.5, 2.0))])
-def test_bins_and_corners_together_hold_all_the_power(rng, shape, spacing):
+def test_bins_and_corners_contain_all_power(rng, shape, spacing):
     x = rng.random((2, *shape))
     frequency, mean = spectral.radial_spectrum(x, spacing)
     bins = spectral.shells(shape, spacing)[1]
@@ -230,7 +230,7 @@ def test_white_noise_of_unit_variance_has_unit_power_at_every_frequency(rng):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_cosine_lands_in_its_bin_whatever_the_shape_and_spacing(axis):
+def test_a_cosine_is_in_its_bin_for_any_shape_and_spacing(axis):
     shape, spacing = (16, 24, 20), (2.0, 1.0, 2.0)
     cycles_per_mm = {0: 4 / 32, 1: 3 / 24, 2: 5 / 40}[axis]  # 0.125 along each, on the grid of each
     frequency, mean = spectral.radial_spectrum(wave(shape, spacing, axis, cycles_per_mm), spacing)
@@ -240,7 +240,7 @@ def test_a_cosine_lands_in_its_bin_whatever_the_shape_and_spacing(axis):
     assert mean[0, k] * np.sum(bins == k) == pytest.approx(np.prod(shape) / 2)  # mean of cos² is 1/2
 
 
-def test_a_frequency_between_two_bins_goes_to_the_nearer():
+def test_a_frequency_between_two_bins_is_in_the_nearer_bin():
     shape, spacing = (16, 24, 20), (2.0, 1.0, 2.0)  # bins at multiples of 1/24; 5/32 is 3.75 of them
     frequency, mean = spectral.radial_spectrum(wave(shape, spacing, 0, 5 / 32), spacing)
     assert frequency[mean[0].argmax()] == pytest.approx(4 / 24)
@@ -252,7 +252,7 @@ def test_bins_end_at_the_nyquist_frequency_of_the_coarsest_axis():
     assert spectral.nyquist((2.0, 1.0, 2.0)) == 0.25
 
 
-def test_the_high_share_is_that_of_the_wave_above_the_cutoff():
+def test_the_high_frequency_ratio_is_the_power_of_the_wave_above_the_cutoff():
     shape = (16, 16, 16)
     low, high = wave(shape, 1.0, 0, 2 / 16), wave(shape, 1.0, 1, 5 / 16)
     ratio = spectral.high_frequency_ratio(7 + 3 * low + 1 * high, 1.0)
@@ -262,7 +262,7 @@ def test_the_high_share_is_that_of_the_wave_above_the_cutoff():
     assert np.isnan(spectral.high_frequency_ratio(np.zeros((1, *shape)), 1.0)).all()
 
 
-def test_spectral_errors_say_what_came_and_what_to_do():
+def test_spectral_error_messages():
     with pytest.raises(ValueError) as error:
         spectral.radial_spectrum(np.zeros((4, 4, 4)), 1.0)
     assert message(error) == ("volumes must have shape (N, I, J, K), without a channel axis; got (4, 4, 4)")
@@ -307,12 +307,12 @@ def test_tissue_volumes_of_three_shells_are_those_of_the_spheres(ball):
     np.testing.assert_allclose(table.to_numpy()[0], [csf, gm, wm, sphere_ml(18)], rtol=0.03)
 
 
-def test_cuts_fall_where_equal_gaussians_cross(rng):
+def test_thresholds_are_where_equal_gaussians_cross(rng):
     sample = np.concatenate([m + 0.05 * rng.standard_normal(4000) for m in (0.2, 0.5, 0.8)])
     np.testing.assert_allclose(tissues.thresholds(sample, 0), (0.35, 0.65), atol=0.01)
 
 
-def test_a_brain_without_foreground_or_of_one_intensity_has_no_tissues():
+def test_constant_and_empty_volumes_have_no_tissues():
     volumes = np.stack([np.zeros((10, 10, 10)), np.full((10, 10, 10), 0.5)])
     expected = [[0, 0, 0, 0], [0, 0, 0, 1]]
     table = tissues.describe(volumes, 1.0)
@@ -326,14 +326,14 @@ def test_contrast_is_the_distance_of_the_means_in_standard_deviations(ball):
     np.testing.assert_allclose(tissues.describe(ball, 1.0)["tissue_contrast"], [(0.8 - 0.5) / 0.03], rtol=0.03)
 
 
-def test_ventricles_are_the_csf_in_the_middle_and_not_around_the_brain(ball):
+def test_ventricles_are_the_central_csf(ball):
     hole = radius(40) < 4.5
     volumes = np.where(hole, ball - 0.6, ball)
     got = tissues.describe(np.concatenate([ball, volumes]), 2.0)["ventricle_ml"]
     np.testing.assert_allclose(got, [0, hole.sum() * 8 / 1000], rtol=1e-6)
 
 
-def test_a_mirrored_volume_has_symmetry_one_and_only_left_and_right_count(rng):
+def test_symmetry_compares_left_and_right_only(rng):
     x = rng.random((1, 10, 12, 14)).astype(np.float32)
     symmetric = x + x[:, ::-1]
     front_back = x + x[:, :, ::-1]

@@ -1,4 +1,4 @@
-"""Morphometry: distances in closed form, intervals and chance as an independent library has them, figure 8."""
+"""Morphometry: distances in closed form, intervals and permutation tests against SciPy, figure 8."""
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ def message(error):
 # --- distances ---------------------------------------------------------------------------------------
 
 
-def test_a_shift_is_its_own_distance_in_ml_and_in_standard_deviations(real):
+def test_the_distance_of_a_shift_is_the_shift_in_ml_and_in_standard_deviations(real):
     rows = by_metric(morphometry.compare(real, real.assign(gm=real["gm"] + 12.5), **FAST))
     sd = real["gm"].std()
     np.testing.assert_allclose(rows.loc["wasserstein_gm_ml", "value"], 12.5)
@@ -66,14 +66,14 @@ def test_the_joint_distance_is_that_of_two_gaussians(rng):
     assert np.isnan(morphometry.joint_distance(np.ones((5, 2)), np.zeros((5, 2))))
 
 
-def test_the_joint_distance_is_between_shares_and_not_between_sizes_of_heads(real):
+def test_the_joint_distance_is_between_relative_volumes(real):
     rows = by_metric(morphometry.compare(real, 1.3 * real, **FAST))
     assert rows.loc["wasserstein_joint", "value"] == pytest.approx(0, abs=1e-6)
     assert rows.loc["wasserstein_gm_sd", "p"] < 0.05 < rows.loc["wasserstein_joint", "p"]
     assert list(morphometry.relative_volumes(real.assign(brain=1.0)).shape) == [40, 3]
 
 
-def test_joint_anatomy_is_seen_where_no_single_region_shows_it(rng):
+def test_the_joint_distance_detects_broken_correlations(rng):
     left = rng.standard_normal(300)
     twins = pd.DataFrame({"left": left, "right": left + 0.1 * rng.standard_normal(300)})
     broken = pd.DataFrame({"left": left, "right": rng.permutation(twins["right"])})
@@ -89,12 +89,12 @@ def test_joint_anatomy_is_seen_where_no_single_region_shows_it(rng):
 def test_p_values_of_equal_populations_are_uniform_and_chance_is_their_mean_distance():
     rng, draws = np.random.default_rng(1), {"n_boot": 2, "n_permutations": 60, "seed": 0}
     both = [rng.standard_normal((2, 15)) for _ in range(120)]
-    judged = pd.DataFrame([morphometry.permutation_test(stats.wasserstein_distance, a, b, **draws) for a, b in both])
-    assert stats.kstest(judged["p"], "uniform").pvalue > 0.01
-    assert judged["chance"].mean() == pytest.approx(judged["value"].mean(), rel=0.1)
+    results = pd.DataFrame([morphometry.permutation_test(stats.wasserstein_distance, a, b, **draws) for a, b in both])
+    assert stats.kstest(results["p"], "uniform").pvalue > 0.01
+    assert results["chance"].mean() == pytest.approx(results["value"].mean(), rel=0.1)
 
 
-def test_intervals_hold_the_distance_of_well_separated_sets(rng):
+def test_intervals_of_well_separated_sets_agree_with_theory(rng):
     a, b = rng.standard_normal(80), 5 + rng.standard_normal(80)
     row = morphometry.permutation_test(stats.wasserstein_distance, a, b, n_boot=400, n_permutations=20, seed=0)
     half = 1.96 * np.sqrt(a.var() / 80 + b.var() / 80)
@@ -103,7 +103,7 @@ def test_intervals_hold_the_distance_of_well_separated_sets(rng):
     assert row == morphometry.permutation_test(stats.wasserstein_distance, a, b, n_boot=400, n_permutations=20, seed=0)
 
 
-def test_the_interval_of_a_mean_is_that_of_scipy(rng):
+def test_the_interval_of_a_mean_agrees_with_scipy(rng):
     values = rng.standard_normal(50) ** 2
     (row,) = morphometry.mean_rows(pd.DataFrame({"betti_1": [*values, np.nan]}), n_boot=4000)
     ends = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=1).confidence_interval
@@ -121,7 +121,7 @@ def test_brains_without_regions_are_left_out_and_counted(real):
     assert rows.loc["wasserstein_gm_ml", "value"] == expected and rows.loc["wasserstein_gm_ml", "n"] == 30
 
 
-def test_too_few_brains_give_no_number(real):
+def test_too_few_brains_give_nan(real):
     rows = by_metric(morphometry.compare(real, real[:0], **FAST))
     assert rows["value"].isna().all() and rows.loc["wasserstein_joint", "n"] == 0
     three = by_metric(morphometry.compare(real, real[:3], **FAST))
@@ -137,13 +137,13 @@ def test_asymmetry_is_the_difference_over_the_mean():
     np.testing.assert_allclose(got, [1, -1, 0, np.nan])
 
 
-def test_pieces_cavities_and_tunnels_of_known_solids():
+def test_betti_numbers_of_known_solids():
     z, y, x = np.indices((20, 20, 20)) - 9.5
     radius = np.sqrt(x**2 + y**2 + z**2)
     ball, shell = radius < 8, (radius < 8) & (radius > 4)
     ring = (np.sqrt(x**2 + y**2) - 6) ** 2 + z**2 < 4
     two = np.zeros((20, 20, 20), bool)
-    two[:4, :4, :4] = two[10:14, 10:14, 10:14] = two[8, 0, 0] = True  # and a crumb
+    two[:4, :4, :4] = two[10:14, 10:14, 10:14] = two[8, 0, 0] = True  # and debris
     corner = np.zeros((20, 20, 20), bool)
     corner[:4, :4, :4] = corner[4:8, 4:8, 4:8] = True
     handles = ball & ~((abs(x) < 1.5) & (abs(y) < 1.5)) & ~((abs(z) < 1.5) & (abs(y) < 1.5))
@@ -172,7 +172,7 @@ def sets(real):
     return pd.concat([morphometry.tidy(real * k, name, scans) for k, name in ((1, "real"), (1.1, "generated"))])
 
 
-def test_figure_8_has_a_panel_per_region_with_every_brain_and_the_medians(sets):
+def test_figure_8_has_a_panel_per_region_with_all_brains_and_medians(sets):
     fig = regions_figure.draw(sets)
     panels = {ax.get_xlabel(): ax for ax in fig.axes if ax.get_xlabel()}
     assert list(panels) == ["grey matter", "ventricle", "CSF"]
@@ -185,7 +185,7 @@ def test_figure_8_has_a_panel_per_region_with_every_brain_and_the_medians(sets):
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["real", "generated"]
 
 
-def test_figure_8_is_drawn_from_its_table_with_the_same_bytes_every_time(sets, tmp_path):
+def test_figure_8_is_deterministic(sets, tmp_path):
     sets.to_csv(tmp_path / "volumes.csv", index=False)
     for name in ("one", "two"):
         arguments = ["--volumes", tmp_path / "volumes.csv", "--config", '{"study": 1}', "--out", tmp_path / name]
@@ -194,7 +194,7 @@ def test_figure_8_is_drawn_from_its_table_with_the_same_bytes_every_time(sets, t
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
 
 
-def test_errors_say_what_came_and_what_to_do(real):
+def test_error_messages(real):
     with pytest.raises(ValueError) as error:
         morphometry.compare(real[["gm"]], real[["csf"]])
     assert message(error) == (

@@ -277,7 +277,7 @@ def test_the_script_draws_the_mirrored_copy_from_the_files_of_the_evaluation(sca
     assert (tmp_path / "privacy.pdf").stat().st_size > 5000 and (tmp_path / "privacy.png").is_file()
 
 
-def test_errors_say_what_came_and_what_to_do():
+def test_error_messages():
     with pytest.raises(ValueError) as error:
         privacy.block_means(np.zeros((1, 4, 6, 4)), 4)
     assert message(error) == "factor must divide the shape (4, 6, 4); got 4: crop or pad the volumes"

@@ -1,4 +1,4 @@
-"""The round trip's numbers against NumPy, scikit-image and planted answers."""
+"""Reconstruction metrics against NumPy, scikit-image and constructed cases."""
 
 import json
 
@@ -17,8 +17,8 @@ from neuromf.vae.weights import build_autoencoder, save_weights
 from workflow_scripts import validate as validate_script
 
 SHAPE = (32, 36, 28)
-HEAD = np.zeros(SHAPE, bool)
-HEAD[8:24, 10:28, 6:22] = True
+FOREGROUND = np.zeros(SHAPE, bool)
+FOREGROUND[8:24, 10:28, 6:22] = True
 
 
 def uniform(*shape, key="roundtrip"):
@@ -26,14 +26,14 @@ def uniform(*shape, key="roundtrip"):
 
 
 def brains(n, key="brains"):
-    """Smooth bright heads in an empty background."""
+    """Smooth bright brains in an empty background."""
     noise = uniform(n, 1, *SHAPE, key=key).numpy()
     smooth = gaussian_filter(noise, (0, 0, 1.5, 1.5, 1.5))
-    return torch.from_numpy(np.where(HEAD, 0.2 + smooth, 0)).float()
+    return torch.from_numpy(np.where(FOREGROUND, 0.2 + smooth, 0)).float()
 
 
 class Codec:
-    """An autoencoder whose latents are block averages in four channels, and whose decoder blurs as told."""
+    """An autoencoder with block averages in four channels as latents, and a decoder that blurs and adds an offset."""
 
     def __init__(self, blur=0.0, offset=0.0):
         self.blur, self.offset = blur, offset
@@ -48,14 +48,14 @@ class Codec:
         return torch.from_numpy(blurred) + self.offset
 
 
-def judged(codec, n=2):
-    return reconstruction.validate(codec.encode, codec.decode, brains(n), np.stack([HEAD] * n))
+def validated(codec, n=2):
+    return reconstruction.validate(codec.encode, codec.decode, brains(n), np.stack([FOREGROUND] * n))
 
 
 # --- fidelity -----------------------------------------------------------------------------------------
 
 
-def test_the_map_of_similarity_is_that_of_scikit_image_and_its_mean_ssim():
+def test_the_ssim_map_agrees_with_scikit_image_and_its_mean_with_ssim():
     a, b = brains(1)[0, 0].numpy(), gaussian_filter(brains(1)[0, 0].numpy(), 0.7)
     windows = reconstruction.ssim_map(a, b)
     assert windows.shape == tuple(n - 10 for n in SHAPE)
@@ -65,52 +65,52 @@ def test_the_map_of_similarity_is_that_of_scikit_image_and_its_mean_ssim():
     np.testing.assert_allclose(windows, full[5:-5, 5:-5, 5:-5], atol=2e-3)
 
 
-def test_inside_and_outside_are_numpys():
+def test_errors_inside_and_outside_agree_with_numpy():
     a = brains(1)[0, 0].numpy()
-    b = a + np.where(HEAD, 0.1, 0.02).astype(np.float32)
-    row = reconstruction.fidelity(a, b, HEAD)
+    b = a + np.where(FOREGROUND, 0.1, 0.02).astype(np.float32)
+    row = reconstruction.fidelity(a, b, FOREGROUND)
     assert row["mae_inside"] == pytest.approx(0.1, rel=1e-5) and row["mae_outside"] == pytest.approx(0.02, rel=1e-5)
     assert row["psnr_inside"] == pytest.approx(20, rel=1e-5)
     assert row["psnr_outside"] == pytest.approx(-20 * np.log10(0.02), rel=1e-5)
     assert row["psnr"] == pytest.approx(similarity.psnr(a[None], b[None])[0], rel=1e-6)
     assert row["ms_ssim"] == pytest.approx(similarity.ms_ssim(a[None], b[None])[0])
     windows = reconstruction.ssim_map(a, b)
-    assert row["ssim_inside"] == pytest.approx(windows[HEAD[5:-5, 5:-5, 5:-5]].mean())
-    assert row["ssim_outside"] == pytest.approx(windows[~HEAD[5:-5, 5:-5, 5:-5]].mean())
+    assert row["ssim_inside"] == pytest.approx(windows[FOREGROUND[5:-5, 5:-5, 5:-5]].mean())
+    assert row["ssim_outside"] == pytest.approx(windows[~FOREGROUND[5:-5, 5:-5, 5:-5]].mean())
 
 
-def test_a_blur_takes_high_frequencies_and_none_is_one():
-    assert judged(Codec())["high_frequency"] == pytest.approx(1)
-    blurred = judged(Codec(blur=1.0))
+def test_a_blur_lowers_the_high_frequency_ratio():
+    assert validated(Codec())["high_frequency"] == pytest.approx(1)
+    blurred = validated(Codec(blur=1.0))
     a, b = brains(2)[:, 0].numpy(), gaussian_filter(brains(2)[:, 0].numpy(), (0, 1, 1, 1))
     expected = spectral.high_frequency_ratio(b, 2.0) / spectral.high_frequency_ratio(a, 2.0)
     assert blurred["high_frequency"] == pytest.approx(expected.mean(), rel=1e-3) and blurred["high_frequency"] < 0.5
 
 
-def test_a_round_trip_without_error_is_perfect_and_has_no_psnr():
-    report = judged(Codec())
+def test_a_perfect_reconstruction_has_ssim_one_and_no_psnr():
+    report = validated(Codec())
     assert report["ssim"] == report["ssim_inside"] == pytest.approx(1) and report["mae"] == 0
     assert report["psnr"] is None and report["psnr_each"] == [None, None]
     json.dumps(report, allow_nan=False)
 
 
-def test_outside_tells_of_what_a_head_hides():
-    """Debris outside the head that the whole volume's PSNR hardly shows."""
+def test_debris_in_the_background_changes_outside_values_only():
+    """Such debris hardly changes the PSNR of the whole volume."""
     volume = brains(1)[0, 0].numpy()
     debris = volume.copy()
     debris[2:4, 2:4, 2:4] = 0.5
-    row = reconstruction.fidelity(volume, debris, HEAD)
+    row = reconstruction.fidelity(volume, debris, FOREGROUND)
     assert row["mae_inside"] == 0 and row["psnr_inside"] is None and row["ssim_inside"] > 0.99
     assert row["mae_outside"] > 0 and row["ssim_outside"] < row["ssim_inside"]
 
 
 def test_volumes_too_small_for_three_scales_have_no_ms_ssim():
     small = brains(1)[0, 0].numpy()[:20, :20, :20]
-    row = reconstruction.fidelity(small, gaussian_filter(small, 1), HEAD[:20, :20, :20])
+    row = reconstruction.fidelity(small, gaussian_filter(small, 1), FOREGROUND[:20, :20, :20])
     assert row["ms_ssim"] is None and row["ssim"] is not None
 
 
-def test_where_all_is_head_nothing_is_outside():
+def test_without_background_there_are_no_outside_values():
     codec = Codec(offset=0.1)
     report = reconstruction.validate(codec.encode, codec.decode, brains(1), np.ones((1, *SHAPE), bool))
     assert report["mae_outside"] is report["ssim_outside"] is report["psnr_outside"] is None
@@ -120,13 +120,13 @@ def test_where_all_is_head_nothing_is_outside():
 # --- the posterior ------------------------------------------------------------------------------------
 
 
-def test_sigma_is_weighted_by_the_share_of_head_and_relative_to_the_channel():
+def test_sigma_is_weighted_by_the_foreground_and_relative_to_the_channel():
     codec, n = Codec(), 2
-    report = judged(codec, n)
+    report = validated(codec, n)
     moments = [codec.encode(volume[None]) for volume in brains(n)]
     mean, std = (torch.cat(m).double().numpy() for m in zip(*moments, strict=True))
-    share = HEAD.reshape(8, 4, 9, 4, 7, 4).mean((1, 3, 5))
-    assert 0 < np.mean((share > 0) & (share < 1))  # some positions are half in
+    share = FOREGROUND.reshape(8, 4, 9, 4, 7, 4).mean((1, 3, 5))
+    assert 0 < np.mean((share > 0) & (share < 1))  # some positions are partly foreground
     for c in range(4):
         for name, w in (("inside", share), ("outside", 1 - share)):
             each = [np.average(std[k, c], weights=w) for k in range(n)]
@@ -146,7 +146,7 @@ def test_an_equivariant_autoencoder_has_no_flip_error():
         assert got[name] == pytest.approx(-20 * np.log10(0.1), rel=1e-4)
 
 
-def test_a_lopsided_autoencoder_has_the_error_that_was_planted():
+def test_an_asymmetric_autoencoder_has_its_known_flip_error():
     step = 0.3 * torch.tensor([1.0, 2.0, 4.0, 8.0]).view(1, 4, 1, 1, 1)
 
     def encode(volume):
@@ -165,7 +165,7 @@ def test_a_lopsided_autoencoder_has_the_error_that_was_planted():
 # --- the script ---------------------------------------------------------------------------------------
 
 
-def test_the_script_reports_held_out_volumes_only(tmp_path):
+def test_the_script_reports_test_volumes_only(tmp_path):
     rows = []
     for k, split in enumerate(("train", "test", "test", "test")):
         file = tmp_path / f"{k}.nii.gz"

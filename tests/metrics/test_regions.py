@@ -139,7 +139,7 @@ def test_a_mirrored_brain_has_exchanged_sides(template):
     assert table["right_wm"][0] - table["left_wm"][0] > 5
 
 
-# --- people ------------------------------------------------------------------------------------------
+# --- scans ------------------------------------------------------------------------------------------
 
 
 def test_regional_volumes_of_simulated_participants_follow_their_anatomy():
@@ -152,7 +152,7 @@ def test_regional_volumes_of_simulated_participants_follow_their_anatomy():
     np.testing.assert_allclose(table["brain"], truth, rtol=0.12)
 
 
-REAL_HEADS = REAL / "ixi_t1_2mm"
+REAL_SCANS = REAL / "ixi_t1_2mm"
 MUSE = {  # labels of DLMUSE by region; right labels come before their left partners up to 62
     "left_ventricle": [50, 52],
     "right_ventricle": [49, 51],
@@ -166,11 +166,11 @@ MUSE = {  # labels of DLMUSE by region; right labels come before their left part
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL_HEADS.is_dir(), reason=f"real heads are not there: {REAL_HEADS}")
+@pytest.mark.skipif(not REAL_SCANS.is_dir(), reason=f"no real scans in {REAL_SCANS}")
 def test_regions_of_real_scans_correlate_with_an_independent_parcellation():
     truth, measured = [], []
-    for scan in sorted((REAL_HEADS / "T1").glob("*.nii.gz"))[:24]:
-        mask = REAL_HEADS / "dlmuse" / scan.name.replace("-T1.", "-DLMUSE.")
+    for scan in sorted((REAL_SCANS / "T1").glob("*.nii.gz"))[:24]:
+        mask = REAL_SCANS / "dlmuse" / scan.name.replace("-T1.", "-DLMUSE.")
         volume, affine, _ = prepare(scan, spacing_mm=2.0, shape=(80, 96, 80), mask=mask)
         measured.append(regions.volumes(volume[None], affine))
         counts = np.bincount(np.asarray(nib.load(mask).dataobj).ravel(), minlength=208) * 8 / 1000
@@ -181,7 +181,7 @@ def test_regions_of_real_scans_correlate_with_an_independent_parcellation():
     assert min(r[name] for name in r if name.endswith(("ventricle", "gm", "wm"))) > 0.93, r
 
 
-# --- what is no brain --------------------------------------------------------------------------------
+# --- volumes without a brain --------------------------------------------------------------------------------
 
 
 def test_volumes_without_a_brain_have_no_regions(template):
@@ -203,7 +203,7 @@ def test_volumes_without_a_brain_have_no_regions(template):
     assert not regions.segment(others["noise"], affine).any()
 
 
-def test_errors_say_what_came_and_what_to_do(template):
+def test_error_messages(template):
     volume, affine = template
     with pytest.raises(ValueError) as error:
         regions.volumes(volume[None], affine, method="guess")

@@ -1,4 +1,4 @@
-"""Statistics over seeds: equal to textbook formulas on fixed numbers, silent where seeds are too few."""
+"""Statistics over seeds agree with textbook formulas; too few seeds give no test."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_one_or_two_seeds_are_not_tested(few):
     assert statistics.welch(A, few)["difference"] == pytest.approx(np.mean(A) - np.mean(few))
 
 
-def test_equal_arms_are_found_equivalent_and_different_ones_are_not():
+def test_equal_arms_are_equivalent_and_different_arms_are_not():
     assert statistics.equivalence(A, C, margin=2.0)["p"] < 0.05 < statistics.equivalence(A, B, margin=2.0)["p"]
 
 
@@ -53,7 +53,7 @@ def test_equivalence_is_the_larger_of_two_one_sided_tests():
     assert statistics.equivalence(a, c, margin=2.0)["p"] == pytest.approx(max(above, below))
 
 
-def test_a_margin_must_be_chosen():
+def test_a_margin_of_zero_is_refused():
     with pytest.raises(ValueError, match="margin must be above 0"):
         statistics.equivalence(A, B, margin=0)
 
@@ -69,7 +69,7 @@ def test_anova_equals_its_sums_of_squares():
     assert (row["groups"], row["n"]) == (3, 11)
 
 
-def test_tukey_names_the_arm_that_differs():
+def test_tukey_identifies_the_different_arm():
     rows = {(row["a"], row["b"]): row for row in statistics.tukey({"a": A, "b": B, "c": C})}
     assert rows["a", "b"]["p"] < 0.01 and rows["b", "c"]["p"] < 0.01 < 0.5 < rows["a", "c"]["p"]
     pooled = np.sqrt(sum(((np.array(g) - np.mean(g)) ** 2).sum() for g in (A, B, C)) / 8)
@@ -78,12 +78,12 @@ def test_tukey_names_the_arm_that_differs():
     assert rows["a", "b"]["low"] < np.mean(A) - np.mean(B) < rows["a", "b"]["high"] < 0
 
 
-def test_one_arm_alone_is_refused():
+def test_a_single_arm_is_refused():
     with pytest.raises(ValueError, match="at least two arms"):
         statistics.anova({"only": A})
 
 
-def test_holm_by_hand_and_unasked_questions_stay_unasked():
+def test_holm_by_hand_and_nan_stays_nan():
     got = statistics.corrected([0.01, np.nan, 0.04, 0.03])
     np.testing.assert_allclose(got, [0.03, np.nan, 0.06, 0.06])
     assert np.isnan(statistics.corrected([np.nan])).all()
@@ -94,10 +94,10 @@ def test_pareto_front():
     assert statistics.pareto(fid, ssim).tolist() == [True, True, False, True, True]
 
 
-def test_values_that_are_no_numbers_are_refused():
+def test_values_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="a must be one finite number per seed"):
         statistics.welch([1.0, np.nan, 2.0], B)
 
 
-def test_arms_without_spread_have_no_size_of_effect():
+def test_arms_without_spread_have_no_effect_size():
     assert np.isnan(statistics.hedges(np.ones(3), np.ones(3))).all()

@@ -73,5 +73,5 @@ def find_outliers(table: pd.DataFrame, correlation: NDArray, beyond: float = BEY
 
 def _flag(scores: dict[str, float], beyond: float) -> str:
     """Descriptions of the measures beyond the bound, the largest score first."""
-    odd = sorted(((abs(score), name) for name, score in scores.items() if abs(score) > beyond), reverse=True)
-    return "; ".join(f"{MEASURES[name][scores[name] > 0]} ({scores[name]:+.1f})" for _, name in odd)
+    flagged = sorted(((abs(score), name) for name, score in scores.items() if abs(score) > beyond), reverse=True)
+    return "; ".join(f"{MEASURES[name][scores[name] > 0]} ({scores[name]:+.1f})" for _, name in flagged)
