@@ -54,7 +54,7 @@ def latent_statistics(
     report = {
         **stats,
         **check_shards(latents),
-        "roundtrip_ssim": ssim(volumes[:, 0].numpy(), decoded.numpy()).tolist(),
+        "reconstruction_ssim": ssim(volumes[:, 0].numpy(), decoded.numpy()).tolist(),
         **reconstruction.flip_error(vae.encode, vae.decode, volumes, stats["std"]),
     }
     out.write_text(json.dumps(report, indent=1))

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from neuromf.core import parallel
 from neuromf.core.files import save_tensors, sha256
+from neuromf.core.hardware import default_device
 from neuromf.data.augmentation import IDENTITY, MIRROR, Change, apply_change, as_text, draw_change
 from neuromf.data.nifti import read_volume
 from neuromf.data.participants import read_table
@@ -60,7 +61,7 @@ def encode_shard(
         code: Digest of the code; results of an interrupted job with other code are not reused.
     """
     table = read_table(folder / "qc.tsv")
-    vae = load(weights).to("cuda" if torch.cuda.is_available() else "cpu")
+    vae = load(weights).to(default_device())
     accepted = table[table["status"] == "accepted"]
     settings = {"mirror": mirror, "n_augmented": n_augmented, "augmentation": augmentation, "seed": seed}
     provenance = json.dumps({"weights": sha256(weights), "code": code})

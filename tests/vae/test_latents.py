@@ -15,7 +15,7 @@ from neuromf.metrics import autoencoder
 from neuromf.vae import latents, maisi, statistics, training_set, weights
 from neuromf.vae.shards import ROW_NAMES, check_shards, load_shards, load_split, select_split
 from workflow_scripts import encode as encode_script
-from workflow_scripts import stats as stats_script
+from workflow_scripts import latent_statistics as stats_script
 
 SHAPE = (8, 12, 16)
 
