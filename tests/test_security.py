@@ -1,4 +1,4 @@
-"""Nothing that is read can run code, reach a shell, or ask the network."""
+"""Input files cannot run code, reach a shell or contact the network."""
 
 import ast
 import os
@@ -10,31 +10,37 @@ import torch
 
 from neuromf.training import checkpoints
 from neuromf.workflow.digests import code_files
+from neuromf.workflow.params import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*ROOT.glob("neuromf/**/*.py"), *ROOT.glob("workflow_scripts/*.py")])
 RULES = [ROOT / "Snakefile", *sorted(ROOT.glob("rules/*.smk"))]
 
 
-def test_what_a_rule_gives_to_the_shell_is_quoted_or_made_of_safe_letters():
-    safe = {"{wildcards.shard}", "{wildcards.run}", "{wildcards.steps}", "{wildcards.phase}"}
-    safe |= {f"{{resources.{name}}}" for name in PROFILED}
+def test_rules_quote_what_they_pass_to_the_shell():
+    safe = {f"{{wildcards.{name}}}" for name in CONSTRAINED} | {f"{{resources.{name}}}" for name in PROFILED}
+    safe |= {"{rule}", "{params.files}"}  # the rule's own name, and the command line that params.command_line quotes
     for path in RULES:
         for shell in re.findall(r"    shell:\n(.*?)(?=\n\n|\n    \w|\Z)", path.read_text(), re.S):
             found = set(re.findall(r"(?<!{){[a-z_.]+(?:\[[^]]*\])?(?::\w+)?}", shell))
             assert {part for part in found if not part.endswith(":q}")} <= safe, path.name
 
 
-# what the profile says and no study can: numbers, and the command that starts processes on several nodes
+# Values of the profile, which no study can set: numbers, and the command that starts processes on several nodes.
 PROFILED = ("gpu", "nodes", "mem_mb", "launch")
-CONSTRAINED = {"shard": r"\d+", "run": r"[a-z0-9][a-z0-9.-]*", "steps": r"\d+", "phase": r"\d"}
+CONSTRAINED = {"shard": r"\d+", "run": r"[a-z0-9][a-z0-9.-]*", "nfe": r"\d+", "phase": r"\d"}
 
 
-def test_the_safe_letters_of_wildcards_are_what_they_are():
+def test_wildcards_cannot_hold_shell_commands():
     text = (ROOT / "rules/common.smk").read_text()
     for name, pattern in CONSTRAINED.items():
         assert f'{name}=r"{pattern}"' in text
         assert not re.fullmatch(pattern, "$(touch pwned)")
+
+
+def test_the_command_line_of_a_job_is_quoted():
+    line = command_line({"qc": "a b;c.tsv", "after": "x"}, {"out": ["$(touch pwned)"]})
+    assert line == "--qc 'a b;c.tsv' --out '$(touch pwned)'"
 
 
 def calls(path):
@@ -44,7 +50,7 @@ def calls(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_that_is_read_can_run_code(path):
+def test_no_reader_runs_code(path):
     for name, words in calls(path):
         assert name not in ("eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loads", "yaml.load"), name
         assert name != "torch.load" or words.get("weights_only") == "True", "torch.load without weights_only=True"
@@ -58,17 +64,17 @@ class Bomb:
         return (os.system, ("touch pwned",))
 
 
-def test_a_checkpoint_that_would_run_code_is_left_out(tmp_path, caplog, monkeypatch):
+def test_a_checkpoint_that_would_run_code_is_not_resumed(tmp_path, caplog, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save({"made_by": "this", "bomb": Bomb()}, tmp_path / "last.ckpt")
+    torch.save({"provenance": "this", "bomb": Bomb()}, tmp_path / "last.ckpt")
     assert checkpoints.find_checkpoint(tmp_path / "last.ckpt", "this") is None
-    assert not (tmp_path / "pwned").exists() and "is not gone on from" in caplog.text
+    assert not (tmp_path / "pwned").exists() and "is not resumed" in caplog.text
 
 
 NETWORK = {"requests", "urllib3", "socket", "http", "ftplib", "aiohttp", "httpx", "huggingface_hub"}
 
 
-def test_only_the_rules_that_fetch_can_ask_the_network():
+def test_only_download_rules_contact_the_network():
     able = {path for path in SOURCES if NETWORK & imported(path)}
     assert {str(path.relative_to(ROOT)) for path in able} == {"neuromf/data/download.py"}
     scripts = {path.stem for path in ROOT.glob("workflow_scripts/*.py")} - {"__init__", "_cli"}
@@ -87,6 +93,6 @@ def imported(path):
     return {name.split(".")[0] for name in names} | ({"http"} if "urllib.request" in names else set())
 
 
-def test_durations_are_taken_from_a_clock_that_never_goes_back():
+def test_durations_are_measured_with_a_monotonic_clock():
     for path in SOURCES:
         assert not {name for name, _ in calls(path)} & {"time.time", "datetime.now", "datetime.datetime.now"}, path.name

@@ -1,6 +1,6 @@
 """Reference of all config keys, generated from their descriptions: docs/configuration.md and a JSON schema.
 
-    python -m tools.configuration          # writes docs/configuration.md and docs/config.schema.json
+python -m tools.configuration          # writes docs/configuration.md and docs/config.schema.json
 """
 
 import json

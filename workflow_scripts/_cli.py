@@ -90,7 +90,7 @@ SMALLER = {  # config key that lowers the memory of a rule
 def arguments(doc: str | None, argv: Sequence[str] | None, *names: str) -> argparse.Namespace:
     """Parsed command line for names such as "volumes", "phase:int", "config:json" or "shards:paths".
 
-    A name without a type is a path; "paths" takes any number. Every other argument is required, except --gate (a blocked
+    A name without a type is a path; "paths" takes any number. Other arguments are required, except --gate (a blocked
     gate ends the script here) and --code (digest of the code).
     """
     sys.excepthook = explain

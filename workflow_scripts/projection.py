@@ -9,8 +9,8 @@ from workflow_scripts._cli import arguments
 def main(argv: Sequence[str] | None = None) -> None:
     inputs = ("benchmarks", "qc", "volumes:paths", "latents:paths", "card", "samples:paths", "config:json")
     args = arguments(__doc__, argv, *inputs, "table", "page")
-    files = {name: getattr(args, name) for name in ("benchmarks", "qc", "volumes", "latents", "card", "table", "page")}
-    projection.write(**files, sample_folders=args.samples, **args.config)
+    names = ("benchmarks", "qc", "volumes", "latents", "card", "samples", "table", "page")
+    projection.write(**{name: getattr(args, name) for name in names}, plan=args.config)
 
 
 if __name__ == "__main__":

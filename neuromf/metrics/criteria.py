@@ -1,7 +1,7 @@
 """Measured values of the gates' criteria, read from the tables and JSON files of the stages, with their source.
 
-Criteria are described in `neuromf/config/criteria.yaml` and `docs/criteria.md`. They are read from files, not written by the
-stages: an edited criterion makes its gate stale, and no training.
+Criteria are described in `neuromf/config/criteria.yaml` and `docs/criteria.md`. Values are read from files, not written
+by the stages: an edited criterion makes its gate stale, and no training.
 """
 
 import json

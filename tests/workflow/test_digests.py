@@ -63,7 +63,7 @@ def edited(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "old", "new", "stale"),
     [
-        ("neuromf/meanflow/flow.py", "# --- times", "# --- moments", set()),
+        ("neuromf/meanflow/flow.py", "    v = eps - x\n", "    v = eps - x  # velocity\n", set()),
         ("neuromf/meanflow/flow.py", "    v = eps - x\n", "\n\n    v = (eps -  x)\n", set()),
         (
             "neuromf/meanflow/flow.py",
@@ -229,7 +229,7 @@ def test_nothing_to_do_after_a_run_nor_after_a_comment_but_after_a_formula(check
     assert stale(checkout) == set()
     flow = checkout / "neuromf" / "meanflow" / "flow.py"
     text = flow.read_text()
-    flow.write_text(text.replace("# --- times", "# --- moments"))
+    flow.write_text(text + "\n# a comment\n")
     assert stale(checkout) == set()
     flow.write_text(text.replace("v = eps - x", "v = x - eps"))
     assert stale(checkout) == {"toy", "figures"}
