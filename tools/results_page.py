@@ -121,7 +121,7 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _sections(table: tables.Table | None) -> Iterator[str]:
-    if table is None or not table.rows:
+    if table is None:
         yield "Not in this study."
         return
     headers = [" ".join(filter(None, (header.text, header.below))) for header in table.headers]

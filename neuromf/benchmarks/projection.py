@@ -51,19 +51,11 @@ def write(
     volumes: Sequence[Path],
     latents: Sequence[Path],
     card: Path,
-    sample_folders: Sequence[Path],
+    samples: Sequence[Path],
     benchmarks: Path,
+    plan: Mapping[str, Any],
     table: Path,
     page: Path,
-    study: str,
-    shape: Sequence[int],
-    scans_per_shard: int,
-    versions: int,
-    scans: int,
-    trainings: int,
-    steps: int,
-    workers: Sequence[int],
-    samples: int,
 ) -> None:
     """Write the projected costs as CSV and as Markdown.
 
@@ -72,53 +64,75 @@ def write(
         volumes: Folders of preprocessed volumes.
         latents: Files of latents.
         card: Record of the run (card.json).
-        sample_folders: Folders of samples, one per NFE.
+        samples: Folders of samples, one per NFE.
         benchmarks: Folder of Snakemake's benchmarks.
+        plan: Config section projection (scans, trainings, steps, samples, workers), with study, shape, scans_per_shard
+            and versions (latents per training scan, with augmented versions).
         table, page: CSV and Markdown file to write.
-        study: Name of the measured study.
-        shape: Voxels of a volume along each axis.
-        scans_per_shard: Scans per job.
-        versions: Latents per training scan, with augmented versions.
-        scans, trainings, steps: Scans, trainings and steps per training of the planned study.
-        workers: Numbers of parallel workers.
-        samples: Samples per NFE of the planned study.
     """
-    record, run = json.loads(card.read_text()), card.parent.name
-    scanned = read_table(qc)
-    train = int((scanned["split"] == "train").sum())
-    encoded = int((scanned["status"] == "accepted").sum()) + (versions - 1) * train
-    drawn = sum(len(read_table(folder / "samples.tsv")) for folder in sample_folders)
-    shards, planned = math.ceil(scans / scans_per_shard), samples * len(sample_folders) * trainings
-    seconds = record["seconds"] / record["config"]["train"]["steps"] * steps
-    cost = {rule: job_costs(benchmarks, rule) for rule in ("prepare", "encode", "latent_statistics", "reference")}
-    cost |= {rule: job_costs(benchmarks, f"{rule}/{run}*") for rule in ("sample", "evaluate")}
-    n = len(scanned)
-    stages = [
-        Stage("prepare", "scan", n, *cost["prepare"], megabytes(volumes), scans, shards),
-        Stage("encode", "version of a scan", encoded, *cost["encode"], megabytes(latents), round(scans * encoded / n),
-              shards),
-        Stage("latent_statistics", "training scan", train, *cost["latent_statistics"], 0.0, round(scans * train / n),
-              1),
-        Stage("train", f"{steps:,} steps", 1, seconds, record["peak_mb"], megabytes([card.parent]), trainings,
-              trainings),
-        Stage("sample", "volume", drawn, *cost["sample"], megabytes(sample_folders), planned,
-              len(sample_folders) * trainings),
-        Stage("reference", "scan", n, *cost["reference"], 0.0, scans, 1),
-        Stage("evaluate", "volume", drawn, *cost["evaluate"], 0.0, planned, trainings),
-    ]  # fmt: skip
-    notes = [
-        f"Measured on {record['device']}: volumes of {' x '.join(map(str, shape))} voxels, a network of "
+    record, scans = json.loads(card.read_text()), read_table(qc)
+    train = int((scans["split"] == "train").sum())
+    encoded = int((scans["status"] == "accepted").sum()) + (plan["versions"] - 1) * train
+    drawn = sum(len(read_table(folder / "samples.tsv")) for folder in samples)
+    units = {"scan": len(scans), "train": train, "encoded": encoded, "drawn": drawn}
+    disk = {"prepare": volumes, "encode": latents, "train": [card.parent], "sample": samples}
+    megabytes = {name: disk_megabytes(paths) for name, paths in disk.items()}
+    stages = measured_stages(record, plan, units, megabytes, benchmarks, card.parent.name, len(samples))
+    rows = [projected(stage, plan["workers"]) for stage in stages]
+    pd.DataFrame(rows).to_csv(table, index=False, float_format="%.6g")
+    title = f"{plan['scans']:,} scans, projected from study {plan['study']}"
+    page.write_text(markdown(rows, title=title, notes=notes(record, plan)))
+
+
+def measured_stages(
+    record: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    units: Mapping[str, int],
+    megabytes: Mapping[str, float],
+    benchmarks: Path,
+    run: str,
+    n_nfe: int,
+) -> list[Stage]:
+    """Measured costs and planned size of every stage.
+
+    Arguments:
+        record, plan, benchmarks: See `write`; `record` is the content of card.json.
+        units: Numbers of scans, training scans, latents ("encoded") and samples ("drawn").
+        megabytes: Disk space of the outputs by stage in MB.
+        run: Name of the run.
+        n_nfe: Number of NFEs at which samples are drawn.
+    """
+
+    def stage(name: str, unit: str, n: int, planned: int, jobs: int, benchmark: str = "") -> Stage:
+        return Stage(name, unit, n, *job_costs(benchmarks, benchmark or name), megabytes.get(name, 0.0), planned, jobs)
+
+    scans, runs, n = plan["scans"], plan["trainings"], units["scan"]
+    shards, drawn = math.ceil(scans / plan["scans_per_shard"]), plan["samples"] * n_nfe * runs
+    latents, train = round(scans * units["encoded"] / n), round(scans * units["train"] / n)
+    seconds = record["seconds"] / record["config"]["train"]["steps"] * plan["steps"]
+    return [
+        stage("prepare", "scan", n, scans, shards),
+        stage("encode", "version of a scan", units["encoded"], latents, shards),
+        stage("latent_statistics", "training scan", units["train"], train, 1),
+        Stage("train", f"{plan['steps']:,} steps", 1, seconds, record["peak_mb"], megabytes["train"], runs, runs),
+        stage("sample", "volume", units["drawn"], drawn, n_nfe * runs, f"sample/{run}*"),
+        stage("reference", "scan", n, scans, 1),
+        stage("evaluate", "volume", units["drawn"], drawn, runs, f"evaluate/{run}*"),
+    ]
+
+
+def notes(record: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+    """Conditions of the measurement and of the projection."""
+    return [
+        f"Measured on {record['device']}: volumes of {' x '.join(map(str, plan['shape']))} voxels, a network of "
         f"{record['parameters']:,} parameters, batch {record['config']['train']['batch']}. Another network, grid or "
         "machine needs its own measurements.",
-        f"Planned: trainings: {trainings}; {samples:,} samples per NFE; {scans_per_shard} scans per shard. Hours are "
-        "for the given number of workers with one job each; a training is one job.",
+        f"Planned: trainings: {plan['trainings']}; {plan['samples']:,} samples per NFE; {plan['scans_per_shard']} "
+        "scans per shard. Hours are for the given number of workers with one job each; a training is one job.",
         "Seconds include the start of every job. Memory is that of the largest measured job. Training latents that "
         "need more than half of mem_mb stay on disk, so the memory of a training does not grow with the number of "
         "scans; the memory of reference and evaluate does.",
     ]
-    rows = [projected(stage, workers) for stage in stages]
-    pd.DataFrame(rows).to_csv(table, index=False, float_format="%.6g")
-    page.write_text(markdown(rows, title=f"{scans:,} scans, projected from study {study}", notes=notes))
 
 
 def job_costs(benchmarks: Path, name: str) -> tuple[float, float]:
@@ -130,7 +144,7 @@ def job_costs(benchmarks: Path, name: str) -> tuple[float, float]:
     return float(table["s"].sum()), float(table["max_rss"].max())
 
 
-def megabytes(paths: Sequence[Path]) -> float:
+def disk_megabytes(paths: Sequence[Path]) -> float:
     """Disk space of files, and of all files in folders, in MB."""
     files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
     return sum(file.stat().st_size for file in files) / 1e6

@@ -53,7 +53,7 @@ def put_numbers(root):
 
 
 def put_cohort(root):
-    scans = [("train", "accepted", "")] * 7 + [("test", "accepted", "")] * 2 + [("", "set aside", f"blank: {SECRET}")]
+    scans = [("train", "accepted", "")] * 7 + [("test", "accepted", "")] * 2 + [("", "excluded", f"blank: {SECRET}")]
     qc = pd.DataFrame(scans, columns=["split", "status", "reason"])
     qc["scan"] = [SECRET.replace("7", str(k)) for k in range(10)]
     put(root / "cohort/qc.tsv", qc.to_csv(index=False, sep="\t"))

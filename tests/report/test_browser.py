@@ -72,17 +72,19 @@ def column(tab, table, k):
 
 
 def sorts(tab, table):
-    return tab.eval_on_selector_all(f"#{table} th", "heads => heads.map(head => head.getAttribute('aria-sort'))")
+    return tab.eval_on_selector_all(
+        f"#{table} th", "headers => headers.map(header => header.getAttribute('aria-sort'))"
+    )
 
 
 def test_tables_are_sorted_by_click_and_keyboard_with_missing_values_last(visit):
     tab = visit()
     assert column(tab, "table-table_1", 1) == ["b", "a", "c"]
-    head = tab.locator("#table-table_1 th button").nth(2)
-    head.click()
+    header = tab.locator("#table-table_1 th button").nth(2)
+    header.click()
     assert column(tab, "table-table_1", 1) == ["a", "b", "c"]
     assert sorts(tab, "table-table_1") == ["none", "none", "ascending"]
-    head.focus()
+    header.focus()
     tab.keyboard.press("Enter")
     assert column(tab, "table-table_1", 1) == ["b", "a", "c"]
     assert sorts(tab, "table-table_1") == ["none", "none", "descending"]
@@ -109,8 +111,8 @@ def test_the_theme_follows_the_system_or_the_button(visit):
 def test_the_page_fits_phone_and_desktop_widths(visit, width):
     tab = visit(width)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    shown = tab.eval_on_selector_all(".plate img", "all => all.map(each => [each.naturalWidth, each.clientWidth])")
-    assert shown and all(natural > 0 and 0 < client <= width for natural, client in shown)
+    images = tab.eval_on_selector_all(".plate img", "all => all.map(each => [each.naturalWidth, each.clientWidth])")
+    assert images and all(natural > 0 and 0 < client <= width for natural, client in images)
     assert tab.locator(".bar").bounding_box()["y"] == 0  # the navigation bar is sticky
 
 

@@ -133,9 +133,9 @@ def test_the_card_is_json_without_nan_and_reproducible(small_study):
 
 def test_rows_of_the_markdown_tables_match_their_headers(small_study):
     lines = text(small_study).splitlines()
-    heads = [k for k, line in enumerate(lines) if line.startswith("|---")]
-    assert len(heads) == 5
-    for k in heads:
+    header_rules = [k for k, line in enumerate(lines) if line.startswith("|---")]
+    assert len(header_rules) == 5
+    for k in header_rules:
         end = next((j for j in range(k, len(lines)) if not lines[j].startswith("|")), len(lines))
         assert end > k + 1
         assert len({line.rstrip().count("|") for line in lines[k - 1 : end]}) == 1, lines[k - 1]

@@ -156,7 +156,7 @@ def test_a_folder_without_packed_run_is_refused(tmp_path, model, autoencoder):
     with pytest.raises(FileNotFoundError, match="expected a run packed"):
         package.sampling(tmp_path)
     folder = pack(model(), autoencoder, tmp_path / "export")
-    with pytest.raises(ValueError, match="the weights ema alone; 'online'"):
+    with pytest.raises(ValueError, match="the weights ema only; load .online."):
         load_run(folder, "online")
 
 

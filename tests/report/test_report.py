@@ -159,11 +159,13 @@ def test_cases_above_the_size_limit_are_left_out(tmp_path, monkeypatch):
     put_preview(tmp_path)
     about = json.loads((tmp_path / "look.json").read_text())
     for line in list(about["volumes"]):
-        about["volumes"].append({**line, "case": 1})
+        about["volumes"].append({**line, "case": 1, "name": f"second-{line['name']}"})
+        for suffix in (".nii.gz", ".webp"):
+            shutil.copy(tmp_path / f"{line['name']}{suffix}", tmp_path / f"second-{line['name']}{suffix}")
     put(tmp_path / "look.json", about)
     assert build.previews(tmp_path)["choices"] == {"nfe": [1, 50], "cases": [0, 1], "images": ["T1"]}
     size = sum(path.stat().st_size for path in tmp_path.glob("*.nii.gz"))
-    monkeypatch.setattr(build, "VOLUMES_LIMIT", 1.6 * size)
+    monkeypatch.setattr(build, "VOLUMES_LIMIT", 0.8 * size)
     assert build.previews(tmp_path)["choices"]["cases"] == [0]
 
 
@@ -249,11 +251,11 @@ def test_preview_planes_pass_through_the_lesion():
     mask[3, 5, 6:9] = 1
     centre = preview.mask_centre(mask, crop)
     assert centre == [2.5 / 8, round(5.5 / 12, 4), 3.5 / 10]
-    shown = preview.planes(mask, crop, 2.5, centre)  # the lesion is in all three planes, but not in the middle planes
-    assert [int((shown[:, part] > 0).sum()) for part in (slice(0, 8), slice(10, 18), slice(20, 32))] == [1, 3, 3]
+    image = preview.planes(mask, crop, 2.5, centre)  # the lesion is in all three planes, but not in the middle planes
+    assert [int((image[:, part] > 0).sum()) for part in (slice(0, 8), slice(10, 18), slice(20, 32))] == [1, 3, 3]
     assert not preview.planes(mask, crop, 2.5)[:, 10:18].any()
-    with Image.open(io.BytesIO(pictures.overlay(shown))) as image:
-        np.testing.assert_array_equal(np.asarray(image)[..., 3], shown // 2)
+    with Image.open(io.BytesIO(pictures.overlay(image))) as overlay:
+        np.testing.assert_array_equal(np.asarray(overlay)[..., 3], image // 2)
 
 
 def test_previewed_pairs_are_test_pairs_without_names(tmp_path):

@@ -22,8 +22,8 @@ def test_the_lock_file_pins_by_digest_and_names_no_registry():
     packages = {name: about for name, about in lock["packages"].items() if name}
     assert {"node_modules/@niivue/niivue", "node_modules/esbuild"} <= packages.keys()
     assert all("integrity" in about and "resolved" not in about for about in packages.values())
-    wanted = json.loads((viewer.SOURCE / "package.json").read_text())
-    for name, version in (wanted["dependencies"] | wanted["devDependencies"]).items():
+    package = json.loads((viewer.SOURCE / "package.json").read_text())
+    for name, version in (package["dependencies"] | package["devDependencies"]).items():
         assert packages[f"node_modules/{name}"]["version"] == version
 
 

@@ -15,6 +15,7 @@ from jinja2 import Environment
 
 from neuromf.core.files import write_text
 from neuromf.figures import names
+from neuromf.figures.catalogue import FIGURES, TABLES
 from neuromf.metrics.table import SAMPLES
 from neuromf.report import templating
 from neuromf.report.results import Results
@@ -23,7 +24,6 @@ from neuromf.report.templating import MISSING
 TEMPLATES = Path(__file__).parent
 MARKUP = re.compile(r"([*`|_\\<>\[\]])")  # characters that reStructuredText reads as markup
 FOLDERS = ("figures", "tables")
-ABLATIONS = {"fig_4": "rectified", "fig_5": "lp", "fig_6": "prediction", "table_2": "prediction", "table_3": "lp"}
 
 
 def write(results: Results, out: Path) -> list[str]:
@@ -110,7 +110,7 @@ def _lookups(results: Results) -> dict[str, Callable]:
         "run_record": results.run_record,
         "json_file": results.json,
         "metric_row": results.row,
-        "arms": lambda name: _arms(results.table(f"ablations/{ABLATIONS[name]}.csv")),
+        "arms": lambda name: _arms(results.table(f"ablations/{(FIGURES | TABLES)[name].ablation}.csv")),
         "regions": lambda: _regions(results.table(f"runs/{results.run}/regions.csv")),
     }
 

@@ -4,6 +4,7 @@ Scripts, styles, pictures and volumes are embedded, and a content security polic
 Participants appear as pictures, a few volumes and counts; names of scans do not appear.
 """
 
+import base64
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from neuromf.report import templating
 from neuromf.report.captions import render
 from neuromf.report.page import tables
 from neuromf.report.page.costs import costs
-from neuromf.report.page.pictures import data_uri, picture
+from neuromf.report.page.pictures import picture, webp_uri
 from neuromf.report.results import Results
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -60,7 +61,7 @@ def render_page(results: Results, preview: Path, viewer: Path, licences: Path, *
 
     Arguments:
         results: Results of the study.
-        preview: Folder of previewed volumes with look.json; the page says so if it is missing.
+        preview: Folder of previewed volumes with look.json, see `volumes.write_volumes`.
         viewer: JavaScript bundle of the volume viewer; without it the page shows pictures.
         licences: Licences of the packages in the bundle.
         settings: study: name. source: source of the scans. config: config of the study. digests: code digest by rule.
@@ -70,7 +71,6 @@ def render_page(results: Results, preview: Path, viewer: Path, licences: Path, *
     Raises:
         ValueError: If the page is larger than 25 MB.
     """
-    volumes = previews(preview)
     script = viewer.read_text(encoding="utf-8") if viewer.is_file() else f"{NO_VIEWER}the rule viewer has not run\n"
     context = {
         **settings,
@@ -79,14 +79,13 @@ def render_page(results: Results, preview: Path, viewer: Path, licences: Path, *
         "gates": [gate(phase, reason, results) for phase, reason in settings["phases"].items()],
         "figures": [figure(name, reason, results) for name, reason in settings["figures"].items()],
         "tables": [table(name, reason, results) for name, reason in settings["tables"].items()],
-        "metrics": frame("metrics", results.metrics, METRICS),
-        "findings": frame("findings", results.table("ablations/questions.csv"), FINDINGS),
-        "costs": frame("costs", costs(results), COSTS),
+        "metrics": tables.data_table("metrics", results.metrics, METRICS),
+        "findings": tables.data_table("findings", results.table("ablations/questions.csv"), FINDINGS),
+        "costs": tables.data_table("costs", costs(results), COSTS),
         "excluded": excluded(results.table("cohort/qc.tsv")),
-        "runs": frame("runs", runs(results, settings["runs"])),
+        "runs": tables.data_table("runs", runs(results, settings["runs"])),
         "versions": {name: metadata.version(name) for name in PACKAGES} | results.run_record().get("versions", {}),
-        "preview": volumes,
-        "index": index(volumes),
+        "preview": previews(preview),
         "viewer": script,
         "no_viewer": script.removeprefix(NO_VIEWER).strip() if script.startswith(NO_VIEWER) else "",
         "licences": licences.read_text(encoding="utf-8") if licences.is_file() else "",
@@ -104,7 +103,8 @@ def render_page(results: Results, preview: Path, viewer: Path, licences: Path, *
 def environment() -> Environment:
     """Environment of the page templates, with HTML escaping."""
     env = templating.environment(TEMPLATES, autoescape=True)
-    env.filters |= {"number": templating.number, "duration": templating.duration, "inline": inline, "as_json": as_json}
+    env.filters |= {"number": templating.number, "duration": templating.duration, "inline": inline,
+                    "as_json": as_json, "base64": lambda content: base64.b64encode(content).decode()}  # fmt: skip
     return env
 
 
@@ -131,7 +131,7 @@ def gate(phase: str, reason: str, results: Results) -> dict[str, Any]:
         "passed": len(rows) - len(failed),
         "n": len(rows),
         "failed": failed,
-        "rows": frame(f"gate-{phase}", pd.DataFrame(rows), GATE),
+        "rows": tables.data_table(f"gate-{phase}", pd.DataFrame(rows), GATE),
         "reason": reason,
     }
 
@@ -158,11 +158,6 @@ def captioned(name: str, results: Results) -> dict[str, Any]:
     safe = {"file_insertion_enabled": False, "raw_enabled": False, "report_level": 4, "_disable_config": True}
     body = publish_parts(text, writer="html5", settings_overrides=safe)["body"]
     return {"caption": Markup(body), "title": text.split("**")[1] if text.count("**") > 1 else name}
-
-
-def frame(name: str, rows: pd.DataFrame, headers: Mapping[str, str] | None = None) -> tables.Table | None:
-    """A sortable table, None without rows."""
-    return None if rows.empty else tables.data_table(name, rows, headers)
 
 
 def runs(results: Results, arms: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -199,40 +194,28 @@ def excluded(qc: pd.DataFrame) -> dict[str, int]:
 
 
 def previews(folder: Path) -> dict[str, Any] | None:
-    """Previewed volumes with pictures and contact sheet: as many complete cases as VOLUMES_LIMIT allows."""
+    """Previewed volumes with pictures and contact sheet: as many complete cases as VOLUMES_LIMIT allows.
+
+    Returns:
+        Content of look.json with volumes (labels and picture), contents (NIfTI files by name), sheet, and the
+        choices of a reader (nfe, cases, images).
+    """
     if not (folder / "look.json").is_file():
         return None
-    record, volumes, size = json.loads((folder / "look.json").read_text()), [], 0.0
-    cases: dict[int, list[dict]] = {}
-    for line in record["volumes"]:
-        cases.setdefault(line["case"], []).append(line)
-    for case, lines in sorted(cases.items()):
-        size += sum((folder / f"{line['name']}.nii.gz").stat().st_size for line in lines)
-        if size > VOLUMES_LIMIT and case > 0:
+    record = json.loads((folder / "look.json").read_text())
+    volumes: list[dict[str, Any]] = []
+    contents: dict[str, bytes] = {}
+    for case in sorted({line["case"] for line in record["volumes"]}):
+        lines = [line for line in record["volumes"] if line["case"] == case]
+        files = contents | {line["name"]: (folder / f"{line['name']}.nii.gz").read_bytes() for line in lines}
+        if case > 0 and sum(map(len, files.values())) > VOLUMES_LIMIT:
             break
-        volumes += [_embedded(line, folder) for line in lines]
-    sheet = picture(folder / "scans.webp") if (folder / "scans.webp").is_file() else None
-    return {**record, "volumes": volumes, "sheet": sheet, "choices": choices(volumes)}
-
-
-def _embedded(line: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Labels of a volume with its picture and its NIfTI file in base64."""
-    image = data_uri((folder / f"{line['name']}.webp").read_bytes(), "image/webp")
-    content = data_uri((folder / f"{line['name']}.nii.gz").read_bytes(), "").partition(",")[2]
-    return {**line, "picture": image, "content": content}
-
-
-def index(preview: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Labels and pictures of the volumes for the script of the page; the volumes are in elements of their own."""
-    lines = [{key: line[key] for key in line if key != "content"} for line in (preview or {}).get("volumes", [])]
-    return {"volumes": lines, "choices": (preview or {}).get("choices", {})}
-
-
-def choices(volumes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a reader can select: NFE, case, and kind of image."""
-    images = {line["image"] for line in volumes}
-    return {
+        contents = files
+        volumes += [{**line, "picture": webp_uri((folder / f"{line['name']}.webp").read_bytes())} for line in lines]
+    choices = {
         "nfe": sorted({line["nfe"] for line in volumes if "nfe" in line}),
         "cases": sorted({line["case"] for line in volumes}),
-        "images": [image for image in ("T1", "FLAIR") if image in images],
+        "images": [image for image in ("T1", "FLAIR") if image in {line["image"] for line in volumes}],
     }
+    sheet = picture(folder / "scans.webp") if (folder / "scans.webp").is_file() else None
+    return {**record, "volumes": volumes, "contents": contents, "sheet": sheet, "choices": choices}

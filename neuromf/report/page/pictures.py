@@ -37,7 +37,7 @@ def picture(path: Path, width: int = WIDTH) -> Picture:
     if image.width > width:
         image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
     content = min(_webp(image, lossless=True), _webp(image, quality=QUALITY), key=len)
-    return Picture(data_uri(content, "image/webp"), image.width, image.height)
+    return Picture(webp_uri(content), image.width, image.height)
 
 
 def grey(image: NDArray, width: int = 0) -> bytes:
@@ -57,9 +57,9 @@ def overlay(mask: NDArray, width: int = 0) -> bytes:
     return _webp(red, lossless=True)
 
 
-def data_uri(content: bytes, mime: str) -> str:
-    """A data URI of some bytes."""
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+def webp_uri(content: bytes) -> str:
+    """Data URI of a WebP image."""
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
 
 
 def _enlarge(array: NDArray, width: int) -> Image.Image:

@@ -37,7 +37,7 @@ def nifti(volume: NDArray, crop: Crop, spacing_mm: float) -> bytes:
 
     Arguments:
         volume: Intensities in [0, 1], or a mask of 0 and 1, shape (I, J, K).
-        crop: Part of the volume that is kept.
+        crop: Part of the volume that is written.
         spacing_mm: Isotropic voxel size in mm.
     """
     centre = [(s.stop - s.start - 1) / 2 for s in crop]
@@ -52,7 +52,7 @@ def planes(volume: NDArray, crop: Crop, spacing_mm: float, centre: Sequence[floa
 
     Arguments:
         volume: Intensities in [0, 1], shape (I, J, K).
-        crop: Part of the volume that is shown.
+        crop: Part of the volume that is drawn.
         spacing_mm: Isotropic voxel size in mm.
         centre: Intersection of the planes as fractions of the crop; None for its middle, with the sagittal plane beside
             the midline.
@@ -77,7 +77,7 @@ def mask_centre(mask: NDArray, crop: Crop) -> list[float] | None:
 
 
 def montage(tiles: Sequence[NDArray], columns: int) -> NDArray:
-    """Tiles of one shape in rows of `columns` tiles; the rest of the last row is black."""
+    """Tiles of one shape in rows of `columns` tiles; empty places are black."""
     height, width = tiles[0].shape
     canvas = np.zeros((-(-len(tiles) // columns) * height, columns * width), np.uint8)
     for k, tile in enumerate(tiles):

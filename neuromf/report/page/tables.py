@@ -38,7 +38,7 @@ class Table(NamedTuple):
     notes: Sequence[str] = ()
 
 
-def paper_table(name: str, results: Results) -> Table:
+def paper_table(name: str, results: Results) -> Table | None:
     """A table of the paper, printed like its LaTeX; like its CSV if the provenance file lists no columns.
 
     Raises:
@@ -60,8 +60,8 @@ def paper_table(name: str, results: Results) -> Table:
 
 def data_table(
     name: str, frame: pd.DataFrame, headers: Mapping[str, str] | None = None, notes: Sequence[str] = ()
-) -> Table:
-    """Any table, numbers with three significant digits.
+) -> Table | None:
+    """Any table, numbers with three significant digits; None without rows.
 
     Arguments:
         name: Identifier on the page.
@@ -69,6 +69,8 @@ def data_table(
         headers: Column names and their headers, columns that the frame lacks are skipped; None for all columns.
         notes: Paragraphs below the table.
     """
+    if frame.empty:
+        return None
     headers = headers or {column: column.replace("_", " ") for column in frame.columns}
     headers = {column: text for column, text in headers.items() if column in frame}
     rows = [[_cell(row[column]) for column in headers] for row in frame[list(headers)].to_dict("records")]
