@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from neuromf.core.files import atomic_write
+from neuromf.core.hardware import default_device
 from neuromf.data.augmentation import IDENTITY, MIRROR, Change, apply_change, draw_change
 from neuromf.data.participants import read_table
 from neuromf.lesions.mask_encoding import (
@@ -69,7 +70,7 @@ def encode_pairs(
     Returns:
         One row per encoding and scan of training and validation: mask_encoding, scan, split, threshold, dice.
     """
-    vae = load(weights).to("cuda" if torch.cuda.is_available() else "cpu")
+    vae = load(weights).to(default_device())
     versions, latents = [], []
     curves: list[dict[str, Any]] = []
     for row in read_table(pairs).to_dict("records"):

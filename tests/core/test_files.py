@@ -197,7 +197,7 @@ def test_machine_errors_give_advice(error, words):
 
 LITTLE = """
 import resource, runpy, sys
-from neuromf import torus
+from neuromf.meanflow import toy_torus
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 2**28, -1))
 sys.argv = ["torus", *sys.argv[1:]]
@@ -207,7 +207,7 @@ runpy.run_module("workflow_scripts.torus", run_name="__main__", alter_sys=True)
 
 @pytest.mark.slow
 def test_a_script_out_of_memory_names_its_rule_and_setting(tmp_path):
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())["torus"] | {"batch": 10**8, "n_steps": 1}
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())["meanflow"]["toy"] | {"batch": 10**8, "n_steps": 1}
     files = [word for name in ("history", "samples", "summary") for word in (f"--{name}", str(tmp_path / name))]
     command = [sys.executable, "-c", LITTLE, "--config", json.dumps(config), *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

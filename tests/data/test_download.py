@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         site = self.server.site
-        site.asked.append(self.headers.get("Range"))
+        site.ranges_requested.append(self.headers.get("Range"))
         fault = site.faults.pop(0) if site.faults else None
         if self.path in site.redirects:
             self.answer(302, {"Location": site.redirects[self.path]})
@@ -83,9 +83,11 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site():
-    """Files and behaviour of the server; `asked` holds the Range header of each request."""
+    """Files and behaviour of the server; `ranges_requested` holds the Range header of each request."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.site = SimpleNamespace(files={"/brain.tar": BODY}, redirects={}, faults=[], asked=[], ranges=True)
+        server.site = SimpleNamespace(
+            files={"/brain.tar": BODY}, redirects={}, faults=[], ranges_requested=[], ranges=True
+        )
         server.site.__dict__.update(tags=True, ignores_if_range=False, kind="application/octet-stream")
         server.site.url = f"http://127.0.0.1:{server.server_port}/brain.tar"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -123,12 +125,12 @@ def test_a_download_writes_the_file_and_its_record(site, path, digest):
     assert path.read_bytes() == BODY and names(path.parent) == ["brain.tar", "brain.tar.json"]
     assert record == {"url": site.url, "bytes": len(BODY), "sha256": sha(BODY), "verified": digest is not None}
     assert json.loads((path.parent / "brain.tar.json").read_text()) == record
-    assert site.asked == [None]
+    assert site.ranges_requested == [None]
 
 
 def test_a_second_call_sends_no_request(site, path):
     first = download(site.url, path)
-    assert download(site.url, path) == first and site.asked == [None]
+    assert download(site.url, path) == first and site.ranges_requested == [None]
 
 
 def test_parallel_downloads_send_one_request(site, path):
@@ -137,7 +139,7 @@ def test_parallel_downloads_send_one_request(site, path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert path.read_bytes() == BODY and site.asked == [None]
+    assert path.read_bytes() == BODY and site.ranges_requested == [None]
 
 
 def test_an_empty_file_is_downloaded(site, path):
@@ -194,17 +196,17 @@ def test_a_dropped_connection_resumes(site, path):
     site.faults = [{"drop": 200_000}, {"drop": 100_000}]
     download(site.url, path, sha256=sha(BODY), tries=2)
     assert path.read_bytes() == BODY
-    starts = [int(asked.strip("bytes=-")) for asked in site.asked[1:]]
-    assert site.asked[0] is None and 0 < starts[0] <= 200_000 < starts[1] <= 300_000
+    starts = [int(asked.strip("bytes=-")) for asked in site.ranges_requested[1:]]
+    assert site.ranges_requested[0] is None and 0 < starts[0] <= 200_000 < starts[1] <= 300_000
 
 
 def test_a_killed_download_resumes_in_the_next_run(site, path):
     site.faults = [{"drop": 200_000}]
     refusal(download, site.url, path, tries=1)
     assert names(path.parent) == ["brain.tar.part", "brain.tar.part.json"]
-    kept = Path(f"{path}.part").stat().st_size
+    size = Path(f"{path}.part").stat().st_size
     download(site.url, path)
-    assert path.read_bytes() == BODY and kept > 130_000 and site.asked == [None, f"bytes={kept}-"]
+    assert path.read_bytes() == BODY and size > 130_000 and site.ranges_requested == [None, f"bytes={size}-"]
 
 
 def test_a_complete_partial_file_needs_no_request(site, path):
@@ -212,7 +214,7 @@ def test_a_complete_partial_file_needs_no_request(site, path):
     Path(f"{path}.part").write_bytes(BODY)
     Path(f"{path}.part.json").write_text(json.dumps({"url": site.url, "etag": '"x"', "bytes": len(BODY)}))
     download(site.url, path, sha256=sha(BODY))
-    assert path.read_bytes() == BODY and site.asked == []
+    assert path.read_bytes() == BODY and site.ranges_requested == []
 
 
 @pytest.mark.parametrize("record", [None, "not json", '{"url": "http://other/brain.tar", "bytes": 9}', "[]"])
@@ -222,13 +224,13 @@ def test_a_partial_file_without_a_valid_record_is_discarded(site, path, record):
     if record:
         Path(f"{path}.part.json").write_text(record)
     download(site.url, path)
-    assert path.read_bytes() == BODY and site.asked == [None]
+    assert path.read_bytes() == BODY and site.ranges_requested == [None]
 
 
 def test_a_server_without_ranges_restarts_the_download(site, path):
     site.ranges, site.faults = False, [{"drop": 200_000}]
     download(site.url, path, tries=2)
-    assert path.read_bytes() == BODY and len(site.asked) == 2 and site.asked[1] is not None
+    assert path.read_bytes() == BODY and len(site.ranges_requested) == 2 and site.ranges_requested[1] is not None
 
 
 @pytest.mark.parametrize("ignores_if_range", [False, True])
@@ -241,7 +243,7 @@ def test_a_file_that_changes_on_the_server_is_never_mixed(site, path, tags, igno
     download(site.url, path)
     assert path.read_bytes() == after and names(path.parent) == ["brain.tar", "brain.tar.json"]
     if tags and not ignores_if_range:
-        assert len(site.asked) == 2  # the server was told which file we had begun
+        assert len(site.ranges_requested) == 2  # If-Range makes the server send the whole file
 
 
 def test_a_changed_file_of_the_same_size_is_detected_by_its_tag(site, path):
@@ -255,12 +257,12 @@ def test_a_changed_file_of_the_same_size_is_detected_by_its_tag(site, path):
 def test_a_busy_server_is_retried_and_a_missing_file_is_not(site, path):
     site.faults = [503, 429]
     download(site.url, path)
-    assert path.read_bytes() == BODY and len(site.asked) == 3
+    assert path.read_bytes() == BODY and len(site.ranges_requested) == 3
     gone = site.url.replace("brain", "gone")
     message = refusal(download, gone, path.with_name("gone.tar"), sha256="0" * 64)
     reason = "gone.tar could not be fetched: the server answered 404 Not Found"
     assert message == reason + by_hand(gone, path.with_name("gone.tar"), "0" * 64)
-    assert len(site.asked) == 4
+    assert len(site.ranges_requested) == 4
 
 
 def test_consecutive_tries_without_progress_end_the_download(site, path):
@@ -268,7 +270,7 @@ def test_consecutive_tries_without_progress_end_the_download(site, path):
     assert "the server answered 503 Service Unavailable (3 tries in a row)" in refusal(
         download, site.url, path, tries=3
     )
-    assert len(site.asked) == 3
+    assert len(site.ranges_requested) == 3
 
 
 def test_without_a_network_the_error_explains_the_manual_download(path):
@@ -341,11 +343,11 @@ def test_a_full_disk_is_named_and_the_download_resumes_later(site, small_disk, m
     assert (
         f"the disk of {small_disk} is full; the partial download is kept, so free some space and run again" in message
     )
-    kept = Path(f"{path}.part").stat().st_size
-    assert kept > 200_000
+    size = Path(f"{path}.part").stat().st_size
+    assert size > 200_000
     subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
     download(site.url, path, sha256=sha(BODY))
-    assert site.asked[-1] == f"bytes={kept}-"
+    assert site.ranges_requested[-1] == f"bytes={size}-"
 
 
 def test_a_full_disk_is_recognised_by_its_error_number(site, path, monkeypatch):

@@ -180,19 +180,19 @@ def test_a_tool_strips_the_skull_and_is_recorded(install, save, tmp_path, tool, 
 
 
 @pytest.mark.parametrize(
-    ("device", "tool", "skull_strip", "wanted"),
+    ("device", "tool", "skull_strip", "expected"),
     [
         ("cuda", "mri_synthstrip", "synthstrip", "-m mask.nii.gz -g"),
         ("cuda", "hd-bet", "hd-bet", "--save_bet_mask -device cuda"),
         ("cuda", "hd-bet-1", "hd-bet", "-s 1 -device 0"),
     ],
 )
-def test_the_device_is_passed_to_the_tool(install, save, tmp_path, device, tool, skull_strip, wanted):
+def test_the_device_is_passed_to_the_tool(install, save, tmp_path, device, tool, skull_strip, expected):
     install(tool)
     preprocessing.prepare_shard(
         table_of(s=save()), tmp_path / "out", skull_strip=skull_strip, skull_strip_device=device, **GRID
     )
-    assert calls(tmp_path)[0].endswith(wanted)
+    assert calls(tmp_path)[0].endswith(expected)
 
 
 def test_versions_of_synthstrip_are_read(install, tmp_path, monkeypatch):

@@ -204,8 +204,8 @@ def run(folder, config):
 def test_the_cohort_reads_the_downloaded_folder(server, tmp_path):
     folder = tmp_path / "data" / "ixi"
     run(folder, server)
-    kept = ["IXI-T1.tar", "IXI-T1.tar.json", "IXI.xls", "IXI.xls.json", "T1", "participants.tsv"]
-    assert sorted(path.name for path in folder.iterdir()) == kept
+    expected = ["IXI-T1.tar", "IXI-T1.tar.json", "IXI.xls", "IXI.xls.json", "T1", "participants.tsv"]
+    assert sorted(path.name for path in folder.iterdir()) == expected
     assert sorted(path.name for path in (folder / "T1").iterdir()) == SCANS
     assert (folder / "participants.tsv").read_text().splitlines()[0] == "participant_id\tsex\tage\theight_cm\tweight_kg"
     config = {"cohort": {"source": "folder", "root": str(folder), **listing.IXI, "split": {"train": 1.0}}, "seed": 0}

@@ -85,11 +85,11 @@ def test_a_scan_with_a_problem_has_no_split():
 def test_smaller_training_fractions_are_nested_in_larger_ones():
     table = table_of(40)
     table["split"] = participants.split_by_participant(table, FRACTIONS, seed=0)
-    kept = {
+    splits_of = {
         fraction: participants.subsample_training_participants(table, fraction) for fraction in (1.0, 0.5, 0.25, 0.001)
     }
-    assert kept[1.0].tolist() == table["split"].tolist()
-    trained = {fraction: set(splits.index[splits == "train"]) for fraction, splits in kept.items()}
+    assert splits_of[1.0].tolist() == table["split"].tolist()
+    trained = {fraction: set(splits.index[splits == "train"]) for fraction, splits in splits_of.items()}
     assert [len(scans) for scans in trained.values()] == [
         64,
         32,
@@ -98,7 +98,7 @@ def test_smaller_training_fractions_are_nested_in_larger_ones():
     ]  # both scans of a participant are kept or dropped
     assert trained[0.001] < trained[0.25] < trained[0.5] < trained[1.0]
     others = table.loc[table["split"] != "train", "scan"]
-    assert all(splits[others].tolist() == kept[1.0][others].tolist() for splits in kept.values())
+    assert all(splits[others].tolist() == splits_of[1.0][others].tolist() for splits in splits_of.values())
 
 
 @pytest.mark.parametrize("fractions", [{"train": 0.8, "val": 0.1}, {"train": 1.1, "val": -0.1}, {"training": 1.0}])
@@ -190,8 +190,8 @@ def test_the_summary_counts_excluded_scans_by_reason(shards, tmp_path, caplog, m
 
 def test_a_study_without_a_usable_scan_stops(shards, tmp_path):
     folders = shards(("a", "quarantined", "damaged: a"))
-    wanted = r"none of 1 scans can be used \(1 damaged\); the column reason of .*/0/qc.tsv gives the reason"
-    with pytest.raises(SystemExit, match=wanted):
+    message = r"none of 1 scans can be used \(1 damaged\); the column reason of .*/0/qc.tsv gives the reason"
+    with pytest.raises(SystemExit, match=message):
         qc_script.main(["--shards", *folders, "--out", str(tmp_path / "qc.tsv")])
 
 

@@ -148,9 +148,9 @@ def test_a_mask_on_another_grid_is_matched_in_world_space(save):
         path, mask=save(inside.astype(np.int16) * 7, other, "m.nii.gz"), **settings
     )
     points = worlds(volume.shape, to_world)
-    wanted = ((points > low) & (points < high)).all(axis=-1) & (np.abs(points[..., 0] - low[0]) > 0)
+    expected = ((points > low) & (points < high)).all(axis=-1) & (np.abs(points[..., 0] - low[0]) > 0)
     bright = np.isclose((points[..., 0] - RAS[0, 3]) / 2 % 2, 1)
-    np.testing.assert_array_equal(volume, (wanted & bright).astype(np.float32))
+    np.testing.assert_array_equal(volume, (expected & bright).astype(np.float32))
 
 
 def test_percentiles_are_those_of_the_foreground(noise):

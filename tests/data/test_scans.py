@@ -206,13 +206,13 @@ def pair(save, data, name):
 
 
 @pytest.mark.parametrize(
-    ("slope", "inter", "wanted"), [(0, 7, 1), (np.nan, 0, 1), (np.inf, 0, 1), (2, 5, 2), (-0.5, 0, -0.5)]
+    ("slope", "inter", "factor"), [(0, 7, 1), (np.nan, 0, 1), (np.inf, 0, 1), (2, 5, 2), (-0.5, 0, -0.5)]
 )
-def test_an_invalid_slope_is_ignored(tmp_path, slope, inter, wanted):
+def test_an_invalid_slope_is_ignored(tmp_path, slope, inter, factor):
     stored = np.arange(6000, dtype=np.int16).reshape(SHAPE)
     (tmp_path / "scan.nii.gz").write_bytes(header_with(stored, scl_slope=slope, scl_inter=inter))
     data = scans.read_scan(tmp_path / "scan.nii.gz").get_fdata(dtype=np.float32)
-    np.testing.assert_array_equal(data, stored * wanted + (inter if wanted == slope else 0))
+    np.testing.assert_array_equal(data, stored * factor + (inter if factor == slope else 0))
 
 
 def test_padding_after_the_voxels_is_accepted(tmp_path, noise):

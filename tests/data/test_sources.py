@@ -47,8 +47,8 @@ def test_without_groups_the_file_name_is_scan_and_participant(folder):
 
 
 def test_an_empty_folder_is_refused(folder):
-    wanted = rf'no scan in {re.escape(str(folder()))}: nothing matches the pattern "T1/\*.nii.gz"; correct root or '
-    with pytest.raises(ValueError, match=wanted):
+    message = rf'no scan in {re.escape(str(folder()))}: nothing matches the pattern "T1/\*.nii.gz"; correct root or '
+    with pytest.raises(ValueError, match=message):
         read_folder(folder(), "T1/*.nii.gz", IXI)
 
 
@@ -159,8 +159,8 @@ def test_columns_of_a_participants_table_can_be_renamed(folder):
     columns = {"participant": "subject", "age": "age_scan", "site": "center"}
     table = read_folder(root, "*.nii.gz", "", participants="p.tsv", columns=columns)
     assert table[["participant", "sex", "age", "site"]].values.tolist() == [["a", "M", 31, "X"], ["b", "F", 41, ""]]
-    wanted = r'p.tsv has no column "agescan", the value of columns.age; it has Subject, SEX, age, age_scan, center$'
-    with pytest.raises(ValueError, match=wanted):
+    message = r'p.tsv has no column "agescan", the value of columns.age; it has Subject, SEX, age, age_scan, center$'
+    with pytest.raises(ValueError, match=message):
         read_folder(root, "*.nii.gz", "", participants="p.tsv", columns={"participant": "Subject", "age": "agescan"})
 
 
@@ -237,7 +237,11 @@ def test_a_quoted_field_can_hold_a_line_end(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("p.tsv", "id,age\n1,2\n", "seems to be separated by commas, not by tabs: its only column is 'id,age'; save it"),
+        (
+            "p.tsv",
+            "id,age\n1,2\n",
+            "seems to be separated by commas, not by tabs: its only column is 'id,age'; save it",
+        ),
         ("p.csv", "id;age\n1;2\n", "seems to be separated by semicolons, not by commas: its only column is 'id;age'"),
         ("p.csv", "id\tage\n1\t2\n", "seems to be separated by tabs, not by commas"),
         ("p.csv", "id,age\n1,2\n3,4,5\n", "line 3 of participants table .*p.csv has 3 fields, its header 2; quote a f"),
@@ -291,8 +295,8 @@ def test_a_bids_folder_without_table_or_scans(folder, caplog):
     root = folder("sub-1/anat/sub-1_T2w.nii.gz", "sub-1/anat/sub-1_FLAIR.nii.gz", "sub-2/anat/sub-2_T2w.nii")
     assert len(read_bids(root, suffix="T2w")) == 2
     assert caplog.messages == [f"{root} has no participants.tsv: sex, age and site of its participants are unknown"]
-    wanted = r"\*_T1w.nii\[.gz\]; correct suffix: there are T2w \(2\), FLAIR \(1\)"
-    with pytest.raises(ValueError, match=wanted):
+    message = r"\*_T1w.nii\[.gz\]; correct suffix: there are T2w \(2\), FLAIR \(1\)"
+    with pytest.raises(ValueError, match=message):
         read_bids(root)
     with pytest.raises(ValueError, match=r"there is no sub-\*/\[ses-\*/\]dwi/\*_T1w.nii\[.gz\]; correct root or datat"):
         read_bids(root, datatype="dwi")
