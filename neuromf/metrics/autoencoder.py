@@ -1,11 +1,11 @@
 """Quality of a study's autoencoder and statistics of its latents, from files to JSON."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from neuromf.core.files import write_json
 from neuromf.data.foreground import foreground_mask
 from neuromf.data.nifti import read_volumes
 from neuromf.data.participants import read_table
@@ -30,7 +30,7 @@ def validate(*, qc: Path, weights: Path, out: Path, n_validated: int) -> None:
     vae, volumes = load(weights), read_volumes(volumes_of_split(read_table(qc), "test")[:n_validated])
     inside = np.stack([foreground_mask(volume.numpy()) for volume in volumes[:, 0].float()])
     report = reconstruction.validate(vae.encode, vae.decode, volumes, inside)
-    out.write_text(json.dumps({**report, **count_parameters(vae)}, indent=1))
+    write_json(out, {**report, **count_parameters(vae)}, sort_keys=False)
 
 
 def latent_statistics(
@@ -57,4 +57,4 @@ def latent_statistics(
         "reconstruction_ssim": ssim(volumes[:, 0].numpy(), decoded.numpy()).tolist(),
         **reconstruction.flip_error(vae.encode, vae.decode, volumes, stats["std"]),
     }
-    out.write_text(json.dumps(report, indent=1))
+    write_json(out, report, sort_keys=False)

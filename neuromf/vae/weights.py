@@ -125,7 +125,7 @@ def check_state(state: dict[str, Tensor], expected: dict[str, torch.Size], path:
         raise ValueError(
             f"{path} is not this autoencoder: {_network_kind(state)}expected {len(expected)} tensors, got "
             f"{len(state)}; missing {missing[:2] or 'none'}, unknown {unknown[:2] or 'none'}. "
-            f"Use {PUBLISHED_FILES}, or a file written by the rule vae"
+            f"Use {PUBLISHED_FILES}, or a file written by the rule autoencoder"
         )
     for name, shape in expected.items():
         if state[name].shape != shape:

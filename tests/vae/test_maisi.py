@@ -87,7 +87,7 @@ def test_P0_T1_a_missing_tensor_is_named(stored):
     path = stored(lambda state: {name: w for name, w in state.items() if name != FIRST})
     assert refusal(path) == (
         f"{path} is not this autoencoder: expected 130 tensors, got 129; missing ['{FIRST}'], unknown none. "
-        f"Use {weights.PUBLISHED_FILES}, or a file written by the rule vae"
+        f"Use {weights.PUBLISHED_FILES}, or a file written by the rule autoencoder"
     )
 
 
@@ -95,7 +95,7 @@ def test_P0_T1_an_unknown_tensor_is_named(stored):
     path = stored(lambda state: {**state, "discriminator.weight": torch.zeros(1)})
     assert refusal(path) == (
         f"{path} is not this autoencoder: expected 130 tensors, got 131; missing none, "
-        f"unknown ['discriminator.weight']. Use {weights.PUBLISHED_FILES}, or a file written by the rule vae"
+        f"unknown ['discriminator.weight']. Use {weights.PUBLISHED_FILES}, or a file written by the rule autoencoder"
     )
 
 
