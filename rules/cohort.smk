@@ -42,7 +42,8 @@ rule cohort:
         runtime=10,
     params:
         files=files,
-        cfg=as_json(cohort={**cohort_source(), "split": dump(cfg.cohort.split)}, seed=cfg.seed),
+        # A function, since templates such as {scan} in the config are no wildcards.
+        cfg=lambda w: as_json(cohort={**cohort_source(), "split": dump(cfg.cohort.split)}, seed=cfg.seed),
         scans=SCANS.digest,
         code=code_digest("workflow_scripts.cohort"),
     shell:

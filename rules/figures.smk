@@ -162,7 +162,7 @@ use rule fig_1 as fig_7 with:
         "results/benchmarks/fig_7.tsv"
     params:
         files=files,
-        cfg=as_json(**provenance(cfg, RUN, "lesions")),
+        cfg=lambda w: as_json(**provenance(cfg, RUN, "lesions")),
         stem=subpath(output.pdf, strip_suffix=".pdf"),
         code=code_digest("workflow_scripts.fig_7"),
 

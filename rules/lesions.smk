@@ -55,7 +55,7 @@ rule pairs:
         mem_mb=4000 if cfg.volumes.skull_strip == "none" else 16000,
         runtime=60 if cfg.volumes.skull_strip == "none" else 600,
     params:
-        cfg=as_json(
+        cfg=lambda w: as_json(
             **pairs_source(cfg.lesions), split=dump(cfg.lesions.split), volumes=dump(cfg.volumes), seed=cfg.seed
         ),
         digest=pairs_digest(cfg.lesions) if HAS_LESIONS else "",

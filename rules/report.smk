@@ -165,7 +165,7 @@ rule report:
             },
             output,
         ),
-        cfg=report_settings(),
+        cfg=lambda w: report_settings(),
         licences=rules.viewer.output.licences,
         times=lambda w, input: file_times(input) if w.part else "",
         templates=files_digest("neuromf/report/page/templates", "neuromf/report/captions"),
@@ -199,7 +199,7 @@ rule paper:
         runtime=10,
     params:
         files=files,
-        cfg=as_json(
+        cfg=lambda w: as_json(
             study=cfg.study,
             run=RUN,
             phases=[*PHASES],

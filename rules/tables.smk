@@ -23,7 +23,7 @@ rule table_1:
     params:
         files=files,
         cfg=as_json(
-            **provenance(cfg, RUN, "meanflow.flow", "evaluation"), shown=["frechet", "kid"], names=ARMS.baselines()
+            **provenance(cfg, RUN, "meanflow.flow", "evaluation"), column_metrics=["frechet", "kid"], names=ARMS.baselines()
         ),
         stem=subpath(output.tex, strip_suffix=".tex"),
         code=code_digest("workflow_scripts.table_1"),
@@ -77,6 +77,6 @@ use rule table_1 as table_4 with:
         "results/benchmarks/table_4.tsv"
     params:
         files=files,
-        cfg=as_json(**provenance(cfg, RUN, "lesions"), arms=PAIR_ARMS, shown=["kid"]),
+        cfg=lambda w: as_json(**provenance(cfg, RUN, "lesions"), arms=PAIR_ARMS, column_metrics=["kid"]),
         stem=subpath(output.tex, strip_suffix=".tex"),
         code=code_digest("workflow_scripts.table_4"),

@@ -73,13 +73,13 @@ class Arms:
     def table_values(self, ablation: str) -> dict[str, Any]:
         """Arms of an ablation, and the metrics that its table shows: distance, KID in the same features, similarity."""
         statistics = self.config.meanflow.ablations.statistics
-        shown = [
+        metrics = [
             statistics.distance.model_dump(),
             {"metric": "kid", "features": statistics.distance.features},
             statistics.similarity.model_dump(exclude={"goal"}),
         ]
         arms = [[m.arm, m.seed, m.run] for m in self.of(ablation)]
-        return {"study": self.config.study, "ablation": ablation, "arms": arms, "shown": shown}
+        return {"study": self.config.study, "ablation": ablation, "arms": arms, "column_metrics": metrics}
 
 
 def _kind(run: MeanFlow) -> tuple:

@@ -7,7 +7,6 @@ noise of sample k with seed s is `seeds.noise(s, [k], shape)`. Requires the extr
 """
 
 import copy
-import importlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from neuromf.vae.weights import load
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 INSTALL = "ONNX export needs the packages onnx, onnxscript and onnxruntime: pip install 'neuromf[onnx]'"
 VERBOSE = ("onnxscript", "onnx_ir", "torch.onnx")  # loggers that write a line per node of the graph
 BOUND = 1e-4  # largest accepted difference of an intensity in [0, 1] between onnxruntime and torch
@@ -81,8 +79,9 @@ def export(*, model: Path, weights: Path, out: Path, check: Path, study: str, ru
 def require_packages() -> None:
     """Raise SystemExit with the installation command if a package of the extra `onnx` is missing."""
     try:
-        for name in PACKAGES:
-            importlib.import_module(name)
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise SystemExit(f"{error.name} is not installed. {INSTALL}") from error
 
