@@ -22,7 +22,7 @@ def render(*, table: Path, questions: Path, out: Path, **config: Any) -> None:
         config: distance and similarity (metric and features), reference_arm (the arm with the settings of the study).
     """
     rows, tests = read_rows(table), read_rows(questions)
-    front = tests[(tests["question"] == "front") & (tests["ablation"] == rows["ablation"].iloc[0])]
+    front = tests[(tests["question"] == "pareto_front") & (tests["ablation"] == rows["ablation"].iloc[0])]
     metrics = Metric(**config["distance"]), Metric(**config["similarity"])
     style.save(draw(rows, front, *metrics, config["reference_arm"]), out, config)
 
@@ -35,7 +35,7 @@ def draw(
     Arguments:
         table: Rows of the ablation, columns arm (the exponent, such as 1.5), seed, set, nfe, metric, features, value.
         front: One row per arm with columns a (arm), mean_a (distance), mean_b (similarity) and verdict, which is
-            "on the front" if no other arm is better in both.
+            "Pareto-optimal" if no other arm is better in both.
         distance, similarity: Metrics of the first two panels.
         reference_arm: Arm with the settings of the study, drawn with a diamond.
         nfe: Network evaluations of the volumes that are compared.
@@ -95,7 +95,7 @@ def spaced(numbers: pd.Index, fraction: float = 0.17) -> list[float]:
 
 def _front(ax: Axes, front: pd.DataFrame, reference_arm: str) -> None:
     """Draw mean similarity against mean distance: points on the Pareto front are filled and joined, others open."""
-    best = front["verdict"] == "on the front"
+    best = front["verdict"] == "Pareto-optimal"
     edge = front[best].sort_values("mean_a")
     ax.plot(edge["mean_a"], edge["mean_b"], color=FRONT, marker="s", ms=5, label="Pareto front")
     ax.plot(front["mean_a"][~best], front["mean_b"][~best], "s", mfc="white", mec=FRONT, ms=5, label="dominated")

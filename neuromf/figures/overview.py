@@ -37,7 +37,8 @@ def render(*, qc: Path, latents: Sequence[Path], stats: Path, samples: Path, out
     sample = statistics.normalise(torch.load(samples / "latents.pt", weights_only=True)[:1], scale)[0]
     eps = seeds.noise(config["seed"], [0], tuple(scale["shape"]))[0]
     files = [volumes_of_split(scans, "test")[0], read_table(samples / "samples.tsv")["file"][0]]
-    style.save(draw(*brains.read(files), latent.numpy(), eps.numpy(), sample.numpy()), out, config)
+    real, generated = brains.read(files)
+    style.save(draw(real, generated, latent.numpy(), eps.numpy(), sample.numpy()), out, config)
 
 
 def draw(real: NDArray, generated: NDArray, latent: NDArray, eps: NDArray, sample: NDArray) -> Figure:

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neuromf.data.nifti import read_volume
 from neuromf.figures import brains, names, style
+from neuromf.figures.samples import read_mirrored
 from neuromf.metrics.privacy import IMAGE_FEATURES, closest_pairs
 from neuromf.metrics.table import read_rows, select_set
 
@@ -32,10 +32,11 @@ def render(*, nearest: Path, metrics: Path, out: Path, spacing_mm: float, n_pair
     """
     table, rows = pd.read_csv(nearest), select_set(read_rows(metrics), 1)
     audit = rows[rows["features"] == IMAGE_FEATURES].set_index("metric")
-    values = audit["value"].to_dict() | {f"membership_{end}": audit.at["membership_auc", end] for end in ("low", "high")}
+    auc = audit.loc["membership_auc"]
+    values = audit["value"].to_dict() | {"membership_low": auc["low"], "membership_high": auc["high"]}
     closest = closest_pairs(table, n_pairs).to_dict("records")
-    pairs = [(read_volume(pair["file"])[0], read_volume(pair["train"])[0]) for pair in closest]
-    pairs = [(a, b[::-1] if pair["view"] else b) for (a, b), pair in zip(pairs, closest, strict=True)]
+    samples = brains.read(pair["file"] for pair in closest)
+    pairs = list(zip(samples, read_mirrored(pd.DataFrame(closest)), strict=True))
     captions = [f"{pair['relative']:.2f}" + ", mirrored" * bool(pair["view"]) for pair in closest]
     facts = {"n_pairs": n_pairs, "spacing_mm": spacing_mm, "audit": values, "closest": closest}
     style.save(draw(pairs, captions, table, values, spacing_mm), out, config | facts)

@@ -40,8 +40,10 @@ def draw(volumes: pd.DataFrame) -> Figure:
         ax.set_axis_off()
     for ax in axes[::COLUMNS]:
         ax.set_ylabel("volume (ml)")
-    dots = [Line2D([], [], ls="", marker="o", ms=5, color=colour, label=names.SETS.get(name, name))
-            for name, colour in colours.items()]
+    dots = [
+        Line2D([], [], ls="", marker="o", ms=5, color=colour, label=names.SETS.get(name, name))
+        for name, colour in colours.items()
+    ]
     fig.legend(handles=dots, loc="outside upper center", ncols=len(sets), handletextpad=0.2, columnspacing=1.4)
     return fig
 

@@ -97,7 +97,7 @@ def test_a_distance_with_negative_values_has_a_linear_axis():
 SWEEP = {(p, seed): {1: value + seed} for p, value in (("1.0", 28.0), ("2.0", 22.0), ("3.0", 30.0)) for seed in (0, 1)}
 FRONT = pd.DataFrame(
     {"a": ["1.0", "2.0", "3.0"], "mean_a": [28.5, 22.5, 30.5], "mean_b": [0.71, 0.56, 0.76],
-     "verdict": ["on the front", "on the front", "beaten"]}
+     "verdict": ["Pareto-optimal", "Pareto-optimal", "dominated"]}
 )  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def test_figure_6_names_an_arm_without_numbers_and_without_samples(brain):
 def test_scripts_draw_from_files_and_write_their_config(brain, tmp_path):
     for name, table in (("a", rows_of(ONE)), ("lp", rows_of(SWEEP)), ("p", rows_of(THREE, gone=[("u", 0)]))):
         write_rows(table, tmp_path / f"{name}.csv")
-    write_rows(FRONT.assign(question="front", ablation="q"), tmp_path / "questions.csv")
+    write_rows(FRONT.assign(question="pareto_front", ablation="q"), tmp_path / "questions.csv")
     folder = tmp_path / "x" / "nfe-1"
     folder.mkdir(parents=True)
     files = [str(folder / f"{k}.nii.gz") for k in range(4)]

@@ -11,7 +11,7 @@ import pytest
 from neuromf.data import nifti, participants
 from neuromf.figures import contact_sheet, style
 from neuromf.metrics.images import outliers
-from workflow_scripts import contact as contact_script
+from workflow_scripts import contact_sheet as contact_script
 
 SHAPE = (24, 32, 24)
 
@@ -78,7 +78,7 @@ def test_only_low_correlations_are_outliers_and_all_flags_are_listed(table, corr
     correlation[3], correlation[4] = 0.2, 0.9999
     table.loc[3, "foreground_ml"] = 700
     rows = outliers.find_outliers(table, correlation)
-    assert [part.split(" (")[0] for part in rows["flag"][0].split("; ")] == ["unlike others", "small"]
+    assert [part.split(" (")[0] for part in rows["flag"][0].split("; ")] == ["low correlation", "small"]
     assert (rows["flag"][1:] == "").all()
 
 
@@ -141,8 +141,8 @@ def test_every_tile_is_on_one_page_and_no_page_is_too_high(n, bad, wanted):
     tiles = [np.full((96, 128), 9, np.uint8)] * n
     names = [f"s{k}" for k in range(n)]
     pages = contact_sheet.draw(tiles, names, ["odd (+9.0)"] * 3 + [""] * (n - 3), [("gone", "why")] * bad)
-    shown = [text.get_text() for page in pages for text in page.axes[0].texts]
-    assert [name for name in shown if name in set(names)] == names
+    texts = [text.get_text() for page in pages for text in page.axes[0].texts]
+    assert [name for name in texts if name in set(names)] == names
     assert all(page.get_size_inches()[1] <= contact_sheet.HEIGHT + 0.01 for page in pages)
     assert len(pages) == wanted
     assert (pages[0].texts[-1].get_text() == "and 35 more, see qc.tsv") == bool(bad)
@@ -173,7 +173,7 @@ def test_the_script_writes_sheet_scores_and_side_file(tmp_path):
             ["--qc", str(tmp_path / "qc.tsv"), "--config", config, "--table", f"{stem}.tsv", "--out", stem]
         )
     found = participants.read_table(tmp_path / "one.tsv")
-    assert found["scan"][0] == "s5" and found["flag"][0].startswith("unlike others (-") and len(found) == 14
+    assert found["scan"][0] == "s5" and found["flag"][0].startswith("low correlation (-") and len(found) == 14
     facts = json.loads((tmp_path / "one.json").read_text())
     assert (facts["scans"], facts["excluded"], facts["study"]) == (14, ["bad"], "test") and "s5" in facts["outliers"]
     for suffix in (".pdf", ".png", ".json", ".tsv"):

@@ -10,7 +10,7 @@ from scipy import stats as scipy_stats
 from neuromf.core import seeds
 from neuromf.figures import latents as figure
 from neuromf.vae import statistics
-from workflow_scripts import latents as latents_script
+from workflow_scripts import fig_latents as latents_script
 
 
 @pytest.fixture

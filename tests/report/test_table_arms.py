@@ -41,7 +41,7 @@ def table():
 
 @pytest.fixture
 def tests(table):
-    return ablations.questions([table], distance=FRECHET, similarity=SIMILARITY, margin=0.1)
+    return ablations.compare([table], distance=FRECHET, similarity=SIMILARITY, margin=0.1)
 
 
 def test_rows_are_means_and_standard_deviations_over_seeds(table, tests):
@@ -75,7 +75,7 @@ def test_test_participants_have_one_row_without_seeds_and_seconds(table, tests):
 def test_notes_are_test_results(table, tests):
     _, _, notes = build(table, tests, METRICS)
     assert any(note.startswith("Difference, u and x: no test") for note in notes)
-    assert any(note.startswith("One step, x and 10 evaluations: 1.25 times") for note in notes)
+    assert any(note.startswith("One step, x and NFE 10: 1.25 times") for note in notes)
 
 
 def test_an_unmeasured_metric_is_refused(table, tests):
@@ -86,7 +86,7 @@ def test_an_unmeasured_metric_is_refused(table, tests):
 def test_the_script_writes_the_table(table, tests, tmp_path):
     table.assign(low=np.nan, high=np.nan, peak_mb=9.0).to_csv(tmp_path / "prediction.csv", index=False)
     tests.to_csv(tmp_path / "questions.csv", index=False)
-    config = '{"shown": [{"metric": "frechet", "features": "encoder"}], "study": "test"}'
+    config = '{"column_metrics": [{"metric": "frechet", "features": "encoder"}], "study": "test"}'
     files = ["--table", str(tmp_path / "prediction.csv"), "--questions", str(tmp_path / "questions.csv")]
     script.main([*files, "--config", config, "--out", str(tmp_path / "table_2")])
     text = (tmp_path / "table_2.tex").read_text()

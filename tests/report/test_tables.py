@@ -78,7 +78,7 @@ def test_special_characters_are_escaped():
 def small():
     table = pd.DataFrame({
         "group": ["ours & theirs", "ours & theirs", "real"],
-        "name": ["a_1", "50 %", "people"],
+        "name": ["a_1", "50 %", "scans"],
         "mark": ["", "b", ""],
         "steps": [1, 1000, NAN],
         "d": [64.35, NAN, 14.08],
@@ -99,7 +99,7 @@ def test_latex_has_headers_groups_rows_and_marks(small):
         [r"a\_1", "1", "64 (60 to 80)", "1.23"],
         [r"50 \%\textsuperscript{b}", "1,000", "--", "0.0010"],  # published numbers keep their digits
         [r"\multicolumn{4}{@{}l}{\textit{real}}"],
-        ["people", "", "14.1", "--"],  # impossible values are blank, missing ones a dash
+        ["scans", "", "14.1", "--"],  # impossible values are blank, missing ones a dash
     ]
     assert r"\footnotesize 5 \% of a\_b\par}" in style.latex(*small, ["5 % of a_b"])
 
@@ -192,7 +192,7 @@ def test_table_1_has_runs_floors_ceilings_and_published_models_in_order(metrics,
 
 
 def test_cells_of_table_1_are_metrics_and_seconds(metrics, timing):
-    table, columns, notes = build(metrics, timing, "meanflow", shown=["kid", "frechet"])
+    table, columns, notes = build(metrics, timing, "meanflow", column_metrics=["kid", "frechet"])
     headers = [(column.header, column.below) for column in columns]
     assert headers[3:6] == [("KID", "enc-32"), ("Fréchet distance", "enc-32"), ("Fréchet distance", "slices")]
     row = printed(table, columns, "MeanFlow", 1)
@@ -236,7 +236,7 @@ def test_unmeasured_metrics_and_runs_are_refused(metrics, timing):
     with pytest.raises(
         ValueError, match="no mmd2 of run meanflow; it has frechet enc-32, frechet slices, kid enc-32, "
     ):
-        build(metrics, timing, "meanflow", shown=["mmd2"])
+        build(metrics, timing, "meanflow", column_metrics=["mmd2"])
     with pytest.raises(ValueError, match="no frechet of run absent; it has no metrics; name one of those"):
         build(metrics, timing, "absent")
 
@@ -250,7 +250,7 @@ def test_duplicate_metrics_are_refused(metrics, timing):
 def test_the_script_writes_table_1_from_files(metrics, timing, tmp_path):
     metrics.to_csv(tmp_path / "metrics.csv", index=False)
     timing.to_csv(tmp_path / "generation.csv", index=False)
-    config = {**FACTS, "shown": ["frechet"], "names": {"other": "Rectified Flow"}}
+    config = {**FACTS, "column_metrics": ["frechet"], "names": {"other": "Rectified Flow"}}
     line = [
         "--metrics",
         tmp_path / "metrics.csv",

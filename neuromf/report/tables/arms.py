@@ -14,16 +14,16 @@ from neuromf.metrics.ablations import Metric, missing
 from neuromf.metrics.table import nfe_values, read_rows, select_set
 from neuromf.report.tables.style import Column, save
 
-NOTED = ("difference", "equivalence", "variance", "one step", "cost")  # test results under the table
+NOTED = ("difference", "equivalence", "variance", "one_step", "cost")  # test results under the table
 
 
 def render(*, table: Path, questions: Path, out: Path, **config: Any) -> None:
     """Write the table of an ablation from its metrics and test results (csv), as of `neuromf.metrics.ablations`.
 
     Arguments:
-        config: shown (metrics of the columns, each with metric and features).
+        config: column_metrics (metrics of the columns, each with metric and features).
     """
-    metrics = [Metric(**metric) for metric in config["shown"]]
+    metrics = [Metric(**metric) for metric in config["column_metrics"]]
     save(*build(read_rows(table), read_rows(questions), metrics), out, config)
 
 
@@ -93,7 +93,8 @@ def _notes(table: pd.DataFrame, tests: pd.DataFrame) -> list[str]:
     tests = tests.fillna({"a": "", "b": ""})
     noted = tests[(tests["ablation"] == table["ablation"].iloc[0]) & tests["question"].isin(NOTED)]
     notes = [
-        f"{row['question'].capitalize()}, {' and '.join(filter(None, (row['a'], row['b'])))}: {row['finding']}."
+        f"{row['question'].replace('_', ' ').capitalize()}, {' and '.join(filter(None, (row['a'], row['b'])))}: "
+        f"{row['finding']}."
         for row in noted.to_dict("records")
     ]
     absent = missing(table)

@@ -70,9 +70,9 @@ def render(*, metrics: Path, timing: Path, out: Path, **config: Any) -> None:
     """Write table 1 from the metrics of all runs and the seconds of generation (csv).
 
     Arguments:
-        config: run, shown and names, see `build`.
+        config: run, column_metrics and names, see `build`.
     """
-    options = {name: config[name] for name in ("run", "shown", "names")}
+    options = {name: config[name] for name in ("run", "column_metrics", "names")}
     save(*build(read_rows(metrics), pd.read_csv(timing), **options), out, config)
 
 
@@ -81,7 +81,7 @@ def build(
     timing: pd.DataFrame,
     run: str,
     *,
-    shown: Sequence[str] = ("frechet",),
+    column_metrics: Sequence[str] = ("frechet",),
     names: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, list[Column], list[str]]:
     """Runs at every number of network evaluations, floors, ceilings, and published models.
@@ -92,7 +92,7 @@ def build(
         timing: Columns run, part, nfe, batch, n, seconds_per_volume, device and precision, as of
             `neuromf.benchmarks.timing`.
         run: Run of the study, in the first rows.
-        shown: Metrics of the columns; each of their feature sets is a column.
+        column_metrics: Metrics of the columns; each of their feature sets is a column.
         names: Display names of the other runs in the table; None for all runs under their own names.
 
     Returns:
@@ -102,7 +102,7 @@ def build(
         ValueError: If the run has none of the metrics, or a metric has several rows.
     """
     metrics = metrics.fillna({"features": "", "run": ""})
-    keys = _keys(metrics[metrics["run"] == run], run, shown)
+    keys = _keys(metrics[metrics["run"] == run], run, column_metrics)
     others = sorted(set(metrics["run"]) - {"", run}) if names is None else [name for name in names if name != run]
     printed = display.ARMS | dict(names or {})
     rows = []
@@ -119,12 +119,14 @@ def build(
     return table.fillna({"mark": "", "source": ""}), _columns(keys), notes
 
 
-def _keys(rows: pd.DataFrame, run: str, shown: Sequence[str]) -> list[Key]:
+def _keys(rows: pd.DataFrame, run: str, column_metrics: Sequence[str]) -> list[Key]:
     """Metrics and feature sets of the columns."""
-    keys = [(metric, kind) for metric in shown for kind in rows.loc[rows["metric"] == metric, "features"].unique()]
+    keys = [
+        (metric, kind) for metric in column_metrics for kind in rows.loc[rows["metric"] == metric, "features"].unique()
+    ]
     if not keys:
         known = ", ".join(sorted(set(rows["metric"] + " " + rows["features"]))) or "no metrics"
-        raise ValueError(f"no {' or '.join(shown)} of run {run}; it has {known}; name one of those")
+        raise ValueError(f"no {' or '.join(column_metrics)} of run {run}; it has {known}; name one of those")
     return keys
 
 
@@ -141,7 +143,8 @@ def _sets(rows: pd.DataFrame, keys: Sequence[Key]) -> list[dict]:
 
 def _cells(rows: pd.DataFrame, which: str | int, keys: Sequence[Key]) -> dict[str, Any]:
     """Cells of one set: number of volumes (of the first metric), each metric, and the diversity, with intervals."""
-    rows, cells = select_set(rows, which), {}
+    rows = select_set(rows, which)
+    cells: dict[str, Any] = {}
     for key in [*keys, DIVERSITY]:
         cells |= measured(rows, *key, _key(key))
     return {"n": cells.get(f"{_key(keys[0])}_n"), **cells}

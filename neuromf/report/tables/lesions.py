@@ -38,11 +38,11 @@ def render(*, metrics: Sequence[Path], cards: Sequence[Path], out: Path, **confi
     Arguments:
         metrics: Metrics of the pairs of each run (csv).
         cards: Run records (JSON), each in the folder of its run.
-        config: arms (run of each arm), shown (distances of images, such as kid).
+        config: arms (run of each arm), column_metrics (distances of images, such as kid).
     """
     records = {path.parent.name: json.loads(path.read_text()) for path in cards}
     settings = {arm: {"run": run, **_settings(records[run])} for arm, run in config["arms"].items()}
-    save(*build(read(metrics), settings, config["shown"]), out, config)
+    save(*build(read(metrics), settings, config["column_metrics"]), out, config)
 
 
 def _settings(record: dict) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _settings(record: dict) -> dict[str, Any]:
 
 
 def build(
-    metrics: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]], shown: Sequence[str] = ("kid",)
+    metrics: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]], column_metrics: Sequence[str] = ("kid",)
 ) -> tuple[pd.DataFrame, list[Column], list[str]]:
     """One row per arm, and one for the real pairs of test participants.
 
@@ -65,7 +65,7 @@ def build(
         metrics: Columns arm (a run, or "real"), metric, features, n, value, low and high.
         settings: Of each arm, run, mask_encoding, p (of image and mask, as text), targets (of adapters) and
             trainable (fraction of weights).
-        shown: Distances of images; each of their feature sets is a column.
+        column_metrics: Distances of images; each of their feature sets is a column.
 
     Returns:
         The table, its columns, and its notes.
@@ -74,7 +74,7 @@ def build(
         ValueError: If a run was not evaluated, or a metric has several rows.
     """
     metrics = metrics.fillna({"features": ""}).drop_duplicates()
-    keys = [(m, f) for m in shown for f in metrics.loc[metrics["metric"] == m, "features"].unique()]
+    keys = [(m, f) for m in column_metrics for f in metrics.loc[metrics["metric"] == m, "features"].unique()]
     rows = [
         {"group": GENERATED, "name": arm, **about, **_cells(metrics, about["run"], keys)}
         for arm, about in settings.items()
