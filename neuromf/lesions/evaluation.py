@@ -56,8 +56,8 @@ def evaluate_pairs(
     listed = {REAL: table[table["split"] != "train"], arm: read_table(samples / "samples.tsv")}
     for name, some in listed.items():
         images, masks = read_pair_volumes(some)
-        found = extract(sets, images) if len(images) >= MIN_IMAGES else {}
-        for kind, x in found.items():
+        extracted = extract(sets, images) if len(images) >= MIN_IMAGES else {}
+        for kind, x in extracted.items():
             rows += [{"arm": name, **row} for row in distances(reference[kind], x, kind, n_boot=n_boot, seed=seed)]
         lesion_rows, each = evaluate_lesions(images, masks, train, spacing_mm, seed=seed)
         rows += [{"arm": name, **row} for row in lesion_rows]

@@ -180,8 +180,8 @@ class Killed(Exception):
 
 
 def test_an_interrupted_fine_tuning_ends_with_the_bits_of_an_uninterrupted_one(run, tmp_path, monkeypatch):
-    whole = fit(pair_module(run, pairs(8), pairs(2)), tmp_path / "whole")
-    broken, step = pair_module(run, pairs(8), pairs(2)), finetune.PairModule.training_step
+    uninterrupted = fit(pair_module(run, pairs(8), pairs(2)), tmp_path / "uninterrupted")
+    interrupted, step = pair_module(run, pairs(8), pairs(2)), finetune.PairModule.training_step
 
     def killed(self, *args):
         if self.global_step == 5:
@@ -190,12 +190,12 @@ def test_an_interrupted_fine_tuning_ends_with_the_bits_of_an_uninterrupted_one(r
 
     monkeypatch.setattr(finetune.PairModule, "training_step", killed)
     with pytest.raises(Killed):
-        fit(broken, tmp_path / "broken")
+        fit(interrupted, tmp_path / "broken")
     monkeypatch.undo()
-    again = fit(pair_module(run, pairs(8), pairs(2)), tmp_path / "broken")
-    assert again.best["step"] == whole.best["step"] and again.best["loss"] == whole.best["loss"]
-    assert pd.DataFrame(again.history).equals(pd.DataFrame(whole.history))
-    weights, others = (lora.adapter_state(module.best_network()) for module in (whole, again))
+    resumed = fit(pair_module(run, pairs(8), pairs(2)), tmp_path / "broken")
+    assert resumed.best["step"] == uninterrupted.best["step"] and resumed.best["loss"] == uninterrupted.best["loss"]
+    assert pd.DataFrame(resumed.history).equals(pd.DataFrame(uninterrupted.history))
+    weights, others = (lora.adapter_state(module.best_network()) for module in (uninterrupted, resumed))
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 

@@ -90,12 +90,12 @@ def bonn(tmp_path):
 @real
 def test_every_pair_of_the_real_dataset_is_found(bonn):
     table = find_pairs("bids", bonn)
-    found = table[table["problem"] == ""]
+    usable = table[table["problem"] == ""]
     patients = [row["participant_id"].removeprefix("sub-") for row in csv.DictReader(
         (bonn / "participants.tsv").open(encoding="utf-8-sig"), delimiter="\t") if row["group"] == "fcd"]  # fmt: skip
-    assert len(patients) == 85 and sorted(found["participant"]) == sorted(patients)
-    assert table["participant"].nunique() == 170 and found["scan"].is_unique and set(found["sex"]) == {"M", "F"}
-    for row in found.to_dict("records"):
+    assert len(patients) == 85 and sorted(usable["participant"]) == sorted(patients)
+    assert table["participant"].nunique() == 170 and usable["scan"].is_unique and set(usable["sex"]) == {"M", "F"}
+    for row in usable.to_dict("records"):
         assert row["file"].endswith("_FLAIR.nii.gz") and row["mask"].endswith("_FLAIR_roi.nii.gz")
         assert Path(row["file"]).parent == Path(row["mask"]).parent and row["brain"] == ""
     others = table[table["problem"] != ""]
@@ -105,10 +105,12 @@ def test_every_pair_of_the_real_dataset_is_found(bonn):
 @real
 def test_a_mask_named_after_another_acquisition_is_found(bonn):
     table = find_pairs("bids", bonn)
-    found = table[table["problem"] == ""]
-    odd = [row for row in found.to_dict("records") if Path(row["mask"]).name != Path(row["file"]).name.replace(
+    usable = table[table["problem"] == ""]
+    renamed = [row for row in usable.to_dict("records") if Path(row["mask"]).name != Path(row["file"]).name.replace(
         "_FLAIR.nii", "_FLAIR_roi.nii")]  # fmt: skip
-    assert len(odd) == 1 and "_acq-32ch10_FLAIR_roi" in odd[0]["mask"] and "_acq-T2sel_FLAIR" in odd[0]["file"]
+    assert (
+        len(renamed) == 1 and "_acq-32ch10_FLAIR_roi" in renamed[0]["mask"] and "_acq-T2sel_FLAIR" in renamed[0]["file"]
+    )
 
 
 def test_with_two_images_a_mask_of_another_name_is_not_taken(folder):

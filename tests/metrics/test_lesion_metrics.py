@@ -137,22 +137,29 @@ def test_a_single_pair_has_no_metrics_that_need_other_images(pairs):
 
 def test_a_set_equal_to_the_reference_has_no_distance_to_it(pairs):
     rows, table = lesions.evaluate_lesions(*pairs, pairs, MM)
-    found = {row["metric"]: row for row in rows}
+    by_name = {row["metric"]: row for row in rows}
     assert (
-        found["dice"]["value"] == 1 and found["hausdorff_mm"]["value"] == 0 and found["lesion_fraction"]["value"] == 1
+        by_name["dice"]["value"] == 1
+        and by_name["hausdorff_mm"]["value"] == 0
+        and by_name["lesion_fraction"]["value"] == 1
     )
-    assert found["volume_wasserstein"]["value"] == found["place_wasserstein"]["value"] == 0
-    assert found["left_fraction"]["value"] == 0.25 and found["lesion_brightness"]["low"] > 0.25 and len(table) == 4
+    assert by_name["volume_wasserstein"]["value"] == by_name["place_wasserstein"]["value"] == 0
+    assert by_name["left_fraction"]["value"] == 0.25 and by_name["lesion_brightness"]["low"] > 0.25 and len(table) == 4
     assert [row["features"] for row in rows if row["metric"] == "lesion_brightness_at"][:2] == ["-6.25 mm", "-3.75 mm"]
 
 
 def test_a_set_without_lesions_has_rows_with_nan(pairs):
     images, masks = pairs
     rows, table = lesions.evaluate_lesions(images, masks & False, pairs, MM)
-    found = {row["metric"]: row for row in rows}
-    assert found["lesion_fraction"]["value"] == 0 and found["lesion_fraction"]["high"] < 0.6 and found["dice"]["n"] == 0
+    by_name = {row["metric"]: row for row in rows}
+    assert (
+        by_name["lesion_fraction"]["value"] == 0
+        and by_name["lesion_fraction"]["high"] < 0.6
+        and by_name["dice"]["n"] == 0
+    )
     assert all(
-        np.isnan(found[name]["value"]) for name in ("dice", "lesion_brightness", "volume_wasserstein", "left_fraction")
+        np.isnan(by_name[name]["value"])
+        for name in ("dice", "lesion_brightness", "volume_wasserstein", "left_fraction")
     )
     assert table["contrast"].isna().all()
 
