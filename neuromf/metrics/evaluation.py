@@ -59,10 +59,8 @@ def reference(
     """
     vae, scans = vae_weights.load(weights), read_table(qc)
     train, test = (read_volumes(volumes_of_split(scans, split))[:, 0].numpy() for split in ("train", "test"))
-    stored = shards.load_shards(latents)
-    by_split = {
-        split: shards.select_split(stored, scans.set_index("scan")["split"], split) for split in ("train", "test")
-    }
+    splits = scans.set_index("scan")["split"]
+    by_split = {split: shards.load_split(latents, splits, split) for split in ("train", "test")}
     scale = feature_scale(features, vae=vae, train=train)
     sets = open_feature_sets(features, vae=vae, scale=scale)
     known = Reference(

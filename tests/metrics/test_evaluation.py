@@ -9,12 +9,14 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
-from neuromf.metrics import controls, evaluator, privacy, table
+from neuromf.data.nifti import write_volume
+from neuromf.data.participants import write_table
+from neuromf.metrics import controls, evaluation, evaluator, privacy, table
 from neuromf.metrics.distances import frechet
 from neuromf.metrics.features import registry
 from neuromf.metrics.features.registry import FeatureSet, calibrate, extract
 from neuromf.metrics.images import spectral
-from neuromf.vae import maisi
+from neuromf.vae import maisi, weights
 
 SIDE, SPACING_MM = 32, 4.0
 N_TRAIN, N_TEST = 20, 8
@@ -219,6 +221,73 @@ def test_compared_sets_are_resampled_jointly(new):
     assert (same["value"], same["low"], same["high"]) == (1, 1, 1) and same["n"] == 12
     assert worse["metric"] == "frechet_over_worse" and worse["high"] < 1
     assert worse["value"] == pytest.approx(value(judge, 1, "frechet") / value(judge, "worse", "frechet"))
+
+
+# --- entry points ------------------------------------------------------------------------------------
+
+SETTINGS = {"features": [{"name": "encoder", "n": 16}], "spacing_mm": 5.0, "n_pairs": 2, "n_anatomy": 4, "n_boot": 4}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Volumes, latents and samples of a small study, and the files of `reference` and `evaluate_run`."""
+    root, net = tmp_path_factory.mktemp("study"), weights.load(weights.PACKAGED)
+    volumes = torch.from_numpy(brains(14, 3))[:, None]
+    mean, std = net.encode(volumes)
+    names = [f"s{k}" for k in range(14)]
+    rows = []
+    for name, volume, split in zip(names, volumes, ["train"] * 6 + ["test"] * 4 + ["samples"] * 4, strict=True):
+        write_volume(root / f"{name}.nii.gz", volume[0].numpy(), np.diag([5.0, 5, 5, 1]))
+        rows.append({"scan": name, "split": split, "status": "accepted", "volume": str(root / f"{name}.nii.gz")})
+    write_table(pd.DataFrame(rows[:10]), root / "qc.tsv")
+    shard = {"scans": names[:10], "mean": mean[:10], "std": std[:10], "augmented": mean[:0], "augmented_scans": []}
+    torch.save(shard, root / "0.pt")
+    (root / "nfe-1").mkdir()
+    write_table(pd.DataFrame({"file": [row["volume"] for row in rows[10:]]}), root / "nfe-1" / "samples.tsv")
+    torch.save(mean[10:], root / "nfe-1" / "latents.pt")
+    common = {"qc": root / "qc.tsv", "weights": weights.PACKAGED, "people": root / "people.npz", **SETTINGS}
+    names = {"table": "reference", "spectra": "reference_spectra", "regions": "reference_regions"}
+    evaluation.reference(latents=[root / "0.pt"], **{k: root / f"{v}.csv" for k, v in names.items()}, **common)
+    outputs = {name: root / f"{name}.csv" for name in ("metrics", "spectra", "nearest", "regional", "privacy")}
+    run = {"samples": [root / "nfe-1"], "regions": root / "reference_regions.csv", "run": "a", "n": 5}
+    evaluation.evaluate_run(**run, **outputs, **common, baselines={"online": mean[10:], "prior": mean[:4]})
+    short = {name: root / f"short_{name}.csv" for name in outputs}
+    evaluation.evaluate_run(**run, **short, **common, in_depth=False)
+    return root
+
+
+def test_the_reference_has_all_control_sets_and_their_order(study):
+    rows = table.read_rows(study / "reference.csv")
+    assert {*controls.SETS, "train_halves", "reconstruction", "controls"} == set(rows["set"]) and rows[
+        "nfe"
+    ].isna().all()
+    assert {"ordered_frechet", "betti_0", "segmented"} <= set(rows["metric"])
+    assert pd.read_csv(study / "reference_regions.csv")["set"].tolist() == ["test"] * 4 + ["reconstruction"] * 4
+
+
+def test_a_run_in_depth_has_privacy_regions_and_baselines(study):
+    rows = table.read_rows(study / "metrics.csv")
+    assert set(rows["run"]) == {"a"} and set(rows["set"]) == {"samples", "online", "prior"}
+    values = table.select_set(rows, 1).drop_duplicates("metric").set_index("metric")["value"]
+    assert values["valid_fraction"] == 0.8 and {"privacy_alarm", "nearest_ms_ssim", "segmented"} <= set(values.index)
+    assert 0 < values["frechet_over_online"] < 1  # the samples are not decoded and nearer to the training scans
+    nearest = pd.read_csv(study / "privacy.csv")
+    assert nearest["set"].tolist() == ["samples"] * 4 + ["test"] * 4
+    assert nearest["file"][0] == pd.read_csv(study / "nearest.csv")["generated"][0] == str(study / "s10.nii.gz")
+    assert nearest["train"].isin([str(study / f"s{k}.nii.gz") for k in range(6)]).all()
+
+
+def test_a_run_not_in_depth_has_distances_and_empty_tables(study):
+    rows = table.read_rows(study / "short_metrics.csv")
+    assert "frechet" in set(rows["metric"]) and not rows["metric"].str.contains("privacy|betti|segmented").any()
+    for name in ("nearest", "regional", "privacy", "spectra"):
+        assert pd.read_csv(study / f"short_{name}.csv").empty
+
+
+def test_the_joint_table_has_reference_and_runs(study):
+    evaluation.join_tables(tables=[study / "reference.csv", study / "metrics.csv"], out=study / "joint.csv")
+    assert list(pd.read_csv(study / "joint.csv")) == ["run", *table.COLUMNS]
+    assert set(table.read_rows(study / "joint.csv")["run"]) == {"", "a"}
 
 
 # --- valid metrics -----------------------------------------------------------------------------------
