@@ -164,7 +164,7 @@ def evaluate_run(
             regional_rows = _regional_volumes(evaluator, volumes, pd.read_csv(regions))
     for name, latents in (baselines or {}).items() if in_depth else ():
         evaluator.add(name, vae_latents.decode(vae, latents).numpy())
-    if in_depth:
+    if in_depth and {1, "online"} <= evaluator.features.keys():
         evaluator.compare_sets(1, "online")
     pairs.to_csv(privacy, **FORMAT)
     own = pairs[pairs["set"] == "samples"].rename(columns={"file": "generated"})
