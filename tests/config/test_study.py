@@ -89,7 +89,7 @@ def test_every_key_has_a_description():
     assert list(undescribed(Config)) == []
 
 
-def test_what_a_study_does_not_say_stays_as_in_the_default():
+def test_keys_that_a_study_does_not_set_keep_the_default():
     merged = default()
     update_config(merged, {"meanflow": {"samples": {"nfe": [1, 3]}}, "gates": {"bounds": {"P0-T5": 12.0}}})
     config = read_config(merged)
@@ -285,5 +285,5 @@ def test_every_default_is_a_value_its_own_section_takes():
     ],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
 )
-def test_what_no_job_could_use_is_refused_before_any_job(keys, value):
+def test_unusable_values_are_refused_before_any_job(keys, value):
     assert refusal(default(*keys, value=value))

@@ -35,9 +35,9 @@ def check(*command):
 
 def test_wrong_calls_attributes_and_values_are_type_errors(tmp_path):
     (tmp_path / "faults.py").write_text(FAULTS)
-    status, said = check("mypy", "--cache-dir", str(tmp_path / "cache"), str(tmp_path / "faults.py"))
+    status, output = check("mypy", "--cache-dir", str(tmp_path / "cache"), str(tmp_path / "faults.py"))
     assert status == 1
-    assert re.findall(r"error: .*\[(.+)\]$", said, re.M) == [
+    assert re.findall(r"error: .*\[(.+)\]$", output, re.M) == [
         "call-arg",
         "attr-defined",
         "union-attr",
@@ -47,8 +47,8 @@ def test_wrong_calls_attributes_and_values_are_type_errors(tmp_path):
 
 def test_what_nothing_calls_is_dead(tmp_path):
     (tmp_path / "dead.py").write_text(DEAD)
-    status, said = check("vulture", str(tmp_path / "dead.py"))
-    assert status == 3 and re.findall(r"unused \w+ '(\w+)'", said) == ["forgotten"]
+    status, output = check("vulture", str(tmp_path / "dead.py"))
+    assert status == 3 and re.findall(r"unused \w+ '(\w+)'", output) == ["forgotten"]
 
 
 def test_names_that_are_spared_as_used_elsewhere_are_there():

@@ -1,6 +1,6 @@
-"""Hard knocks to whole runs: whatever breaks, nothing that was whole is lost, and the next run ends as an unbroken one.
+"""Faults during whole runs: complete files are never lost, and the next run ends like an uninterrupted one.
 
-docs/faults.md has a row for each fault, with the test that holds it.
+docs/faults.md has a row for each fault, with its test.
 """
 
 import contextlib
@@ -104,7 +104,7 @@ LONG = {"meanflow": {"toy": {"n_steps": 10**6}, "ablations": {"run": []}}}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_is_asked_to_stop_stops_unlocks_and_can_go_on(tmp_path, number):
+def test_a_stopped_run_unlocks_and_can_be_resumed(tmp_path, number):
     process = started(FIGURE, cwd=tmp_path, log=tmp_path / "log", study=LONG)
     wait(lambda: (tmp_path / "results/logs/torus.log").exists(), 60)
     end(process, number)
@@ -114,7 +114,7 @@ def test_what_is_asked_to_stop_stops_unlocks_and_can_go_on(tmp_path, number):
 
 
 @pytest.mark.slow
-def test_two_at_once_the_second_is_refused_and_the_first_is_not_disturbed(tmp_path):
+def test_a_second_run_in_one_folder_is_refused(tmp_path):
     first = started(FIGURE, cwd=tmp_path, log=tmp_path / "log", study=LONG)
     try:
         wait(lambda: (tmp_path / "results/logs/torus.log").exists(), 60)
@@ -128,7 +128,7 @@ def test_two_at_once_the_second_is_refused_and_the_first_is_not_disturbed(tmp_pa
 
 
 @pytest.mark.slow
-def test_results_outlive_a_fresh_checkout_and_a_move(finished, tmp_path):
+def test_results_survive_a_fresh_checkout_and_a_move(finished, tmp_path):
     assert nothing_to_do(finished, root=finished)
     for path in (path for path in finished.rglob("*") if path.suffix in (".py", ".smk", ".yaml")):
         path.touch()  # as a fresh checkout does
@@ -139,27 +139,27 @@ def test_results_outlive_a_fresh_checkout_and_a_move(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_no_command_of_the_default_study_names_the_folder_it_lies_in():
+def test_no_command_of_the_default_study_names_its_folder():
     """Else a study that moves would be stale: parameters and inputs are compared as they stand."""
-    told = snakemake("all", "-n", "-p", "--forceall", cwd=ROOT, study={}).stdout.partition("Building DAG of jobs")[2]
-    assert "workflow_scripts.train" in told and not [line for line in told.splitlines() if str(ROOT) in line]
+    output = snakemake("all", "-n", "-p", "--forceall", cwd=ROOT, study={}).stdout.partition("Building DAG of jobs")[2]
+    assert "workflow_scripts.train" in output and not [line for line in output.splitlines() if str(ROOT) in line]
 
 
 @pytest.mark.slow
-def test_a_table_edited_by_hand_makes_what_follows_again_and_comes_back_when_asked_for(finished, tmp_path):
+def test_a_table_edited_by_hand_makes_later_stages_stale(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "copy")
     table = tmp_path / "copy/results/toy/summary.csv"
     made = table.read_bytes()
     table.write_bytes(made.replace(b"0.", b"9.", 1))
-    told = snakemake(FIGURE, "-n", cwd=tmp_path / "copy", root=tmp_path / "copy").stdout
-    assert "rule fig_2" in told and "rule torus" not in told and "results/toy/summary.csv" in told
+    output = snakemake(FIGURE, "-n", cwd=tmp_path / "copy", root=tmp_path / "copy").stdout
+    assert "rule fig_2" in output and "rule torus" not in output and "results/toy/summary.csv" in output
     table.unlink()
     snakemake("results/toy/summary.csv", cwd=tmp_path / "copy", root=tmp_path / "copy")
     assert table.read_bytes() == made
 
 
 @pytest.mark.slow
-def test_a_clock_that_went_back_makes_nothing_again_and_is_named(finished, tmp_path):
+def test_a_clock_set_back_makes_nothing_stale_and_is_named(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "copy")
     future = time.time() + 86_400
     for path in (tmp_path / "copy/results/toy").iterdir():
@@ -170,12 +170,12 @@ def test_a_clock_that_went_back_makes_nothing_again_and_is_named(finished, tmp_p
     assert refused.returncode != 0 and "clock skew" in refused.stderr and "results/toy/" in refused.stderr
     for path in (tmp_path / "copy/results/toy").iterdir():
         path.touch()
-    told = snakemake(FIGURE, cwd=tmp_path / "copy", root=tmp_path / "copy").stderr
-    assert "rule fig_2" in told and "rule torus" not in told
+    output = snakemake(FIGURE, cwd=tmp_path / "copy", root=tmp_path / "copy").stderr
+    assert "rule fig_2" in output and "rule torus" not in output
 
 
 @pytest.mark.slow
-def test_results_that_may_not_be_written_are_named_and_kept(finished, tmp_path):
+def test_a_read_only_results_folder_is_named(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "copy")
     results = tmp_path / "copy/results"
     before = (results / "figures/fig_2.png").read_bytes()
@@ -221,7 +221,7 @@ def artefacts(folder):
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_end_with_the_bytes_of_an_unbroken_run(tmp_path):
+def test_ten_kills_end_with_the_bytes_of_an_uninterrupted_run(tmp_path):
     """The unbroken run has no network, either: what asks for one fails."""
     for name in ("unbroken", "killed", "offline"):
         (tmp_path / name).mkdir()

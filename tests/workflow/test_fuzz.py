@@ -1,4 +1,4 @@
-"""Bytes and values that nobody meant: readers refuse them in their own words, and take no memory for a claim."""
+"""Random bytes and values: readers refuse them with a reason, and allocate no memory for an oversized header."""
 
 import contextlib
 import gzip
@@ -27,7 +27,7 @@ SPARE = 2**29  # bytes that reading a scan of two kilobytes may take: half a gig
 
 @contextlib.contextmanager
 def little_memory():
-    """No more than so many bytes of addresses beyond those that are taken already."""
+    """Limit the address space to SPARE bytes beyond what is used now."""
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (taken + SPARE, before[1]))
@@ -67,7 +67,7 @@ def with_field(content, place, form, *values):
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
-def test_the_scan_that_is_changed_below_can_be_read(tmp_path, scan, name):
+def test_the_unchanged_scan_can_be_read(tmp_path, scan, name):
     assert read(tmp_path, scan, name).shape == (6, 7, 8)
 
 
@@ -76,9 +76,9 @@ def test_the_scan_that_is_changed_below_can_be_read(tmp_path, scan, name):
     ("shape", "reason"),
     [((30000, 30000, 30000), "too large"), ((1024, 1024, 1024), "damaged"), ((6, 7, 9), "damaged")],
 )
-def test_a_header_that_claims_more_than_there_is_takes_no_memory(tmp_path, scan, name, shape, reason):
-    said = read(tmp_path, with_field(scan, 42, "<3h", *shape), name)
-    assert isinstance(said, str) and said.startswith(reason), said
+def test_an_oversized_header_takes_no_memory(tmp_path, scan, name, shape, reason):
+    message = read(tmp_path, with_field(scan, 42, "<3h", *shape), name)
+    assert isinstance(message, str) and message.startswith(reason), message
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
@@ -159,7 +159,7 @@ def places(values, path=()):
             yield from places(value, (*path, key))
 
 
-def judged(study):
+def result_of(study):
     """The study as typed values, or the lines in which it was refused."""
     try:
         return read_config(study)
@@ -180,7 +180,7 @@ def changed(path, value):
 @BOUNDED
 @given(path=st.sampled_from(list(places(STUDY))), value=ANYTHING)
 def test_any_value_at_any_key(path, value):
-    judged(changed(path, value))
+    result_of(changed(path, value))
 
 
 @BOUNDED
@@ -190,11 +190,11 @@ def test_any_value_at_any_key(path, value):
     value=ANYTHING,
 )
 def test_any_key_anywhere_is_known_or_refused(path, key, value):
-    result = judged(changed((*path[:-1], key), value))
+    result = result_of(changed((*path[:-1], key), value))
     assert isinstance(result, str) or key in str(result)
 
 
 @BOUNDED
 @given(study=st.dictionaries(st.sampled_from(sorted(STUDY)) | st.text(max_size=8), ANYTHING, max_size=6))
 def test_a_config_of_anything(study):
-    assert isinstance(judged(study), str)
+    assert isinstance(result_of(study), str)

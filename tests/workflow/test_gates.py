@@ -308,7 +308,7 @@ def test_a_study_may_only_report_a_critical_row(measured):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_what_is_no_number_fails_on_either_side(measured, value):
+def test_a_value_that_is_not_finite_fails_on_either_side(measured, value):
     gate = judge(0, measured(0, validation={"ssim": value, "psnr": 31.0}))
     assert gate["blocked_by"] == ["P0-T4"] and row(gate, "P0-T4")["measured"] == str(value)
     json.dumps(gate, allow_nan=False)
@@ -327,7 +327,7 @@ def test_what_is_no_number_fails_on_either_side(measured, value):
         (4, "P4-T5c", {"metrics": metrics(ventricle_ml_test=0.0)}),
     ],
 )
-def test_what_is_no_number_fails_its_row_wherever_it_stands(measured, phase, name, changes):
+def test_a_value_that_is_not_finite_fails_its_row(measured, phase, name, changes):
     assert name in judge(phase, measured(phase, **changes))["blocked_by"]
 
 
@@ -338,7 +338,7 @@ def test_a_blocked_phase_blocks_the_next_and_an_open_one_does_not(measured):
         assert gate["blocked_by"] == blocked and gate["status"] == ("BLOCKED" if blocked else "OPEN")
 
 
-def test_what_a_study_does_not_ask_has_no_row(measured):
+def test_a_criterion_without_its_file_has_no_row(measured):
     files = measured(6)
     gate = judge(6, {name: file for name, file in files.items() if name not in ("lp", "prediction")})
     assert [r["id"] for r in gate["rows"]] == ["P6-T1", "P6-T4", "P6-T5"]
@@ -394,7 +394,7 @@ def test_a_time_bin_in_which_no_pair_ever_fell_does_not_count(measured):
     assert gate["status"] == "OPEN" and row(gate, "P4-T2b")["measured"] == 1.5
 
 
-def test_a_metric_that_is_not_there_once_is_named(measured):
+def test_a_missing_or_repeated_metric_is_named(measured):
     table = metrics()
     files = measured(4, metrics=table[table["set"] != "early"])
     with pytest.raises(ValueError) as error:
@@ -405,7 +405,7 @@ def test_a_metric_that_is_not_there_once_is_named(measured):
         judge(4, files)
 
 
-# --- what is said ------------------------------------------------------------------------------------
+# --- messages ----------------------------------------------------------------------------------------
 
 ADVICE = "train the autoencoder longer (autoencoder.steps) or use the published weights"
 

@@ -1,4 +1,4 @@
-"""The study on a real Slurm of one node, with pretend GPUs: shards as an array, a training over its time or shared."""
+"""A study on a real Slurm of one node with simulated GPUs: job arrays, time limits, one training in several tasks."""
 
 import contextlib
 import json
@@ -175,7 +175,7 @@ def submit(cluster, tmp_path):
         files = [str(ROOT / "tests/config/tiny.yaml"), str(tmp_path / "study.yaml")]
         where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path / "work")]
         command = [sys.executable, "-m", "snakemake", *targets, *where, "--configfile", *files]
-        with (tmp_path / "said.log").open("w") as log:
+        with (tmp_path / "snakemake.log").open("w") as log:
             whole = [*command, "--workflow-profile", str(tmp_path / "profile")]
             process = subprocess.Popen(whole, env=cluster, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         running.append(process)
@@ -199,7 +199,7 @@ def ended(process, seconds, log):
 def test_shards_run_on_the_cluster_as_an_array(cluster, submit, tmp_path):
     study = {"cohort": {"scans_per_shard": 4, "embedded": {"n_participants": 8}}}
     process = submit("results/cohort/participants.tsv", study=study, **{"slurm-array-jobs": "simulate_participants"})
-    ended(process, 240, tmp_path / "said.log")
+    ended(process, 240, tmp_path / "snakemake.log")
     mine = {job["id"]: job for job in jobs(cluster)}
     shards = [job for job in mine.values() if "simulate_participants" in job["rule"]]
     assert {job["state"] for job in mine.values()} == {"COMPLETED"} and len(mine) == 3
@@ -226,9 +226,7 @@ def trainable(tmp_path):
     return results
 
 
-def test_a_training_that_hangs_is_ended_at_its_limit_and_goes_on_from_its_checkpoint(
-    cluster, submit, trainable, tmp_path
-):
+def test_a_hanging_training_is_stopped_at_its_limit_and_resumes(cluster, submit, trainable, tmp_path):
     run = trainable / "runs/meanflow"
     study = {"meanflow": {"train": {"steps": 40, "checkpoint_every": 10}, "ablations": {"run": []}}}
     process = submit(
@@ -238,13 +236,13 @@ def test_a_training_that_hangs_is_ended_at_its_limit_and_goes_on_from_its_checkp
         resources={"train": {"runtime": "10 * attempt"}},
     )
     wait(lambda: (run / "ckpt/last.ckpt").exists() or process.poll() is not None, 240, "the first checkpoint")
-    assert process.poll() is None, (tmp_path / "said.log").read_text()[-4000:]
+    assert process.poll() is None, (tmp_path / "snakemake.log").read_text()[-4000:]
     (first,) = [job for job in jobs(cluster) if "train" in job["rule"]]
     assert first["state"] == "RUNNING" and first["gpu"] == "gres:gpu:1" and first["limit"] == "10:00"
     assert "GRES=gpu:1(IDX:0)" in ask(cluster, "scontrol", "show", "job", "-d", first["id"])  # and was given one
     hang(run)
     ask(cluster, "scontrol", "update", f"JobId={first['id']}", "TimeLimit=1")
-    ended(process, 600, tmp_path / "said.log")
+    ended(process, 600, tmp_path / "snakemake.log")
     states = [(job["state"], job["limit"], job["gpu"]) for job in jobs(cluster) if "train" in job["rule"]]
     assert sorted(states) == [("COMPLETED", "20:00", "gres:gpu:1"), ("TIMEOUT", "1:00", "gres:gpu:1")]
     log = (trainable / "logs/train/meanflow.log").read_text()
@@ -278,7 +276,7 @@ def test_two_tasks_of_one_srun_train_one_run(cluster, submit, trainable, tmp_pat
         study={"meanflow": {"train": {"steps": 4, "log_every": 2}, "ablations": {"run": []}}},
         resources={"train": several},
     )
-    ended(process, 240, tmp_path / "said.log")
+    ended(process, 240, tmp_path / "snakemake.log")
     states = [job["state"] for job in jobs(cluster) if "train" in job["rule"] and job["gpu"] == "gres:gpu:2"]
     assert states == ["COMPLETED"]
     log = (trainable / "logs/train/meanflow.log").read_text()
