@@ -12,7 +12,7 @@ rule reference:
         qc=rules.qc.output.out,
         weights=rules.autoencoder.output.out,
     output:
-        people="results/metrics/people.npz",
+        real_features="results/metrics/people.npz",
         table="results/metrics/reference.csv",
         spectra="results/metrics/reference_spectra.csv",
         regions="results/metrics/reference_regions.csv",
@@ -39,7 +39,7 @@ rule evaluate:
     input:
         samples=lambda w: samples_of(w.run),
         model=rules.train.output.model,
-        people=rules.reference.output.people,
+        real_features=rules.reference.output.real_features,
         regions=rules.reference.output.regions,
         qc=rules.qc.output.out,
         weights=rules.autoencoder.output.out,

@@ -47,7 +47,7 @@ HELP = {
     "page": "Markdown page to write",
     "pairs": "table of image-mask pairs, or of generated and nearest volumes",
     "participants": "table of scans and participants",
-    "people": "reference of real participants, people.npz",
+    "real_features": "features of training and test scans, people.npz",
     "phase": "number of the phase",
     "previous": "gate of the phase before",
     "privacy": "file with the privacy audit",

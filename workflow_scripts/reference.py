@@ -7,7 +7,7 @@ from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    outputs = ("people", "table", "spectra", "regions")
+    outputs = ("real_features", "table", "spectra", "regions")
     args = arguments(__doc__, argv, "latents:paths", "qc", "weights", "config:json", *outputs)
     files = {name: getattr(args, name) for name in ("latents", "qc", "weights", *outputs)}
     reference(**files, **args.config)

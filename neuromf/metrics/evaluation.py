@@ -35,7 +35,7 @@ def reference(
     latents: Sequence[Path],
     qc: Path,
     weights: Path,
-    people: Path,
+    real_features: Path,
     table: Path,
     spectra: Path,
     regions: Path,
@@ -49,7 +49,7 @@ def reference(
         latents: Latent shards of all scans.
         qc: Table of the volumes with their splits.
         weights: Weights of the autoencoder.
-        people: Output, features of real scans (`evaluator.Reference`, npz).
+        real_features: Output, features of real scans (`evaluator.Reference`, npz).
         table: Output, metrics (csv).
         spectra: Output, power spectra (csv).
         regions: Output, regional volumes in ml (csv).
@@ -71,7 +71,7 @@ def reference(
         channel_std=by_split["train"]["mean"].double().transpose(0, 1).flatten(1).std(1).numpy(),
         scale=scale,
     )
-    known.save(people)
+    known.save(real_features)
 
     evaluator = Evaluator(known, sets, spacing_mm=spacing_mm, **settings)
     _add_controls(evaluator, test)
@@ -104,7 +104,7 @@ def _add_controls(evaluator: Evaluator, test: NDArray) -> None:
 def evaluate_run(
     *,
     samples: Sequence[Path],
-    people: Path,
+    real_features: Path,
     regions: Path,
     qc: Path,
     weights: Path,
@@ -128,7 +128,7 @@ def evaluate_run(
 
     Arguments:
         samples: Sample folders, named nfe-{NFE}.
-        people: Features of real scans, output of `reference`.
+        real_features: Features of real scans, output of `reference`.
         regions: Regional volumes of test scans, output of `reference`.
         qc: Table of the volumes with their splits.
         weights: Weights of the autoencoder.
@@ -146,7 +146,7 @@ def evaluate_run(
         in_depth: Whether all metrics are computed.
         settings: segmentation, n_pairs, n_anatomy, n_boot and seed, see `Evaluator`.
     """
-    vae, known = vae_weights.load(weights), Reference.load(people)
+    vae, known = vae_weights.load(weights), Reference.load(real_features)
     sets = open_feature_sets(features, vae=vae, scale=known.scale)
     evaluator = Evaluator(known, sets, spacing_mm=spacing_mm, **settings)
     pairs, regional_rows = pd.DataFrame(columns=NEAREST), pd.DataFrame(columns=REGIONAL)

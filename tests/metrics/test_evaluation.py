@@ -104,8 +104,8 @@ def test_rows_have_the_number_of_volumes(judge):
 
 
 def test_a_reference_is_equal_after_saving_and_loading(reference, tmp_path):
-    reference.save(tmp_path / "people.npz")
-    again = evaluator.Reference.load(tmp_path / "people.npz")
+    reference.save(tmp_path / "real_features.npz")
+    again = evaluator.Reference.load(tmp_path / "real_features.npz")
     assert list(again.train) == list(reference.train) and again.primary == "blocks"
     for name in reference.train:
         np.testing.assert_allclose(again.test[name], reference.test[name], rtol=1e-6)
@@ -245,7 +245,12 @@ def study(tmp_path_factory):
     (root / "nfe-1").mkdir()
     write_table(pd.DataFrame({"file": [row["volume"] for row in rows[10:]]}), root / "nfe-1" / "samples.tsv")
     torch.save(mean[10:], root / "nfe-1" / "latents.pt")
-    common = {"qc": root / "qc.tsv", "weights": weights.PACKAGED, "people": root / "people.npz", **SETTINGS}
+    common = {
+        "qc": root / "qc.tsv",
+        "weights": weights.PACKAGED,
+        "real_features": root / "real_features.npz",
+        **SETTINGS,
+    }
     names = {"table": "reference", "spectra": "reference_spectra", "regions": "reference_regions"}
     evaluation.reference(latents=[root / "0.pt"], **{k: root / f"{v}.csv" for k, v in names.items()}, **common)
     outputs = {name: root / f"{name}.csv" for name in ("metrics", "spectra", "nearest", "regional", "privacy")}

@@ -342,7 +342,7 @@ def test_an_interrupted_fan_out_resumes_with_missing_runs(finished):
 
 
 def test_another_bound_or_study_name_reruns_gates_only(finished):
-    """A study of another name, such as one of pairs on top of a trained one, evaluates again and makes nothing again."""
+    """A study of pairs on top of a trained one has another name: only its gates are evaluated again."""
     assert jobs(finished, TWO, study="another").keys() == {"gate"}
     stricter = {"bounds": {"P0-T5": 20.0}}
     assert jobs(finished, TWO, gates=stricter).keys() == {"gate"}
