@@ -11,11 +11,6 @@ wildcard_constraints:
     ablation=r"(?!questions\.csv)[a-z0-9][a-z0-9.-]*",
 
 
-def existing(paths):
-    """The files that exist now, for partial results."""
-    return [path for path in paths if os.path.exists(path)]
-
-
 rule ablation:
     """Join the metrics of the arms of one ablation: one row per arm, seed, set, nfe and metric."""
     input:
@@ -39,7 +34,7 @@ rule ablation:
         times=lambda w: file_times(ARMS.files(w.ablation)) if w.part else "",
         code=code_digest("workflow_scripts.ablation"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.ablation {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule compare_arms:
@@ -63,7 +58,7 @@ rule compare_arms:
         cfg=as_json(base={name: ARMS.base_arm(name) for name in ABLATIONS}, **dump(cfg.meanflow.ablations.statistics)),
         code=code_digest("workflow_scripts.compare_arms"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.compare_arms {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule ablations:

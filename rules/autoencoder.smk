@@ -23,7 +23,7 @@ rule autoencoder:
         cfg=as_json(**dump(cfg.autoencoder, leave=["url", "licence"]), seed=cfg.seed),
         code=code_digest("workflow_scripts.autoencoder"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} --code {params.code:q}"
+        "python -m workflow_scripts.autoencoder {params.files} --config {params.cfg:q} --code {params.code:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -49,7 +49,7 @@ rule validate:
         cfg=as_json(n_validated=cfg.latents.n_validated),
         code=code_digest("workflow_scripts.validate"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.validate {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule pack:
@@ -72,7 +72,7 @@ rule pack:
         files=files,
         code=code_digest("workflow_scripts.pack"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.pack {params.files} 2>&1 | tee {log:q}"
 
 
 rule encode:
@@ -98,7 +98,7 @@ rule encode:
         cfg=as_json(**dump(cfg.latents, leave=["n_validated"]), seed=cfg.seed),
         code=code_digest("workflow_scripts.encode"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} --code {params.code:q}"
+        "python -m workflow_scripts.encode {params.files} --config {params.cfg:q} --code {params.code:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -125,4 +125,4 @@ rule latent_statistics:
         cfg=as_json(**dump(cfg.latents, "n_validated", "precision")),
         code=code_digest("workflow_scripts.latent_statistics"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.latent_statistics {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"

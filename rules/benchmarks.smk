@@ -1,14 +1,6 @@
 """Benchmarks. The cost of generation is part of a study; the others run when they are asked for by name."""
 
 
-def step_settings(**more):
-    """Network, flow and batch of the study, and the shape of its latents."""
-    shape = [4, *(n // 4 for n in cfg.volumes.shape)]
-    model = cfg.meanflow
-    training = dump(model.train, "batch", "precision")
-    return as_json(net=dump(model.net), flow=dump(model.flow), shape=shape, **training, **more)
-
-
 rule bench:
     """Seconds and peak memory of a training step, flow matching and every form of the derivative."""
     output:
@@ -24,11 +16,12 @@ rule bench:
         mem_mb=16000,
         runtime=60,
     params:
+        script="bench",
         files=files,
         cfg=step_settings(),
         code=code_digest("workflow_scripts.bench"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.{params.script} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 # A training step with 20 GB of memory-mapped latents, relative to one with latents in memory.
@@ -44,6 +37,7 @@ use rule bench as bench_store with:
         disk_mb=22000,
         runtime=60,
     params:
+        script="bench_store",
         files=files,
         cfg=step_settings(gigabytes=20),
         code=code_digest("workflow_scripts.bench_store"),
@@ -61,6 +55,7 @@ use rule bench as bench_vae with:
         mem_mb=16000,
         runtime=120,
     params:
+        script="bench_vae",
         files=files,
         cfg=as_json(side=128, rounds=3),
         code=code_digest("workflow_scripts.bench_vae"),
@@ -92,7 +87,7 @@ rule timing:
         ),
         code=code_digest("workflow_scripts.timing"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --run {wildcards.run} --config {params.cfg:q}"
+        "python -m workflow_scripts.timing {params.files} --run {wildcards.run} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -130,5 +125,5 @@ rule projection:
         benchmarks="results/benchmarks",
         code=code_digest("workflow_scripts.projection"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --benchmarks {params.benchmarks:q} --config {params.cfg:q}"
+        "python -m workflow_scripts.projection {params.files} --benchmarks {params.benchmarks:q} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"

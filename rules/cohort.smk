@@ -20,7 +20,7 @@ rule simulate_participants:
         cfg=as_json(n_shards=len(SHARDS), **dump(cfg.cohort.embedded)),
         code=code_digest("workflow_scripts.simulate_participants"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --shard {wildcards.shard} --config {params.cfg:q}"
+        "python -m workflow_scripts.simulate_participants {params.files} --shard {wildcards.shard} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -47,7 +47,7 @@ rule cohort:
         scans=SCANS.digest,
         code=code_digest("workflow_scripts.cohort"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.cohort {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule prepare:
@@ -71,7 +71,7 @@ rule prepare:
         cfg=as_json(volumes=dump(cfg.volumes), n_shards=len(SHARDS)),
         code=code_digest("workflow_scripts.prepare"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --shard {wildcards.shard} --config {params.cfg:q}"
+        "python -m workflow_scripts.prepare {params.files} --shard {wildcards.shard} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -95,7 +95,7 @@ rule qc:
         files=files,
         code=code_digest("workflow_scripts.qc"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.qc {params.files} 2>&1 | tee {log:q}"
 
 
 rule contact_sheet:
@@ -123,5 +123,5 @@ rule contact_sheet:
         stem=subpath(output.pdf, strip_suffix=".pdf"),
         code=code_digest("workflow_scripts.contact_sheet"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --out {params.stem:q} --config {params.cfg:q}"
+        "python -m workflow_scripts.contact_sheet {params.files} --out {params.stem:q} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"

@@ -85,3 +85,95 @@ def side_files():
     return {name: f"results/figures/{name}.json" for name in figures} | {
         name: f"results/tables/{name}.json" for name in in_study(TABLES)
     }
+
+
+def existing(paths):
+    """The files that exist now, for partial results."""
+    return [path for path in paths if os.path.exists(path)]
+
+
+def step_settings(**more):
+    """Network, flow and batch of the study, and the shape of its latents."""
+    shape = [4, *(n // 4 for n in cfg.volumes.shape)]
+    model = cfg.meanflow
+    training = dump(model.train, "batch", "precision")
+    return as_json(net=dump(model.net), flow=dump(model.flow), shape=shape, **training, **more)
+
+
+def ixi_path(name):
+    """A file or folder of IXI."""
+    return str(resolve(cfg.cohort.ixi.folder) / name)
+
+
+def maisi_path():
+    """The file of the published autoencoder."""
+    weights = cfg.autoencoder.weights
+    return str(resolve("data/maisi/autoencoder_v1.pt" if weights in (None, "packaged") else weights))
+
+
+def cohort_inputs():
+    """What must exist before the cohort is listed: simulated shards, or the download of IXI."""
+    if cfg.cohort.source == "embedded":
+        return expand("results/phantom/{shard}", shard=SHARDS)
+    return [ixi_path("participants.tsv")] if cfg.cohort.source == "ixi" else []
+
+
+def cohort_source():
+    """Keyword arguments of the cohort's reader: tables of the embedded cohort, or a source of scans."""
+    if cfg.cohort.source == "embedded":
+        return {"source": "embedded", "tables": [f"{folder}/participants.tsv" for folder in cohort_inputs()]}
+    return source_values(cfg.cohort)
+
+
+def ablation_table(name):
+    """Table of the ablation that a figure shows, complete or partial."""
+    return f"results/{{part}}ablations/{FIGURES[name].ablation}.csv"
+
+
+def gate_before(wildcards):
+    """The gate of the phase before, whose state this one inherits."""
+    before = [phase for phase in PHASES if phase < int(wildcards.phase)]
+    return [f"results/gates/phase_{phase}.json" for phase in before[-1:]]
+
+
+def samples_of(run, *nfe):
+    """Folders of the volumes of a run, for these or all of its numbers of network evaluations."""
+    return expand(rules.sample.output.out, run=run, nfe=nfe or ARMS.runs[run].samples.nfe)
+
+
+def declared(*paths):
+    """Input function of a report: all paths for a complete one, those that exist for a partial one."""
+    complete = [*paths, *NUMBERS]
+    return lambda w: existing([*complete, *findings("partial/")]) if w.part else complete
+
+
+def report_settings():
+    """Artefacts, phases, runs, config and digests on the report page, and the reasons for what a study lacks."""
+    why = "" if ABLATIONS else "no ablation is run"
+    phases = {phase: "" if phase in PHASES else why if phase == 6 else "not in this study" for phase in range(9)}
+    scripts = sorted(path.stem for path in Path(workflow.basedir).glob("workflow_scripts/[a-z]*.py"))
+    figures = [name for name in FIGURES if name not in ("contact", "dashboard")]
+    return as_json(
+        study=cfg.study,
+        run=RUN,
+        source=cfg.cohort.source,
+        figures={name: missing_reason(name) for name in figures} | {f"dashboard-{RUN}": ""},
+        tables={name: missing_reason(name) for name in TABLES},
+        phases=phases,
+        runs=ARMS.served(),
+        config=cfg.model_dump(mode="json"),
+        digests={name: code_digest(f"workflow_scripts.{name}") for name in scripts},
+    )
+
+
+def pair_tables():
+    """Tables of real and of generated pairs for the report page; None without lesions."""
+    if not HAS_LESIONS:
+        return None
+    generated = rules.sample_pairs.output.out.format(run=PAIR_RUN)
+    return {"test": rules.pairs.output.pairs, "samples": f"{generated}/samples.tsv"}
+
+
+def paper_files():
+    """The paper as a PDF, or as LaTeX if no LaTeX is installed."""
+    return rules.typeset.output.out if any(map(shutil.which, ("pdflatex", "tectonic"))) else rules.paper.output.out

@@ -6,31 +6,6 @@ localrules:
     maisi,
 
 
-def ixi_path(name):
-    """A file or folder of IXI."""
-    return str(resolve(cfg.cohort.ixi.folder) / name)
-
-
-def maisi_path():
-    """The file of the published autoencoder."""
-    weights = cfg.autoencoder.weights
-    return str(resolve("data/maisi/autoencoder_v1.pt" if weights in (None, "packaged") else weights))
-
-
-def cohort_inputs():
-    """What must exist before the cohort is listed: simulated shards, or the download of IXI."""
-    if cfg.cohort.source == "embedded":
-        return expand("results/phantom/{shard}", shard=SHARDS)
-    return [ixi_path("participants.tsv")] if cfg.cohort.source == "ixi" else []
-
-
-def cohort_source():
-    """Keyword arguments of the cohort's reader: tables of the embedded cohort, or a source of scans."""
-    if cfg.cohort.source == "embedded":
-        return {"source": "embedded", "tables": [f"{folder}/participants.tsv" for folder in cohort_inputs()]}
-    return source_values(cfg.cohort)
-
-
 rule ixi:
     """Download, verify and unpack the T1 scans of IXI, and clean the table of participants."""
     output:
@@ -51,7 +26,7 @@ rule ixi:
         cfg=as_json(ixi=dump(cfg.cohort.ixi, leave=["folder"])),
         code=code_digest("workflow_scripts.ixi"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.ixi {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule maisi:
@@ -73,4 +48,4 @@ rule maisi:
         cfg=as_json(autoencoder=dump(cfg.autoencoder, "url", "sha256", "licence")),
         code=code_digest("workflow_scripts.maisi"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.maisi {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"

@@ -31,7 +31,7 @@ rule reference:
         cfg=as_json(**EVALUATION),
         code=code_digest("workflow_scripts.reference"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.reference {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule evaluate:
@@ -69,7 +69,7 @@ rule evaluate:
         ),
         code=code_digest("workflow_scripts.evaluate"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --run {wildcards.run} --config {params.cfg:q}"
+        "python -m workflow_scripts.evaluate {params.files} --run {wildcards.run} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -93,4 +93,4 @@ rule merge_metrics:
         files=files,
         code=code_digest("workflow_scripts.merge_metrics"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.merge_metrics {params.files} 2>&1 | tee {log:q}"

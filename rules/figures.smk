@@ -5,11 +5,6 @@ PUBLISHED = dump(cfg.meanflow.ablations, "published")["published"]  # table of p
 PREDICTION_SAMPLES = [folder for run in ARMS.first_runs("prediction").values() for folder in samples_of(run, 1)]
 
 
-def ablation_table(name):
-    """Table of the ablation that a figure shows, complete or partial."""
-    return f"results/{{part}}ablations/{FIGURES[name].ablation}.csv"
-
-
 rule fig_1:
     """The method at a glance, with brains of this study."""
     input:
@@ -32,12 +27,13 @@ rule fig_1:
         mem_mb=2000,
         runtime=10,
     params:
+        script="fig_1",
         files=files,
         cfg=as_json(**provenance(cfg, RUN, "meanflow.flow")),
         stem=subpath(output.pdf, strip_suffix=".pdf"),
         code=code_digest("workflow_scripts.fig_1"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --out {params.stem:q} --config {params.cfg:q}"
+        "python -m workflow_scripts.{params.script} {params.files} --out {params.stem:q} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -56,6 +52,7 @@ use rule fig_1 as fig_2 with:
     benchmark:
         "results/benchmarks/fig_2.tsv"
     params:
+        script="fig_2",
         files=files,
         cfg=as_json(**provenance(cfg, RUN, "meanflow.toy")),
         stem=subpath(output.pdf, strip_suffix=".pdf"),
@@ -77,6 +74,7 @@ use rule fig_1 as fig_3 with:
     benchmark:
         "results/benchmarks/fig_3.tsv"
     params:
+        script="fig_3",
         files=files,
         cfg=as_json(**provenance(cfg, RUN, "meanflow.flow", "meanflow.train")),
         stem=subpath(output.pdf, strip_suffix=".pdf"),
@@ -97,6 +95,7 @@ use rule fig_1 as fig_4 with:
     benchmark:
         "results/benchmarks/{part}fig_4.tsv"
     params:
+        script="fig_4",
         files=files,
         cfg=as_json(**ARMS.values("rectified"), published=PUBLISHED),
         stem=subpath(output.pdf, strip_suffix=".pdf"),
@@ -117,6 +116,7 @@ use rule fig_1 as fig_5 with:
     benchmark:
         "results/benchmarks/{part}fig_5.tsv"
     params:
+        script="fig_5",
         files=files,
         cfg=as_json(**ARMS.values("lp")),
         stem=subpath(output.pdf, strip_suffix=".pdf"),
@@ -137,6 +137,7 @@ use rule fig_1 as fig_6 with:
     benchmark:
         "results/benchmarks/{part}fig_6.tsv"
     params:
+        script="fig_6",
         files=files,
         cfg=as_json(**ARMS.values("prediction", sampled_arms=[*ARMS.first_runs("prediction")])),
         times=lambda w: file_times(PREDICTION_SAMPLES) if w.part else "",
@@ -161,6 +162,7 @@ use rule fig_1 as fig_7 with:
     benchmark:
         "results/benchmarks/fig_7.tsv"
     params:
+        script="fig_7",
         files=files,
         cfg=lambda w: as_json(**provenance(cfg, RUN, "lesions")),
         stem=subpath(output.pdf, strip_suffix=".pdf"),
@@ -180,6 +182,7 @@ use rule fig_1 as fig_8 with:
     benchmark:
         "results/benchmarks/fig_8.tsv"
     params:
+        script="fig_8",
         files=files,
         cfg=as_json(**provenance(cfg, RUN, "evaluation")),
         stem=subpath(output.pdf, strip_suffix=".pdf"),
@@ -200,6 +203,7 @@ use rule fig_1 as fig_latents with:
     benchmark:
         "results/benchmarks/fig_latents.tsv"
     params:
+        script="fig_latents",
         files=files,
         cfg=as_json(**provenance(cfg, RUN, "autoencoder", "latents")),
         stem=subpath(output.pdf, strip_suffix=".pdf"),
@@ -221,6 +225,7 @@ use rule fig_1 as fig_privacy with:
     benchmark:
         "results/benchmarks/fig_privacy.tsv"
     params:
+        script="fig_privacy",
         files=files,
         cfg=as_json(**provenance(cfg, RUN), n_pairs=3),
         stem=subpath(output.pdf, strip_suffix=".pdf"),
@@ -241,6 +246,7 @@ use rule fig_1 as dashboard with:
     benchmark:
         "results/benchmarks/dashboard/{run}.tsv"
     params:
+        script="dashboard",
         files=files,
         cfg=as_json(**provenance(cfg, RUN, "meanflow.flow", "meanflow.train")),
         stem=subpath(output.pdf, strip_suffix=".pdf"),

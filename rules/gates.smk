@@ -37,12 +37,6 @@ MEASURED = {
 TESTS = ["meanflow.test_flow", "meanflow.test_velocity_net", "meanflow.test_module"]  # the criteria of phase 3
 
 
-def gate_before(wildcards):
-    """The gate of the phase before, whose state this one inherits."""
-    before = [phase for phase in PHASES if phase < int(wildcards.phase)]
-    return [f"results/gates/phase_{phase}.json" for phase in before[-1:]]
-
-
 rule verify:
     """Run the verification tests of phase 3, and write the result of each."""
     output:
@@ -62,7 +56,7 @@ rule verify:
         tests=[f"tests/{name.replace('.', '/')}.py" for name in TESTS],
         code=code_digest("workflow_scripts.verify", *(f"tests.{name}" for name in TESTS)),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --phase 3 --tests {params.tests:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.verify {params.files} --phase 3 --tests {params.tests:q} 2>&1 | tee {log:q}"
 
 
 rule measure_criteria:
@@ -88,7 +82,7 @@ rule measure_criteria:
         cfg=lambda w: as_json(phase=int(w.phase), files=MEASURED[int(w.phase)]),
         code=code_digest("workflow_scripts.measure_criteria"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.measure_criteria {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule gate:
@@ -118,7 +112,7 @@ rule gate:
         ),
         code=code_digest("workflow_scripts.gate"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.gate {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule gates:

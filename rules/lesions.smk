@@ -33,7 +33,7 @@ rule simulate_lesions:
         cfg=as_json(**dump(cfg.lesions.simulated), **dump(cfg.cohort.embedded, leave=["n_participants", "seed"])),
         code=code_digest("workflow_scripts.simulate_lesions"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.simulate_lesions {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule pairs:
@@ -62,7 +62,7 @@ rule pairs:
         folder=subpath(output.pairs, parent=True),
         code=code_digest("workflow_scripts.pairs"),
     shell:
-        "python -m workflow_scripts.{rule} --volumes {output.volumes:q} --out {params.folder:q} --config {params.cfg:q}"
+        "python -m workflow_scripts.pairs --volumes {output.volumes:q} --out {params.folder:q} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -94,7 +94,7 @@ rule pair_latents:
         folder=subpath(output[0], parent=True),
         code=code_digest("workflow_scripts.pair_latents"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --out {params.folder:q} --config {params.cfg:q}"
+        "python -m workflow_scripts.pair_latents {params.files} --out {params.folder:q} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -119,7 +119,7 @@ rule choose_mask_encoding:
         cfg=as_json(**dump(cfg.lesions, "mask_encoding", "min_vae_dice")),
         code=code_digest("workflow_scripts.choose_mask_encoding"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.choose_mask_encoding {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule finetune:
@@ -153,7 +153,7 @@ rule finetune:
         ),
         code=code_digest("workflow_scripts.finetune"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} --code {params.code:q}"
+        "python -m workflow_scripts.finetune {params.files} --config {params.cfg:q} --code {params.code:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -187,7 +187,7 @@ rule sample_pairs:
         ),
         code=code_digest("workflow_scripts.sample_pairs"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.sample_pairs {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule evaluate_pairs:
@@ -215,7 +215,7 @@ rule evaluate_pairs:
         cfg=as_json(**{name: EVALUATION[name] for name in ("features", "spacing_mm", "seed", "n_boot")}),
         code=code_digest("workflow_scripts.evaluate_pairs"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --arm {wildcards.run} --config {params.cfg:q}"
+        "python -m workflow_scripts.evaluate_pairs {params.files} --arm {wildcards.run} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -244,7 +244,7 @@ rule segmentation:
         arm=PAIR_RUN,
         code=code_digest("workflow_scripts.segmentation"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --arm {params.arm:q} --config {params.cfg:q}"
+        "python -m workflow_scripts.segmentation {params.files} --arm {params.arm:q} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 

@@ -23,7 +23,7 @@ rule torus:
         cfg=as_json(**dump(cfg.meanflow.toy)),
         code=code_digest("workflow_scripts.torus"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.torus {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule train:
@@ -57,7 +57,7 @@ rule train:
         cfg=lambda w: as_json(**dump(ARMS.runs[w.run], "net", "flow", "train")),
         code=code_digest("workflow_scripts.train"),
     shell:
-        "{resources.launch} python -m workflow_scripts.{rule} {params.files} --gpus {resources.gpu}"
+        "{resources.launch} python -m workflow_scripts.train {params.files} --gpus {resources.gpu}"
         " --nodes {resources.nodes} --memory_mb {resources.mem_mb} --config {params.cfg:q} --code {params.code:q}"
         " 2>&1 | tee {log:q}"
 
@@ -88,10 +88,5 @@ rule sample:
         ),
         code=code_digest("workflow_scripts.sample"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --nfe {wildcards.nfe} --config {params.cfg:q}"
+        "python -m workflow_scripts.sample {params.files} --nfe {wildcards.nfe} --config {params.cfg:q}"
         " --code {params.code:q} 2>&1 | tee {log:q}"
-
-
-def samples_of(run, *nfe):
-    """Folders of the volumes of a run, for these or all of its numbers of network evaluations."""
-    return expand(rules.sample.output.out, run=run, nfe=nfe or ARMS.runs[run].samples.nfe)

@@ -43,11 +43,11 @@ rule export:
             autoencoder=dump(cfg.autoencoder, "weights", "steps", "sha256", "url", "licence"),
             phases=[*CARD_PHASES],
         ),
-        folder="results/export",
+        folder=subpath(output[0], parent=True),
         templates=files_digest("neuromf/report/release/templates"),
         code=code_digest("workflow_scripts.export"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --out {params.folder:q} --config {params.cfg:q}"
+        "python -m workflow_scripts.export {params.files} --out {params.folder:q} --config {params.cfg:q}"
         " --code {params.code:q} 2>&1 | tee {log:q}"
 
 
@@ -74,4 +74,4 @@ rule onnx:
         cfg=as_json(study=cfg.study, run=RUN, seed=cfg.meanflow.samples.seed, n=4),
         code=code_digest("workflow_scripts.onnx"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.onnx {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"

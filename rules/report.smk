@@ -20,39 +20,6 @@ NUMBERS = [
 ]
 
 
-def declared(*paths):
-    """Input function of a report: all paths for a complete one, those that exist for a partial one."""
-    complete = [*paths, *NUMBERS]
-    return lambda w: existing([*complete, *findings("partial/")]) if w.part else complete
-
-
-def report_settings():
-    """Artefacts, phases, runs, config and digests on the report page, and the reasons for what a study lacks."""
-    why = "" if ABLATIONS else "no ablation is run"
-    phases = {phase: "" if phase in PHASES else why if phase == 6 else "not in this study" for phase in range(9)}
-    scripts = sorted(path.stem for path in Path(workflow.basedir).glob("workflow_scripts/[a-z]*.py"))
-    figures = [name for name in FIGURES if name not in ("contact", "dashboard")]
-    return as_json(
-        study=cfg.study,
-        run=RUN,
-        source=cfg.cohort.source,
-        figures={name: missing_reason(name) for name in figures} | {f"dashboard-{RUN}": ""},
-        tables={name: missing_reason(name) for name in TABLES},
-        phases=phases,
-        runs=ARMS.served(),
-        config=cfg.model_dump(mode="json"),
-        digests={name: code_digest(f"workflow_scripts.{name}") for name in scripts},
-    )
-
-
-def pair_tables():
-    """Tables of real and of generated pairs for the report page; None without lesions."""
-    if not HAS_LESIONS:
-        return None
-    generated = rules.sample_pairs.output.out.format(run=PAIR_RUN)
-    return {"test": rules.pairs.output.pairs, "samples": f"{generated}/samples.tsv"}
-
-
 rule captions:
     """The caption of every figure and table: content, n, seeds, units, device."""
     input:
@@ -76,7 +43,7 @@ rule captions:
         templates=files_digest("neuromf/report/captions"),
         code=code_digest("workflow_scripts.captions"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.captions {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule viewer:
@@ -99,7 +66,7 @@ rule viewer:
         sources=files_digest("neuromf/report/page/niivue"),
         code=code_digest("workflow_scripts.viewer"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.viewer {params.files} 2>&1 | tee {log:q}"
 
 
 rule report_volumes:
@@ -129,7 +96,7 @@ rule report_volumes:
         cfg=as_json(n=2, run=RUN, spacing_mm=cfg.volumes.spacing_mm, pairs=pair_tables()),
         code=code_digest("workflow_scripts.report_volumes"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.report_volumes {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule report:
@@ -171,7 +138,7 @@ rule report:
         templates=files_digest("neuromf/report/page/templates", "neuromf/report/captions"),
         code=code_digest("workflow_scripts.report"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --licences {params.licences:q} --config {params.cfg:q}"
+        "python -m workflow_scripts.report {params.files} --licences {params.licences:q} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -210,7 +177,7 @@ rule paper:
         templates=files_digest("neuromf/report/paper/templates"),
         code=code_digest("workflow_scripts.paper"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.paper {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule typeset:
@@ -234,9 +201,4 @@ rule typeset:
         files=files,
         code=code_digest("workflow_scripts.typeset"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} 2>&1 | tee {log:q}"
-
-
-def paper_files():
-    """The paper as a PDF, or as LaTeX if no LaTeX is installed."""
-    return rules.typeset.output.out if any(map(shutil.which, ("pdflatex", "tectonic"))) else rules.paper.output.out
+        "python -m workflow_scripts.typeset {params.files} 2>&1 | tee {log:q}"

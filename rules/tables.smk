@@ -21,14 +21,17 @@ rule table_1:
         mem_mb=1000,
         runtime=5,
     params:
+        script="table_1",
         files=files,
         cfg=as_json(
-            **provenance(cfg, RUN, "meanflow.flow", "evaluation"), column_metrics=["frechet", "kid"], names=ARMS.baselines()
+            **provenance(cfg, RUN, "meanflow.flow", "evaluation"),
+            column_metrics=["frechet", "kid"],
+            names=ARMS.baselines(),
         ),
         stem=subpath(output.tex, strip_suffix=".tex"),
         code=code_digest("workflow_scripts.table_1"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --out {params.stem:q} --config {params.cfg:q}"
+        "python -m workflow_scripts.{params.script} {params.files} --out {params.stem:q} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -59,7 +62,7 @@ rule table_arms:
         stem=subpath(output.tex, strip_suffix=".tex"),
         code=code_digest("workflow_scripts.table_arms"),
     shell:
-        "python -m workflow_scripts.{rule} {params.files} --out {params.stem:q} --config {params.cfg:q}"
+        "python -m workflow_scripts.table_arms {params.files} --out {params.stem:q} --config {params.cfg:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -76,6 +79,7 @@ use rule table_1 as table_4 with:
     benchmark:
         "results/benchmarks/table_4.tsv"
     params:
+        script="table_4",
         files=files,
         cfg=lambda w: as_json(**provenance(cfg, RUN, "lesions"), arms=PAIR_ARMS, column_metrics=["kid"]),
         stem=subpath(output.tex, strip_suffix=".tex"),

@@ -63,13 +63,15 @@ def test_imports_are_absolute_and_static():
 
 
 def test_every_script_is_called_by_the_rule_of_its_name_and_every_rule_has_one():
-    text = "\n".join(path.read_text() for path in WORKFLOW)
-    called = set(re.findall(r"python -m workflow_scripts\.(\S+)", text))
-    assert called == {"{rule}"}
-    rules = set(re.findall(r"^rule (\w+):|^use rule \w+ as (\w+) with:", text, re.M))
-    targets = set(re.findall(r"^rule (\w+):\n(?:(?!^rule|^\S).*\n)*?    localrule: True", text, re.M)) | {"all"}
-    scripts = {path.stem for path in ROOT.glob("workflow_scripts/[a-z]*.py")}
-    assert {name or other for name, other in rules} - targets == scripts
+    rules = {}
+    for path in WORKFLOW:
+        rule = r"^(?:rule|use rule \w+ as) (\w+)(?: with)?:\n(.*?)(?=^\S|\Z)"
+        for name, body in re.findall(rule, path.read_text(), re.M | re.S):
+            script = re.search(r'^        script="(\w+)"', body, re.M)
+            rules[name] = {script[1]} if script else set(re.findall(r"python -m workflow_scripts\.(\w+)", body))
+    called = {name: scripts for name, scripts in rules.items() if scripts}
+    assert called == {name: {name} for name in called}
+    assert called.keys() == {path.stem for path in ROOT.glob("workflow_scripts/[a-z]*.py")}
 
 
 # --- light imports -----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ RULES = [ROOT / "Snakefile", *sorted(ROOT.glob("rules/*.smk"))]
 
 def test_rules_quote_what_they_pass_to_the_shell():
     safe = {f"{{wildcards.{name}}}" for name in CONSTRAINED} | {f"{{resources.{name}}}" for name in PROFILED}
-    safe |= {"{rule}", "{params.files}"}  # the rule's own name, and the command line that params.command_line quotes
+    safe |= {"{params.script}", "{params.files}"}  # a name from the rules, and what params.command_line quotes
     for path in RULES:
         for shell in re.findall(r"    shell:\n(.*?)(?=\n\n|\n    \w|\Z)", path.read_text(), re.S):
             found = set(re.findall(r"(?<!{){[a-z_.]+(?:\[[^]]*\])?(?::\w+)?}", shell))

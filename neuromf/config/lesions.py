@@ -127,7 +127,7 @@ class Lesions(Section):
         """Settings of one arm: those of this section, with what the arm changes."""
         own: dict[str, Any] = self.model_dump(include=set(Arm.model_fields))
         for part, change in self.arms.get(name, {}).items():
-            own[part] = {**own[part], **change} if isinstance(change, dict) else change
+            own[part] = {**own[part], **change} if isinstance(change, dict) and isinstance(own[part], dict) else change
         try:
             return Arm.model_validate(own)
         except ValidationError as error:

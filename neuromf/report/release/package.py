@@ -40,9 +40,9 @@ from pathlib import Path
 from neuromf.meanflow import run, sample
 from neuromf.report.release import package
 
-folder = Path("results/export")
-sample.write_samples(run.load_run(folder), package.load_decoder(folder), Path("brains"), n=4, **package.sampling(folder))
-"""  # noqa: E501  # printed in the model card and in the README
+path = Path("results/export")
+sample.write_samples(run.load_run(path), package.load_decoder(path), Path("brains"), n=4, **package.sampling(path))
+"""  # printed in the model card and in the README
 
 
 class Decoder(maisi.MAISIVAEWrapper):
