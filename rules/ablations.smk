@@ -14,7 +14,7 @@ wildcard_constraints:
 rule ablation:
     """Join the metrics of the arms of one ablation: one row per arm, seed, set, nfe and metric."""
     input:
-        runs=lambda w: existing(ARMS.files(w.ablation)) if w.part else ARMS.files(w.ablation),
+        runs=lambda w: [] if w.part else ARMS.files(w.ablation),
         reference=rules.reference.output.table,
     output:
         out="results/{part}ablations/{ablation}.csv",
@@ -29,7 +29,9 @@ rule ablation:
         mem_mb=1000,
         runtime=5,
     params:
-        files=files,
+        files=lambda w, input, output: command_line(
+            {"runs": available(w, input.runs, ARMS.files(w.ablation)), "reference": input.reference}, output
+        ),
         cfg=lambda w: as_json(ablation=w.ablation, arms=[m[1:] for m in ARMS.of(w.ablation)]),
         times=lambda w: file_times(ARMS.files(w.ablation)) if w.part else "",
         code=code_digest("workflow_scripts.ablation"),

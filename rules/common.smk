@@ -87,9 +87,12 @@ def side_files():
     }
 
 
-def existing(paths):
-    """The files that exist now, for partial results."""
-    return [path for path in paths if os.path.exists(path)]
+def available(wildcards, complete, paths):
+    """Files for a script: the inputs of a complete artefact, or those of `paths` that exist now for a partial one.
+
+    A partial artefact has no inputs, or it would wait for stale ones; the times of its files are among its params.
+    """
+    return [path for path in paths if os.path.exists(path)] if wildcards.part else complete
 
 
 def step_settings(**more):
@@ -141,10 +144,9 @@ def samples_of(run, *nfe):
     return expand(rules.sample.output.out, run=run, nfe=nfe or ARMS.runs[run].samples.nfe)
 
 
-def declared(*paths):
-    """Input function of a report: all paths for a complete one, those that exist for a partial one."""
-    complete = [*paths, *NUMBERS]
-    return lambda w: existing([*complete, *findings("partial/")]) if w.part else complete
+def unless_partial(*paths):
+    """Input function: these files for a complete artefact, none for a partial one."""
+    return lambda w: [] if w.part else [*paths]
 
 
 def report_settings():

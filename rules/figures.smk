@@ -127,7 +127,7 @@ use rule fig_1 as fig_5 with:
 use rule fig_1 as fig_6 with:
     input:
         table=ablation_table("fig_6"),
-        samples=lambda w: (existing if w.part else list)(PREDICTION_SAMPLES),
+        samples=unless_partial(*PREDICTION_SAMPLES),
     output:
         pdf="results/{part}figures/fig_6.pdf",
         png=in_report("results/{part}figures/fig_6.png", "Figures", figure="6", shows="x- or u-prediction"),
@@ -138,7 +138,9 @@ use rule fig_1 as fig_6 with:
         "results/benchmarks/{part}fig_6.tsv"
     params:
         script="fig_6",
-        files=files,
+        files=lambda w, input, output: command_line(
+            {"table": input.table, "samples": available(w, input.samples, PREDICTION_SAMPLES)}, output
+        ),
         cfg=as_json(**ARMS.values("prediction", sampled_arms=[*ARMS.first_runs("prediction")])),
         times=lambda w: file_times(PREDICTION_SAMPLES) if w.part else "",
         stem=subpath(output.pdf, strip_suffix=".pdf"),

@@ -18,12 +18,19 @@ NUMBERS = [
     *[rules.pairs.output.pairs] * HAS_LESIONS,
     *expand("results/ablations/{name}.csv", name=[*ABLATIONS, "questions"] if ABLATIONS else []),
 ]
+CAPTIONED = [*artefacts("json"), *NUMBERS]
+REPORTED = [
+    *artefacts("png", "json"),
+    *expand("results/tables/{name}.csv", name=in_study(TABLES)),
+    *expand("results/gates/phase_{phase}.json", phase=PHASES),
+    *NUMBERS,
+]
 
 
 rule captions:
     """The caption of every figure and table: content, n, seeds, units, device."""
     input:
-        inputs=declared(*artefacts("json")),
+        inputs=unless_partial(*CAPTIONED),
     output:
         out=directory("results/{part}captions"),
     log:
@@ -37,9 +44,11 @@ rule captions:
         mem_mb=1000,
         runtime=5,
     params:
-        files=files,
+        files=lambda w, input, output: command_line(
+            {"inputs": available(w, input.inputs, [*CAPTIONED, *findings("partial/")])}, output
+        ),
         cfg=as_json(run=RUN),
-        times=lambda w, input: file_times(input) if w.part else "",
+        times=lambda w: file_times([*CAPTIONED, *findings("partial/")]) if w.part else "",
         templates=files_digest("neuromf/report/captions"),
         code=code_digest("workflow_scripts.captions"),
     shell:
@@ -102,14 +111,9 @@ rule report_volumes:
 rule report:
     """One self-contained page: gates, figures, tables, brains, costs, provenance, and what is missing."""
     input:
-        inputs=declared(
-            *artefacts("png", "json"),
-            *expand("results/tables/{name}.csv", name=in_study(TABLES)),
-            *expand("results/gates/phase_{phase}.json", phase=PHASES),
-        ),
+        inputs=unless_partial(*REPORTED),
         captions=rules.captions.output.out,
-        look=lambda w: existing(rules.report_volumes.output) if w.part else rules.report_volumes.output.out,
-        viewer=lambda w: existing([rules.viewer.output.out]) if w.part else rules.viewer.output.out,
+        after=unless_partial(rules.report_volumes.output.out, rules.viewer.output.out),
     output:
         out="results/{part}report.html",
     log:
@@ -123,23 +127,27 @@ rule report:
         mem_mb=2000,
         runtime=10,
     params:
-        # Benchmarks are no outputs of rules: those that exist are listed when the job runs.
+        # Benchmarks are no outputs of rules: those that exist are read when the job runs.
         files=lambda w, input, output: command_line(
             {
-                "inputs": [*input.inputs, input.captions, "results/benchmarks"],
-                "look": input.look or "results/report/look",
-                "viewer": input.viewer or "results/report/viewer.js",
+                "inputs": [
+                    *available(w, input.inputs, [*REPORTED, *findings("partial/")]),
+                    input.captions,
+                    "results/benchmarks",
+                ]
             },
             output,
         ),
+        look=rules.report_volumes.output.out,
+        viewer=rules.viewer.output.out,
         cfg=lambda w: report_settings(),
         licences=rules.viewer.output.licences,
-        times=lambda w, input: file_times(input) if w.part else "",
+        times=lambda w: file_times([*REPORTED, *findings("partial/")]) if w.part else "",
         templates=files_digest("neuromf/report/page/templates", "neuromf/report/captions"),
         code=code_digest("workflow_scripts.report"),
     shell:
-        "python -m workflow_scripts.report {params.files} --licences {params.licences:q} --config {params.cfg:q}"
-        " 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.report {params.files} --look {params.look:q} --viewer {params.viewer:q}"
+        " --licences {params.licences:q} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule paper:

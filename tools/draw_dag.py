@@ -2,7 +2,7 @@
 
 python -m tools.draw_dag docs/dag.svg
 
-Stages carry the names of their rules. A number in a circle is the phase whose gate judges the stage's results.
+Stages carry the names of their rules. A number in a circle is the phase whose gate evaluates the stage's results.
 """
 
 import argparse
@@ -26,7 +26,7 @@ COLOURS = {
     "figures, report": "#e4e4e4",
     "benchmarks": "#f2eec2",
 }
-STAGES = {  # rule: (column, row, package, phases judged by its results)
+STAGES = {  # rule: (column, row, package, phases whose gates read its results)
     "simulate_participants": (0, 0, "simulation", ""),
     "cohort": (1, 0, "data", ""),
     "prepare": (2, 0, "data", ""),

@@ -70,35 +70,35 @@ def new(reference):
 
 
 @pytest.fixture(scope="module")
-def judge(new, scans):
+def evaluated(new, scans):
     """An evaluator with test scans and noise."""
-    judge = new()
+    evaluated = new()
     for name, volumes in (("test", scans[1]), (1, noise(6))):
-        judge.add(name, volumes)
-        judge.diversity(name, volumes)
-        judge.anatomy(name, volumes)
-    return judge
+        evaluated.add(name, volumes)
+        evaluated.diversity(name, volumes)
+        evaluated.anatomy(name, volumes)
+    return evaluated
 
 
-def value(judge, which, metric, features="blocks"):
+def value(evaluated, which, metric, features="blocks"):
     wanted = {**table.set_columns(which), "metric": metric}
-    (found,) = [r["value"] for r in judge.rows if r.items() >= wanted.items() and r["features"] in (features, "")]
+    (found,) = [r["value"] for r in evaluated.rows if r.items() >= wanted.items() and r["features"] in (features, "")]
     return found
 
 
 # --- rows --------------------------------------------------------------------------------------------
 
 
-def test_rows_have_the_columns_of_the_table_without_duplicates(judge):
-    found = pd.DataFrame(judge.rows)
+def test_rows_have_the_columns_of_the_table_without_duplicates(evaluated):
+    found = pd.DataFrame(evaluated.rows)
     assert set(found.columns) == set(table.COLUMNS)
     assert not found.duplicated(["set", "nfe", "metric", "features"]).any()
     assert set(found["features"]) == {"", "blocks", "slices-xy", "slices-yz"}
     assert {"frechet", "kid", "pair_ms_ssim", "betti_0", "betti_1", "symmetry", "ventricle_ml"} <= set(found["metric"])
 
 
-def test_rows_have_the_number_of_volumes(judge):
-    n = pd.DataFrame(judge.rows).drop_duplicates(["set", "metric"]).set_index(["set", "metric"])["n"]
+def test_rows_have_the_number_of_volumes(evaluated):
+    n = pd.DataFrame(evaluated.rows).drop_duplicates(["set", "metric"]).set_index(["set", "metric"])["n"]
     assert [n[name, "frechet"] for name in ("test", "samples")] == [N_TEST, 6]
     assert [n["test", metric] for metric in ("symmetry", "brain_ml", "pair_ms_ssim")] == [N_TEST, 2, 2]
 
@@ -122,8 +122,8 @@ def test_the_feature_scale_is_computed_from_the_first_training_scans_if_a_set_is
     np.testing.assert_array_equal(got, calibrate(net, volumes[: registry.CALIBRATION]))
 
 
-def test_spectra_have_a_row_per_frequency_and_set(judge, scans):
-    spectra = pd.DataFrame(judge.spectra)
+def test_spectra_have_a_row_per_frequency_and_set(evaluated, scans):
+    spectra = pd.DataFrame(evaluated.spectra)
     frequency, power = spectral.radial_spectrum(scans[1], SPACING_MM)
     assert spectra.groupby("set", sort=False).size().to_dict() == {"test": len(frequency), "samples": len(frequency)}
     np.testing.assert_allclose(spectra.loc[spectra["set"] == "test", "power"], power.mean(0))
@@ -132,95 +132,98 @@ def test_spectra_have_a_row_per_frequency_and_set(judge, scans):
 # --- values ------------------------------------------------------------------------------------------
 
 
-def test_test_scans_are_nearer_than_noise(judge):
+def test_test_scans_are_nearer_than_noise(evaluated):
     for features in ("blocks", "slices-xy"):
-        assert 2 * value(judge, "test", "frechet", features) < value(judge, 1, "frechet", features)
-    assert value(judge, 1, "high_frequency_ratio") > 5 * value(judge, "test", "high_frequency_ratio")
-    assert value(judge, "test", "betti_0") == 1
+        assert 2 * value(evaluated, "test", "frechet", features) < value(evaluated, 1, "frechet", features)
+    assert value(evaluated, 1, "high_frequency_ratio") > 5 * value(evaluated, "test", "high_frequency_ratio")
+    assert value(evaluated, "test", "betti_0") == 1
 
 
 def test_known_features_are_not_extracted_again(new, reference):
-    judge = new()
-    judge.add("test", noise(8), features=reference.test)
-    assert value(judge, "test", "frechet") == pytest.approx(
+    evaluated = new()
+    evaluated.add("test", noise(8), features=reference.test)
+    assert value(evaluated, "test", "frechet") == pytest.approx(
         frechet.frechet_distance(reference.train["blocks"][:, 0], reference.test["blocks"][:, 0])
     )
 
 
-def test_training_halves_are_nearer_to_each_other_than_noise(new, judge):
+def test_training_halves_are_nearer_to_each_other_than_noise(new, evaluated):
     halves = new()
     halves.add_train_halves()
-    assert value(halves, "train_halves", "frechet") < value(judge, 1, "frechet")
+    assert value(halves, "train_halves", "frechet") < value(evaluated, 1, "frechet")
 
 
 def test_copies_and_mirrored_copies_of_training_scans_raise_the_alarm(new, scans):
     for volumes in (scans[0][:6], scans[0][:6, ::-1]):
-        judge = new()
-        judge.add(1, volumes)
-        nearest = judge.audit_privacy(1, volumes)
+        evaluated = new()
+        evaluated.add(1, volumes)
+        nearest = evaluated.audit_privacy(1, volumes)
         images = privacy.IMAGE_FEATURES
-        assert value(judge, 1, "privacy_alarm", images) == 1 and value(judge, 1, "nearest_train_ratio", images) < 1e-6
+        assert (
+            value(evaluated, 1, "privacy_alarm", images) == 1
+            and value(evaluated, 1, "nearest_train_ratio", images) < 1e-6
+        )
         assert nearest[nearest["set"] == "samples"]["train"].tolist() == list(range(6))
 
 
 def test_new_brains_raise_no_alarm(new):
-    judge, volumes = new(), brains(8, seed=7)
-    judge.add(1, volumes)
-    judge.audit_privacy(1, volumes)
-    assert value(judge, 1, "privacy_alarm", privacy.IMAGE_FEATURES) == 0
+    evaluated, volumes = new(), brains(8, seed=7)
+    evaluated.add(1, volumes)
+    evaluated.audit_privacy(1, volumes)
+    assert value(evaluated, 1, "privacy_alarm", privacy.IMAGE_FEATURES) == 0
 
 
 def test_nearest_similarity_compares_each_volume_with_its_scan(new, scans):
-    judge = new()
-    judge.nearest_similarity(1, scans[0][:4], scans[0][:4])
-    assert value(judge, 1, "nearest_ms_ssim") == pytest.approx(1)
-    judge.nearest_similarity(2, scans[1][:4], scans[0][:4])
-    assert value(judge, 2, "nearest_ms_ssim") < 0.95
+    evaluated = new()
+    evaluated.nearest_similarity(1, scans[0][:4], scans[0][:4])
+    assert value(evaluated, 1, "nearest_ms_ssim") == pytest.approx(1)
+    evaluated.nearest_similarity(2, scans[1][:4], scans[0][:4])
+    assert value(evaluated, 2, "nearest_ms_ssim") < 0.95
 
 
 def test_equal_regions_have_distance_zero(new):
     rng = np.random.default_rng(0)
     names = ["left_ventricle", "right_ventricle", "brain", "intracranial"]
     real = pd.DataFrame(rng.uniform(10, 20, (8, 4)), columns=names)
-    judge = new()
-    judge.compare_regions("same", real, real)
-    judge.compare_regions("far", real, 2 * real)
+    evaluated = new()
+    evaluated.compare_regions("same", real, real)
+    evaluated.compare_regions("far", real, 2 * real)
     assert (
-        value(judge, "same", "wasserstein_brain_sd", "atlas")
+        value(evaluated, "same", "wasserstein_brain_sd", "atlas")
         == 0
-        < value(judge, "far", "wasserstein_brain_sd", "atlas")
+        < value(evaluated, "far", "wasserstein_brain_sd", "atlas")
     )
-    assert value(judge, "same", "segmented", "atlas") == 1
+    assert value(evaluated, "same", "segmented", "atlas") == 1
 
 
 def test_the_latent_error_is_relative_to_the_training_set(new, reference):
-    judge = new()
+    evaluated = new()
     draw = np.random.default_rng(3).standard_normal((50, 4, 6, 6, 6))
     factors = reference.channel_std * np.array([1, 0.5, 1.25, 2])
-    judge.latent_std(1, 7 + draw * factors[:, None, None, None])
-    got = [value(judge, 1, f"latent_std_error_{c}") for c in range(4)]
+    evaluated.latent_std(1, 7 + draw * factors[:, None, None, None])
+    got = [value(evaluated, 1, f"latent_std_error_{c}") for c in range(4)]
     np.testing.assert_allclose(got, [0.0, -0.5, 0.25, 1.0], atol=0.03)
-    assert value(judge, 1, "latent_std_error") == pytest.approx(max(map(abs, got)))
+    assert value(evaluated, 1, "latent_std_error") == pytest.approx(max(map(abs, got)))
 
 
 def test_equal_seeds_give_equal_rows(new, scans):
     first, again, other = (new(seed=seed) for seed in (0, 0, 1))
-    for judge in (first, again, other):
-        judge.add("test", scans[1])
+    for evaluated in (first, again, other):
+        evaluated.add("test", scans[1])
     assert repr(first.rows) == repr(again.rows) and repr(first.rows) != repr(other.rows)
 
 
 def test_compared_sets_are_resampled_jointly(new):
     """The ratio of equal sets is 1 in every resample; the ratio to a worse set is below 1 in all."""
-    judge = new()
+    evaluated = new()
     for name, volumes in ((1, brains(12, seed=5)), ("same", brains(12, seed=5)), ("worse", noise(12))):
-        judge.add(name, volumes)
+        evaluated.add(name, volumes)
     for other in ("same", "worse"):
-        judge.compare_sets(1, other)
-    same, worse = judge.rows[-2:]
+        evaluated.compare_sets(1, other)
+    same, worse = evaluated.rows[-2:]
     assert (same["value"], same["low"], same["high"]) == (1, 1, 1) and same["n"] == 12
     assert worse["metric"] == "frechet_over_worse" and worse["high"] < 1
-    assert worse["value"] == pytest.approx(value(judge, 1, "frechet") / value(judge, "worse", "frechet"))
+    assert worse["value"] == pytest.approx(value(evaluated, 1, "frechet") / value(evaluated, "worse", "frechet"))
 
 
 # --- entry points ------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def measured(tmp_path):
 CRITERIA = read_criteria(BOUNDS, [])
 
 
-def judge(phase, files, informational=(), previous=None):
+def gate_of(phase, files, informational=(), previous=None):
     measured = measure(phase, {name: Path(file) for name, file in files.items()})
     return evaluate(phase, measured, read_criteria(BOUNDS, list(informational)), previous)
 
@@ -191,7 +191,7 @@ def message(error):
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_phase_whose_rows_all_pass_is_open(measured, phase):
-    gate = judge(phase, measured(phase))
+    gate = gate_of(phase, measured(phase))
     assert (gate["phase"], gate["status"], gate["study"], gate["blocked_by"]) == (phase, "OPEN", "tiny study", [])
     assert {row["id"] for row in gate["rows"]} == {name for name in CRITERIA if name.startswith(f"P{phase}-")}
     for row in gate["rows"]:
@@ -244,7 +244,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_one_critical_row_that_fails_blocks_and_is_named(measured, name):
     phase, changes, value = FAULTS[name]
-    gate = judge(phase, measured(phase, **changes))
+    gate = gate_of(phase, measured(phase, **changes))
     side = ">=" if CRITERIA[name].side == "above" else "<="
     assert (gate["status"], gate["blocked_by"]) == ("BLOCKED", [name])
     assert row(gate, name) == {
@@ -255,7 +255,7 @@ def test_one_critical_row_that_fails_blocks_and_is_named(measured, name):
 @pytest.mark.parametrize(("prior", "measured_"), [(1.5, 1.2), (None, "nan")])
 def test_the_gain_of_the_network_over_its_prior_is_reported_and_blocks_nothing(measured, prior, measured_):
     table = metrics(**{"frechet_prior": prior or 1.0})
-    gate = judge(4, measured(4, metrics=table if prior else table[table["set"] != "prior"]))
+    gate = gate_of(4, measured(4, metrics=table if prior else table[table["set"] != "prior"]))
     assert gate["status"] == "OPEN"
     assert row(gate, "P4-T4b") == {
         "id": "P4-T4b", "measured": measured_, "bound": "<= 1", "kind": "informational", "passed": False,
@@ -264,7 +264,7 @@ def test_the_gain_of_the_network_over_its_prior_is_reported_and_blocks_nothing(m
 
 @pytest.mark.parametrize(("last", "tenth", "worst"), [(0.2, 1.25, 1.25), (0.75, 0.5, 1.5)])
 def test_P2_T4_each_arm_must_fall_by_epoch_10_and_after_it(measured, last, tenth, worst):
-    gate = judge(2, measured(2, history=torus_history(last=last, tenth=tenth)))
+    gate = gate_of(2, measured(2, history=torus_history(last=last, tenth=tenth)))
     assert gate["blocked_by"] == ["P2-T4"] and row(gate, "P2-T4")["measured"] == worst
 
 
@@ -274,7 +274,7 @@ def test_every_critical_criterion_was_made_to_fail():
 
 
 def test_a_value_on_its_bound_passes(measured):
-    gate = judge(0, measured(0, validation={"ssim": 0.9, "psnr": 30.0}))
+    gate = gate_of(0, measured(0, validation={"ssim": 0.9, "psnr": 30.0}))
     assert gate["status"] == "OPEN"
 
 
@@ -295,24 +295,24 @@ def test_a_value_on_its_bound_passes(measured):
     ],
 )
 def test_an_informational_row_is_reported_and_does_not_block(measured, phase, name, changes):
-    gate = judge(phase, measured(phase, **changes))
+    gate = gate_of(phase, measured(phase, **changes))
     assert gate["status"] == "OPEN" and gate["blocked_by"] == []
     assert row(gate, name)["kind"] == "informational" and not row(gate, name)["passed"]
 
 
 def test_a_study_may_only_report_a_critical_row(measured):
     files = measured(0, validation={"ssim": 0.5, "psnr": 31.0})
-    gate = judge(0, files, informational=["P0-T4"])
+    gate = gate_of(0, files, informational=["P0-T4"])
     assert gate["status"] == "OPEN" and row(gate, "P0-T4")["kind"] == "informational"
     assert not row(gate, "P0-T4")["passed"] and row(gate, "P0-T5")["kind"] == "critical"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_value_that_is_not_finite_fails_on_either_side(measured, value):
-    gate = judge(0, measured(0, validation={"ssim": value, "psnr": 31.0}))
+    gate = gate_of(0, measured(0, validation={"ssim": value, "psnr": 31.0}))
     assert gate["blocked_by"] == ["P0-T4"] and row(gate, "P0-T4")["measured"] == str(value)
     json.dumps(gate, allow_nan=False)
-    gate = judge(1, measured(1, stats=stats(mean=[value, 0.1, 0.1, 0.1])))
+    gate = gate_of(1, measured(1, stats=stats(mean=[value, 0.1, 0.1, 0.1])))
     assert gate["blocked_by"] == ["P1-T3"]
 
 
@@ -328,19 +328,19 @@ def test_a_value_that_is_not_finite_fails_on_either_side(measured, value):
     ],
 )
 def test_a_value_that_is_not_finite_fails_its_row(measured, phase, name, changes):
-    assert name in judge(phase, measured(phase, **changes))["blocked_by"]
+    assert name in gate_of(phase, measured(phase, **changes))["blocked_by"]
 
 
 def test_a_blocked_phase_blocks_the_next_and_an_open_one_does_not(measured):
     for ssim, blocked in ((0.95, []), (0.5, ["phase 0"])):
-        previous = judge(0, measured(0, validation={"ssim": ssim, "psnr": 31.0}))
-        gate = judge(1, measured(1), previous=previous)
+        previous = gate_of(0, measured(0, validation={"ssim": ssim, "psnr": 31.0}))
+        gate = gate_of(1, measured(1), previous=previous)
         assert gate["blocked_by"] == blocked and gate["status"] == ("BLOCKED" if blocked else "OPEN")
 
 
 def test_a_criterion_without_its_file_has_no_row(measured):
     files = measured(6)
-    gate = judge(6, {name: file for name, file in files.items() if name not in ("lp", "prediction")})
+    gate = gate_of(6, {name: file for name, file in files.items() if name not in ("lp", "prediction")})
     assert [r["id"] for r in gate["rows"]] == ["P6-T1", "P6-T4", "P6-T5"]
 
 
@@ -381,16 +381,16 @@ def test_phase_3_without_any_test_is_blocked(tmp_path):
 
 def test_the_loss_is_that_of_the_last_look_over_that_before_the_first_step(measured):
     table = pd.concat([looks(3.0), looks(0.5).query("step > 0").assign(step=20)])
-    assert row(judge(4, measured(4, diagnostics=table)), "P4-T2")["measured"] == pytest.approx(0.5)
+    assert row(gate_of(4, measured(4, diagnostics=table)), "P4-T2")["measured"] == pytest.approx(0.5)
 
 
 def test_rows_in_which_no_pair_fell_are_left_out(measured):
     history = flow_history(**{"raw_mf_t0-0.25": [9.0, None, 1.2, None], "raw_fm_t0-0.25": [1.0, 1.0, None, 1.0]})
-    assert row(judge(4, measured(4, history=history)), "P4-T2b")["measured"] == pytest.approx((9.0 + 1.2) / 2)
+    assert row(gate_of(4, measured(4, history=history)), "P4-T2b")["measured"] == pytest.approx((9.0 + 1.2) / 2)
 
 
 def test_a_time_bin_in_which_no_pair_ever_fell_does_not_count(measured):
-    gate = judge(4, measured(4, history=flow_history(**{"raw_mf_t0-0.25": None})))
+    gate = gate_of(4, measured(4, history=flow_history(**{"raw_mf_t0-0.25": None})))
     assert gate["status"] == "OPEN" and row(gate, "P4-T2b")["measured"] == 1.5
 
 
@@ -398,11 +398,11 @@ def test_a_missing_or_repeated_metric_is_named(measured):
     table = metrics()
     files = measured(4, metrics=table[table["set"] != "early"])
     with pytest.raises(ValueError) as error:
-        judge(4, files)
+        gate_of(4, files)
     assert message(error) == "the metrics hold 0 rows of frechet of early, expected 1"
     files = measured(4, metrics=pd.concat([table, table]))
     with pytest.raises(ValueError, match="the metrics hold 2 rows of"):
-        judge(4, files)
+        gate_of(4, files)
 
 
 # --- messages ----------------------------------------------------------------------------------------
@@ -411,14 +411,14 @@ ADVICE = "train the autoencoder longer (autoencoder.steps) or use the published 
 
 
 def test_the_summary_has_a_line_for_each_failed_row_with_its_advice(measured):
-    assert gates.summary(judge(0, measured(0))) == "phase 0 is OPEN: 2 of 2 rows passed"
-    gate = judge(0, measured(0, validation={"ssim": 0.5, "psnr": 20.0}), informational=["P0-T5"])
+    assert gates.summary(gate_of(0, measured(0))) == "phase 0 is OPEN: 2 of 2 rows passed"
+    gate = gate_of(0, measured(0, validation={"ssim": 0.5, "psnr": 20.0}), informational=["P0-T5"])
     assert gates.summary(gate) == (
         "phase 0 is BLOCKED: 0 of 2 rows passed\n"
         f"  P0-T4 (critical) SSIM of reconstructed test volumes: 0.5, bound >= 0.9; next: {ADVICE}\n"
         f"  P0-T5 (informational) PSNR of reconstructed test volumes, dB: 20.0, bound >= 30; next: {ADVICE}"
     )
-    gate = judge(2, measured(2, summary=torus_summary(mean_distance=0.11)))
+    gate = gate_of(2, measured(2, summary=torus_summary(mean_distance=0.11)))
     assert gates.summary(gate).splitlines()[1:] == [
         "  P2-T5 (critical) mean distance of one-step samples to the torus: 0.11, bound <= 0.1"
     ]
@@ -426,7 +426,7 @@ def test_the_summary_has_a_line_for_each_failed_row_with_its_advice(measured):
 
 def test_a_script_behind_a_blocked_gate_stops_and_says_why(measured, tmp_path):
     path = tmp_path / "phase_0.json"
-    path.write_text(json.dumps(judge(0, measured(0, validation={"ssim": 0.5, "psnr": 31.0}))))
+    path.write_text(json.dumps(gate_of(0, measured(0, validation={"ssim": 0.5, "psnr": 31.0}))))
     with pytest.raises(SystemExit) as error:
         gates.require_open(path)
     assert message(error) == (
@@ -436,7 +436,7 @@ def test_a_script_behind_a_blocked_gate_stops_and_says_why(measured, tmp_path):
         "Fix what failed. If the study can accept a measured value, add its id to gates.informational of the config "
         "(a failed test must be fixed)."
     )
-    path.write_text(json.dumps(judge(0, measured(0))))
+    path.write_text(json.dumps(gate_of(0, measured(0))))
     assert gates.require_open(path) is None
 
 
@@ -447,5 +447,5 @@ def test_the_script_writes_the_gate_and_prints_its_summary(measured, tmp_path, c
     config = json.dumps({"study": "tiny study", "phase": 0, "criteria": criteria})
     files = ["--measured", str(tmp_path / "measured.json"), "--out", str(tmp_path / "gate.json")]
     gate_script.main([*files, "--config", config])
-    assert gates.read_gate(tmp_path / "gate.json") == judge(0, measured(0))
+    assert gates.read_gate(tmp_path / "gate.json") == gate_of(0, measured(0))
     assert capsys.readouterr().out == "phase 0 is OPEN: 2 of 2 rows passed\n"
