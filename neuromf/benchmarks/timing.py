@@ -93,7 +93,8 @@ def generation_times(
         row = {"part": part, "nfe": n, "batch": batch, **timing(call, batch, **budget)}
         used = precision_name(precision if part == "decoder" else "float32", run.device)
         rows.append({**row, "device": hardware.device_name(run.device), "precision": used})
-        logger.info("%s, NFE %s, batch %d: %.3g s per volume", part, n, batch, row["seconds_per_volume"])
+        label = part if n is None else f"{part}, NFE {n}"
+        logger.info("%s, batch %d: %.3g s per volume", label, batch, row["seconds_per_volume"])
     return rows
 
 
