@@ -57,16 +57,19 @@ class Arms:
             run: [f"{m.ablation}: {m.arm}, seed {m.seed}" for m in self.members if m.run == run] for run in self.runs
         }
 
+    def _provenance(self, ablation: str) -> dict[str, Any]:
+        """What figures and tables of an ablation share."""
+        arms = [[m.arm, m.seed, m.run] for m in self.of(ablation)]
+        about = {"study": self.config.study, "seed": self.config.meanflow.samples.seed}
+        return {**about, "ablation": ablation, "arms": arms}
+
     def values(self, ablation: str, **more: object) -> dict[str, Any]:
         """Arms and statistics of an ablation, for its figure."""
-        statistics = self.config.meanflow.ablations.statistics.model_dump(exclude={"margin"})
         return {
-            "study": self.config.study,
-            "ablation": ablation,
-            "arms": [[m.arm, m.seed, m.run] for m in self.of(ablation)],
+            **self._provenance(ablation),
             "reference_arm": self.base_arm(ablation) if ablation in self.active else None,
             "spacing_mm": self.config.volumes.spacing_mm,
-            **statistics,
+            **self.config.meanflow.ablations.statistics.model_dump(exclude={"margin"}),
             **more,
         }
 
@@ -78,8 +81,7 @@ class Arms:
             {"metric": "kid", "features": statistics.distance.features},
             statistics.similarity.model_dump(exclude={"goal"}),
         ]
-        arms = [[m.arm, m.seed, m.run] for m in self.of(ablation)]
-        return {"study": self.config.study, "ablation": ablation, "arms": arms, "column_metrics": metrics}
+        return {**self._provenance(ablation), "column_metrics": metrics}
 
 
 def _kind(run: MeanFlow) -> tuple:
