@@ -8,15 +8,18 @@ from neuromf.config.types import Count, Digest, Section, key
 
 
 class Features(Section):
-    name: Literal["encoder", "radimagenet"] = key("encoder: blocks of the study's own encoder; radimagenet: ResNet50.")
+    name: Literal["encoder", "deepbet", "radimagenet"] = key(
+        "encoder: blocks of the study's own encoder; deepbet: network of the package deepbet, independent of the study "
+        "(pip install 'neuromf[features]'); radimagenet: ResNet50."
+    )
     weights: str | None = key("Path of the weights of radimagenet.", None, path=True)
     sha256: Digest | None = key("Expected SHA-256 of that file; null: not verified.", None)
     n: Count | None = key("Number of features; null: that of the network.", None)
 
     @model_validator(mode="after")
     def check_weights(self) -> "Features":
-        if (self.name == "encoder") == bool(self.weights):
-            raise ValueError(f"features {self.name}: weights are a path for published networks, and none for encoder")
+        if (self.name == "radimagenet") != bool(self.weights):
+            raise ValueError(f"features {self.name}: weights are a path for radimagenet, and none for the other sets")
         return self
 
 
@@ -29,6 +32,9 @@ class Evaluation(Section):
     n_pairs: Count = key("Pairs of volumes for the diversity of a set.")
     n_anatomy: Count = key("Volumes of a set that are segmented.")
     n_boot: int = key("Bootstrap resamples of an interval.", ge=2)
+    two_sample: bool = key(
+        "Classifier two-sample tests of each set against the test scans: metrics c2st_logistic and c2st_svm.", False
+    )
 
 
 class Gates(Section):

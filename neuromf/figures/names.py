@@ -6,6 +6,8 @@ METRICS = {
     "kid": "KID",
     "mmd2": "MMD squared",
     "sliced_wasserstein": "sliced Wasserstein",
+    "c2st_logistic": "C2ST AUC, logistic regression",
+    "c2st_svm": "C2ST AUC, RBF-SVM",
     "pair_ms_ssim": "MS-SSIM of pairs",
 }
 FACTORS = {"mmd2": 1000}  # of printed values

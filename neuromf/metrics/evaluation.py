@@ -55,7 +55,7 @@ def reference(
         regions: Output, regional volumes in ml (csv).
         features: Feature sets, dicts of arguments of `features.registry.open_features`; the first is the primary one.
         spacing_mm: Isotropic voxel size in mm.
-        settings: segmentation, n_pairs, n_anatomy, n_boot and seed, see `Evaluator`.
+        settings: segmentation, n_pairs, n_anatomy, n_boot, two_sample and seed, see `Evaluator`.
     """
     vae, scans = vae_weights.load(weights), read_table(qc)
     train, test = (read_volumes(volumes_of_split(scans, split))[:, 0].numpy() for split in ("train", "test"))
@@ -76,7 +76,7 @@ def reference(
     evaluator = Evaluator(known, sets, spacing_mm=spacing_mm, **settings)
     _add_controls(evaluator, test)
     decoded = vae_latents.decode(vae, by_split["test"]["mean"]).numpy()
-    evaluator.add("reconstruction", decoded)
+    evaluator.add("reconstruction", decoded, paired=True)
     for name, volumes in (("test", test), ("reconstruction", decoded)):
         evaluator.diversity(name, np.asarray(volumes, np.float32))
         evaluator.anatomy(name, np.asarray(volumes, np.float32))
@@ -96,7 +96,7 @@ def _add_controls(evaluator: Evaluator, test: NDArray) -> None:
     mean = {key: x.repeat(len(test), axis=0) for key, x in extract(evaluator.sets, sets["mean"][:1]).items()}
     known = {"test": evaluator.reference.test, "mean": mean}
     for name, volumes in sets.items():
-        evaluator.add(name, volumes, features=known.get(name))
+        evaluator.add(name, volumes, features=known.get(name), paired=True)
     evaluator.rows += controls.order_rows(pd.DataFrame(evaluator.rows))
 
 
@@ -144,7 +144,7 @@ def evaluate_run(
         baselines: Latents of further sets by name, of the same noise as the samples
             (`meanflow.baselines.baseline_latents`).
         in_depth: Whether all metrics are computed.
-        settings: segmentation, n_pairs, n_anatomy, n_boot and seed, see `Evaluator`.
+        settings: segmentation, n_pairs, n_anatomy, n_boot, two_sample and seed, see `Evaluator`.
     """
     vae, known = vae_weights.load(weights), Reference.load(real_features)
     sets = open_feature_sets(features, vae=vae, scale=known.scale)

@@ -17,6 +17,7 @@ from neuromf.metrics.distances.table import distances
 from neuromf.metrics.features.registry import Features, FeatureSet, extract
 from neuromf.metrics.images import similarity, spectral
 from neuromf.metrics.table import row, set_columns
+from neuromf.metrics.two_sample import two_sample_rows
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ class Evaluator:
         n_anatomy: Volumes of a set that are segmented.
         n_boot: Bootstrap resamples of an interval.
         segmentation: Segmentation of regional volumes, "atlas" or "synthseg".
-        seed: Seed of resamples and pairs.
+        two_sample: Whether classifier two-sample tests are made, see `add`.
+        seed: Seed of resamples, pairs and folds.
     """
 
     def __init__(
@@ -94,10 +96,12 @@ class Evaluator:
         n_anatomy: int = 24,
         n_boot: int = 200,
         segmentation: str = "atlas",
+        two_sample: bool = False,
         seed: int = 0,
     ) -> None:
         self.reference, self.sets, self.spacing_mm, self.segmentation = reference, sets, spacing_mm, segmentation
         self.n_pairs, self.n_anatomy, self.n_boot, self.seed = n_pairs, n_anatomy, n_boot, seed
+        self.two_sample = two_sample
         self.features: dict[str | int, Features] = {}
         self.rows: list[dict] = []
         self.spectra: list[dict] = []
@@ -106,21 +110,37 @@ class Evaluator:
         """Append rows of a set."""
         self.rows += [{**set_columns(which), **row} for row in rows]
 
-    def add(self, which: str | int, volumes: NDArray, *, features: Features | None = None) -> None:
-        """Feature distances of volumes (N, I, J, K) in [0, 1]; `features` are extracted if not given."""
+    def add(
+        self, which: str | int, volumes: NDArray, *, features: Features | None = None, paired: bool = False
+    ) -> None:
+        """Feature distances of a set, and its classifier two-sample tests against the test scans.
+
+        Arguments:
+            which: Name of the set. The test scans themselves, "test", have no two-sample test.
+            volumes: Volumes (N, I, J, K) in [0, 1].
+            features: Their features; extracted if not given.
+            paired: Whether volume k is a version of test scan k.
+        """
         logger.info("evaluating %d volumes of set %s", len(volumes), which)
         self.features[which] = extract(self.sets, volumes) if features is None else features
         for name, train in self.reference.train.items():
             self.record(which, self._distances(train, self.features[which][name], name))
+        if which != "test":
+            for name, test in self.reference.test.items():
+                self.record(which, self._two_sample(test, self.features[which][name], name, paired=paired))
 
     def add_train_halves(self) -> None:
-        """Feature distances between two random halves of the training set: the effect of sample size alone."""
+        """Distances and two-sample tests of two random halves of the training set: the effect of sample size alone."""
         for name, train in self.reference.train.items():
             first, second = controls.halves(len(train), self.seed)
             self.record("train_halves", self._distances(train[first], train[second], name))
+            self.record("train_halves", self._two_sample(train[first], train[second], name))
 
     def _distances(self, real: NDArray, fake: NDArray, name: str) -> list[dict]:
         return distances(real, fake, name, n_boot=self.n_boot, seed=self.seed)
+
+    def _two_sample(self, real: NDArray, fake: NDArray, name: str, *, paired: bool = False) -> list[dict]:
+        return two_sample_rows(real, fake, name, paired=paired, seed=self.seed) if self.two_sample else []
 
     def diversity(self, which: str | int, volumes: NDArray) -> None:
         """Mean multi-scale SSIM between pairs of volumes of a set."""

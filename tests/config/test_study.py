@@ -11,6 +11,7 @@ from snakemake.utils import update_config
 from neuromf.config.lesions import Arm
 from neuromf.config.study import Config, read_config, sections_of
 from neuromf.config.types import Section
+from neuromf.workflow.params import evaluation_settings
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(
@@ -241,6 +242,10 @@ def test_a_section_that_is_missing_is_named_and_nothing_else_printed():
             ("autoencoder", "weights"), None,
             "autoencoder: autoencoder.weights is null, so autoencoder.steps must be above 0; got 0",
         ),
+        (
+            ("evaluation", "features"), [{"name": "deepbet", "weights": "a.pt"}],
+            "evaluation.features.0: features deepbet: weights are a path for radimagenet, and none for the other sets",
+        ),
     ],
 )  # fmt: skip
 def test_values_that_do_not_fit_together_are_refused_with_the_reason(keys, value, line):
@@ -251,6 +256,13 @@ def test_a_folder_with_its_root_is_taken():
     config = default("cohort", "source", value="folder")
     config["cohort"]["folder"] = {"root": "data"}
     assert read_config(config).cohort.folder.pattern == "**/*.nii.gz"
+
+
+def test_independent_features_and_two_sample_tests_are_off_by_default_and_can_be_added():
+    assert not read_config(default()).evaluation.two_sample
+    config = default("evaluation", "features", value=[{"name": "encoder"}, {"name": "deepbet", "n": 64}])
+    config["evaluation"]["two_sample"] = True
+    assert evaluation_settings(read_config(config))["two_sample"]
 
 
 def test_a_config_cannot_be_changed_once_read():

@@ -139,6 +139,27 @@ def test_test_scans_are_nearer_than_noise(evaluated):
     assert value(evaluated, "test", "betti_0") == 1
 
 
+def test_two_sample_tests_are_made_only_if_asked_for(new, evaluated, scans):
+    assert not [r for r in evaluated.rows if r["metric"].startswith("c2st")]
+    tested = new(two_sample=True)
+    tested.add_train_halves()
+    tested.add("test", scans[1])
+    tested.add("blurred", gaussian_filter(scans[1], (0, 2, 2, 2)), paired=True)
+    tested.add(1, noise(6))
+    found = [r for r in tested.rows if r["metric"].startswith("c2st")]
+    assert {r["set"] for r in found} == {"train_halves", "blurred", "samples"}
+    assert {(r["metric"], r["features"]) for r in found} == {
+        (metric, features)
+        for metric in ("c2st_logistic", "c2st_svm")
+        for features in ("blocks", "slices-xy", "slices-yz")
+    }
+    assert value(tested, 1, "c2st_logistic") == 1 > value(tested, "train_halves", "c2st_logistic")
+    others = [r for r in tested.rows if not r["metric"].startswith("c2st")]
+    assert [r["metric"] for r in others if r["set"] == "samples"] == [
+        r["metric"] for r in evaluated.rows if r["set"] == "samples" and r["metric"] in {x["metric"] for x in others}
+    ]
+
+
 def test_known_features_are_not_extracted_again(new, reference):
     evaluated = new()
     evaluated.add("test", noise(8), features=reference.test)

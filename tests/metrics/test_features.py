@@ -227,7 +227,7 @@ def test_slices_and_network_input_follow_the_protocol():
 def test_an_unknown_name_or_setting_is_refused(net, scans, radimagenet):
     with pytest.raises(ValueError) as error:
         registry.open_features("vgg")
-    assert message(error) == "features must be one of encoder, radimagenet; got vgg"
+    assert message(error) == "features must be one of encoder, deepbet, radimagenet; got vgg"
     with pytest.raises(ValueError) as error:
         registry.open_features("encoder", vae=net)
     assert message(error) == "features encoder need vae, the study's autoencoder, and scale, the result of `calibrate`"

@@ -4,7 +4,6 @@ Posterior means carry little information on texture; the residual blocks of the 
 
 References:
     The Unreasonable Effectiveness of Deep Features as a Perceptual Metric (Zhang et al., 2018), arXiv:1801.03924
-    Feature Hashing for Large Scale Multitask Learning (Weinberger et al., 2009), arXiv:0902.2206
 """
 
 from itertools import pairwise
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from neuromf.core import parallel
+from neuromf.metrics.features.hashing import FeatureHashing
 from neuromf.metrics.images.spectral import as_volumes
 
 CELLS = 4  # cells of a volume along each axis; channels are summarised per cell
@@ -38,29 +38,24 @@ class Encoder:
     For the last residual block of each resolution and for the posterior mean, each channel gives its mean, standard
     deviation and root mean square slope in each of CELLS³ cells of the volume. The last two are not linear in the
     activations and measure texture. Each of the three moments of a channel is divided by its standard deviation over
-    training volumes, so that no block dominates. The moments are summed with random signs into n features (feature
-    hashing), each with a variance of about 1 between participants. The projection preserves distances in all
-    directions; principal axes fitted to real scans would miss artefacts that real scans never show.
+    training volumes, so that no block dominates. The moments are projected to n features (`hashing.py`), each with a
+    variance of about 1 between participants.
 
     Arguments:
         vae: Frozen autoencoder.
         scale: Centre and unit of the moments, see `calibrate`.
         n: Number of features.
-        seed: Seed of the random signs and sums.
+        seed: Seed of the random projection.
     """
 
     def __init__(self, vae: Autoencoder, scale: NDArray, *, n: int = 512, seed: int = 0) -> None:
-        if n < 1:
-            raise ValueError(f"n, the number of features, must be at least 1; got {n}")
-        self.vae, self.n, (self.centre, self.unit) = vae, n, torch.from_numpy(scale)
-        size, rng = self.centre.numel(), np.random.default_rng(seed)
-        self.bucket = torch.from_numpy(rng.integers(n, size=size))
-        self.sign = torch.from_numpy(rng.choice([-1.0, 1.0], size)).float() * (n / size) ** 0.5
+        self.vae, (self.centre, self.unit) = vae, torch.from_numpy(scale)
+        self.project = FeatureHashing(self.centre.numel(), n=n, seed=seed)
 
     def __call__(self, volume: Tensor) -> dict[str, Tensor]:
         """Features (1, n) of one volume (I, J, K)."""
-        z = ((moments(self.vae, volume) - self.centre) / self.unit).flatten() * self.sign
-        return {"": z.new_zeros(self.n).index_add(0, self.bucket, z)[None]}
+        z = (moments(self.vae, volume) - self.centre) / self.unit
+        return {"": self.project(z.flatten())[None]}
 
 
 def calibrate(vae: Autoencoder, train: NDArray) -> NDArray:

@@ -5,8 +5,8 @@ S = 1 for features of whole volumes, keys "xy", "yz" and "zx" for the S slices o
 the volume: a bootstrap draws from the first axis and keeps the slices of a volume together. Distances in different
 feature sets are different quantities, so the name of the set stands in every row of the metrics.
 
-"encoder" needs no download: it is the study's own frozen autoencoder (`encoder.py`). "radimagenet" is a published
-network (`backbones.py`).
+"encoder" needs no download: it is the study's own frozen autoencoder (`encoder.py`). "deepbet" is the network of an
+installed package, independent of the study (`deepbet.py`). "radimagenet" is a published network (`backbones.py`).
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from neuromf.core import parallel
 from neuromf.metrics.features import backbones
+from neuromf.metrics.features.deepbet import Deepbet
 from neuromf.metrics.features.encoder import Autoencoder, Encoder, as_tensor, calibrate
 from neuromf.metrics.images.spectral import as_volumes
 
-NAMES = ("encoder", *backbones.ORIGINS)
+NAMES = ("encoder", "deepbet", *backbones.ORIGINS)
 CALIBRATION = 32  # training volumes that set the units of encoder features
 Features = dict[str, NDArray]  # (N, S, F) by the name of the feature set and its plane
 
@@ -54,26 +55,29 @@ def open_features(
     """A feature set by name.
 
     Arguments:
-        name: "encoder" or "radimagenet".
+        name: "encoder", "deepbet" or "radimagenet".
         vae: Frozen autoencoder of the study (encoder only).
         scale: Centre and unit of the channel moments, see `calibrate` (encoder only).
         weights: File of the network's weights (radimagenet only).
         sha256: Expected SHA-256 of that file; None: not verified.
-        n: Number of features (encoder only); None: 512.
+        n: Number of features (encoder and deepbet only); None: 512.
         centre: Central fraction of the slices that is used (radimagenet only).
-        seed: Seed of the random projection (encoder only).
+        seed: Seed of the random projection (encoder and deepbet only).
 
     Raises:
         ValueError: If the name is unknown, a required argument is missing, or the weights belong to another network.
         FileNotFoundError: If the file of weights does not exist.
+        ModuleNotFoundError: If the package deepbet is not installed (deepbet only).
     """
     if name not in NAMES:
         raise ValueError(f"features must be one of {', '.join(NAMES)}; got {name}")
     if name == "radimagenet":
         return FeatureSet(*backbones.open_radimagenet(weights, sha256, centre=centre))
+    n = 512 if n is None else n
+    if name == "deepbet":
+        return FeatureSet(f"deepbet-{n}", Deepbet(n=n, seed=seed))
     if vae is None or scale is None:
         raise ValueError("features encoder need vae, the study's autoencoder, and scale, the result of `calibrate`")
-    n = 512 if n is None else n
     return FeatureSet(f"encoder-{n}", Encoder(vae, scale, n=n, seed=seed))
 
 
