@@ -53,7 +53,7 @@ rule validate:
 
 
 rule pack:
-    """Store the autoencoder in half precision, as the package ships it (see studies/compact_vae.yaml)."""
+    """Store the autoencoder in half precision, as the package ships it (see studies/equivariant_vae.yaml)."""
     input:
         weights=rules.autoencoder.output.out,
     output:
@@ -103,7 +103,7 @@ rule encode:
 
 
 rule latent_statistics:
-    """Statistics of the training latents, reconstructions of test latents, and the flip error of the autoencoder."""
+    """Statistics of the training latents, reconstructions of test latents, and the autoencoder's equivariance."""
     input:
         latents=expand(rules.encode.output.out, shard=SHARDS),
         qc=rules.qc.output.out,

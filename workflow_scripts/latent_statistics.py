@@ -1,4 +1,4 @@
-"""Compute statistics of the training latents, SSIM of decoded test latents, and the error of flipping latents."""
+"""Compute statistics of the training latents, SSIM of decoded test latents, and errors of transforming latents."""
 
 from collections.abc import Sequence
 

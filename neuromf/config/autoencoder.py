@@ -25,6 +25,9 @@ class Autoencoder(Section):
     batch: Count = key("Volumes per training step.", 2)
     lr: Positive = key("Peak learning rate.", 2e-3)
     kl_weight: NotNegative = key("Weight of the KL term per element; a large weight makes the posterior noisy.", 1e-5)
+    equivariance_weight: NotNegative = key(
+        "Weight of the loss of decoded flipped or resized latents to volumes changed alike; 0: no such loss.", 0.0
+    )
     precision: Literal["32-true", "bf16-mixed"] = key("Precision of training.", "bf16-mixed")
     num_splits: Count = key("Pieces in which convolutions are computed, to save memory at 256^3 and beyond.", 1)
     sha256: Digest | None = key("Expected SHA-256 of the weights file; null: not verified.", None)

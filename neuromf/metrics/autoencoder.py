@@ -10,7 +10,7 @@ from neuromf.data.foreground import foreground_mask
 from neuromf.data.nifti import read_volumes
 from neuromf.data.participants import read_table
 from neuromf.data.preprocessing import volumes_of_split
-from neuromf.metrics.images import reconstruction
+from neuromf.metrics.images import equivariance, reconstruction
 from neuromf.metrics.images.similarity import ssim
 from neuromf.vae.latents import decode
 from neuromf.vae.shards import check_shards, load_split
@@ -36,7 +36,7 @@ def validate(*, qc: Path, weights: Path, out: Path, n_validated: int) -> None:
 def latent_statistics(
     *, latents: Sequence[Path], qc: Path, weights: Path, out: Path, n_validated: int, precision: str
 ) -> None:
-    """Write statistics of the training latents, SSIM of decoded test latents, and the error of flipping latents.
+    """Write statistics of the training latents, SSIM of decoded test latents, and errors of transforming latents.
 
     Arguments:
         latents: Shards of the study.
@@ -55,6 +55,7 @@ def latent_statistics(
         **stats,
         **check_shards(latents),
         "reconstruction_ssim": ssim(volumes[:, 0].numpy(), decoded.numpy()).tolist(),
-        **reconstruction.flip_error(vae.encode, vae.decode, volumes, stats["std"]),
+        **equivariance.flip_error(vae.encode, vae.decode, volumes, stats["std"]),
+        **equivariance.errors_by_axis(vae.encode, vae.decode, volumes, stats["std"], splits=vae.num_splits),
     }
     write_json(out, report, sort_keys=False)

@@ -14,6 +14,7 @@ from neuromf.data.participants import read_table
 from neuromf.data.preprocessing import volumes_of_split
 from neuromf.training import checkpoints, run_record, trainer
 from neuromf.training.module import ResumableModule
+from neuromf.vae.equivariance import draw_transform, equivariance_loss
 from neuromf.vae.maisi import ARCHITECTURES, MAISIVAEWrapper
 from neuromf.vae.weights import build_autoencoder, resolve_weights, save_weights
 
@@ -32,6 +33,7 @@ def train(
     precision: str,
     seed: int,
     num_splits: int = 1,
+    equivariance_weight: float = 0.0,
     code: str = "",
 ) -> MAISIVAEWrapper:
     """Write and return the frozen autoencoder of a study: stored weights, trained further if `steps` > 0.
@@ -51,6 +53,7 @@ def train(
         precision: Lightning precision, "32-true" or "bf16-mixed".
         seed: Seed of the random weights and of all draws.
         num_splits: Pieces in which each convolution is computed, to save memory; stored with the weights.
+        equivariance_weight: Weight of the equivariance loss; 0 trains without it.
         code: Digest of the code; a checkpoint written by other code is not resumed.
     """
     start = resolve_weights(weights, sha256)
@@ -58,7 +61,8 @@ def train(
     checkpoint = out.parent / "ckpt" / "vae.ckpt"
     if steps:
         volumes = read_volumes(volumes_of_split(read_table(qc), "train"))
-        settings = {"steps": steps, "batch": batch, "lr": lr, "kl_weight": kl_weight, "seed": seed}
+        loss_weights = {"kl_weight": kl_weight, "equivariance_weight": equivariance_weight}
+        settings = {"steps": steps, "batch": batch, "lr": lr, "seed": seed, **loss_weights}
         module = AutoencoderModule(vae, volumes, **settings)
         provenance = json.dumps([settings, architecture, weights, sha256, precision, num_splits, code, file_sha256(qc)])
         trainer.fit(module, checkpoint=checkpoint, provenance=provenance, keep_checkpoint=True, precision=precision)
@@ -77,22 +81,50 @@ def reconstruction_loss(
     Each term is a mean over elements; the gradient term is summed over the three axes. "loss" is
     intensity + gradient + kl_weight * kl. There is no adversarial term.
     """
-    intensity = F.l1_loss(reconstruction, volume)
-    along = [F.l1_loss(reconstruction.diff(dim=axis), volume.diff(dim=axis)) for axis in (2, 3, 4)]
-    gradient = along[0] + along[1] + along[2]
+    intensity, gradient = intensity_and_gradient(volume, reconstruction)
     kl = 0.5 * (mean**2 + std**2 - 2 * std.log() - 1).mean()
     loss = intensity + gradient + kl_weight * kl
     return {"loss": loss, "intensity": intensity, "gradient": gradient, "kl": kl}
 
 
+def intensity_and_gradient(volume: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 of intensities, and L1 of finite differences summed over the three axes; both are means over elements."""
+    intensity = F.l1_loss(reconstruction, volume)
+    along = [F.l1_loss(reconstruction.diff(dim=axis), volume.diff(dim=axis)) for axis in (2, 3, 4)]
+    return intensity, along[0] + along[1] + along[2]
+
+
+def image_loss(volume: Tensor, reconstruction: Tensor) -> Tensor:
+    """Sum of the intensity and gradient losses, in the precision of `volume`."""
+    intensity, gradient = intensity_and_gradient(volume, reconstruction.to(volume))
+    return intensity + gradient
+
+
 class AutoencoderModule(ResumableModule):
-    """Training of an autoencoder on volumes (N, 1, I, J, K) in memory; half of them are mirrored."""
+    """Training of an autoencoder on volumes (N, 1, I, J, K) in memory; half of them are mirrored.
 
-    PROGRESS = ("intensity", "gradient", "kl")
+    Arguments:
+        vae: Autoencoder to train.
+        volumes: Training volumes, shape (N, 1, I, J, K).
+        kl_weight: Weight of the KL divergence.
+        equivariance_weight: Weight of the equivariance loss; 0 draws and computes nothing for it.
+        settings: As of `ResumableModule`.
+    """
 
-    def __init__(self, vae: MAISIVAEWrapper, volumes: Tensor, *, kl_weight: float, **settings: Any) -> None:
+    PROGRESS = ("intensity", "gradient", "kl", "equivariance")
+
+    def __init__(
+        self,
+        vae: MAISIVAEWrapper,
+        volumes: Tensor,
+        *,
+        kl_weight: float,
+        equivariance_weight: float = 0.0,
+        **settings: Any,
+    ) -> None:
         super().__init__(len(volumes), **settings)
-        self.vae, self.volumes, self.kl_weight = vae.requires_grad_(True).train(), volumes, kl_weight
+        self.vae, self.volumes = vae.requires_grad_(True).train(), volumes
+        self.kl_weight, self.equivariance_weight = kl_weight, equivariance_weight
 
     def training_step(self, _: object, __: int) -> Tensor:
         volume = self.volumes[self.batch_indices()].to(self.device, torch.float32)
@@ -100,10 +132,20 @@ class AutoencoderModule(ResumableModule):
             volume = volume.flip(2)
         mean, std = self.vae.encode(volume)
         eps = torch.randn(mean.shape, generator=self.draw("posterior")).to(mean)
-        reconstruction = self.vae.decode(mean + std * eps).float()
+        latent = mean + std * eps
+        reconstruction = self.vae.decode(latent).float()
         terms = reconstruction_loss(volume, reconstruction, mean.float(), std.float(), kl_weight=self.kl_weight)
+        if self.equivariance_weight > 0:
+            terms["equivariance"] = self.equivariance(latent.float(), volume)
+            terms["loss"] = terms["loss"] + self.equivariance_weight * terms["equivariance"]
         self.record(**terms, std=std.float().mean())
         return terms["loss"]
+
+    def equivariance(self, latent: Tensor, volume: Tensor) -> Tensor:
+        """Equivariance loss of this batch for its random transform."""
+        i, j, k = latent.shape[2:]
+        transform = draw_transform(self.draw("equivariance"), (i, j, k), splits=self.vae.num_splits)
+        return equivariance_loss(self.vae.decode, latent, volume, transform, image_loss)
 
 
 @torch.no_grad()

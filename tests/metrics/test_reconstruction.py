@@ -134,34 +134,6 @@ def test_sigma_is_weighted_by_the_foreground_and_relative_to_the_channel():
     np.testing.assert_allclose(report["latent_std"], mean.transpose(1, 0, 2, 3, 4).reshape(4, -1).std(1), rtol=1e-5)
 
 
-# --- the flip -----------------------------------------------------------------------------------------
-
-
-def test_an_equivariant_autoencoder_has_no_flip_error():
-    got = reconstruction.flip_error(
-        lambda volume: (volume.repeat(1, 4, 1, 1, 1), volume), lambda z: z[:, :1] + 0.1, 0.5 * brains(2), [1.0] * 4
-    )
-    assert got["flip_error"] == 0
-    for name in ("psnr_of_flipped_volumes", "psnr_of_flipped_latents"):
-        assert got[name] == pytest.approx(-20 * np.log10(0.1), rel=1e-4)
-
-
-def test_an_asymmetric_autoencoder_has_its_known_flip_error():
-    step = 0.3 * torch.tensor([1.0, 2.0, 4.0, 8.0]).view(1, 4, 1, 1, 1)
-
-    def encode(volume):
-        mean = torch.nn.functional.avg_pool3d(volume, 4).repeat(1, 4, 1, 1, 1)
-        ramp = torch.where(torch.arange(8) < 4, 1.0, 0.0).view(1, 1, 8, 1, 1)  # a bias of the left half
-        return mean + step * ramp, mean
-
-    def decode(z):
-        return torch.nn.functional.interpolate(z[:, :1], scale_factor=4)
-
-    got = reconstruction.flip_error(encode, decode, brains(2), [1.0, 2.0, 4.0, 8.0])
-    assert got["flip_error"] == pytest.approx(0.3, rel=1e-5)
-    assert got["psnr_of_flipped_latents"] != got["psnr_of_flipped_volumes"]
-
-
 # --- the script ---------------------------------------------------------------------------------------
 
 

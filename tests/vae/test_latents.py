@@ -267,6 +267,9 @@ def test_the_scripts_encode_accepted_volumes_and_describe_their_latents(command,
     assert (stats["n"], stats["encoded"], stats["augmented"], stats["finite"]) == (3, 5, 3, True)
     assert stats["shapes"] == [str(stats["shape"])] and len(stats["reconstruction_ssim"]) == 2
     assert stats["flip_error"] > 0.01 and stats["psnr_of_flipped_latents"] != stats["psnr_of_flipped_volumes"]
+    assert stats["flip_error_by_axis"][0] == stats["flip_error"]
+    for name in ("flip_error_by_axis", "shift_error_by_axis", "scale_error_by_axis", "psnr_of_shifted_latents"):
+        assert len(stats[name]) == 3 and np.isfinite(stats[name]).all()
 
 
 def test_decoding_in_threads_equals_decoding_in_one_batch_and_stays_in_range(net):

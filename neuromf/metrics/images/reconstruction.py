@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuromf.metrics.images.similarity import MS_SIDE, WINDOW, ms_ssim, psnr, windows
+from neuromf.metrics.images.similarity import MS_SIDE, WINDOW, ms_ssim, windows
 from neuromf.metrics.images.spectral import high_frequency_ratio
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -95,34 +95,4 @@ def _sigma(std: Tensor, foreground: NDArray) -> dict[str, list[float | None]]:
     return {
         name: [float((s * w[0, 0]).sum() / w.sum()) if w.any() else None for s in std[0].double()]
         for name, w in weights.items()
-    }
-
-
-@torch.no_grad()
-def flip_error(encode: Encode, decode: Decode, volumes: Tensor, std: list[float]) -> dict[str, float]:
-    """Error of flipping latents left to right, instead of encoding flipped volumes.
-
-    Arguments:
-        encode: Function of a volume.
-        decode: Function of a latent.
-        volumes: Volumes, shape (N, 1, I, J, K).
-        std: Standard deviation of each latent channel over the training set.
-
-    Returns:
-        flip_error, the root mean square difference between flipped latents and latents of flipped volumes, in units of
-        `std`; psnr_of_flipped_volumes and psnr_of_flipped_latents, the mean PSNR (dB) of their decoded volumes against
-        the flipped volumes.
-    """
-    errors, scores = [], []
-    spread = torch.tensor(std).view(1, -1, 1, 1, 1)
-    for volume in volumes.float().split(1):
-        of_flipped, flipped = encode(volume.flip(2))[0], encode(volume)[0].flip(2)
-        errors.append(float(((of_flipped - flipped) / spread).square().mean()))
-        truth = volume.flip(2)[0].numpy()
-        scores.append([psnr(truth, decode(z)[0].clamp(0, 1).numpy())[0] for z in (of_flipped, flipped)])
-    volume_psnr, latent_psnr = np.mean(scores, axis=0)
-    return {
-        "flip_error": float(np.sqrt(np.mean(errors))),
-        "psnr_of_flipped_volumes": float(volume_psnr),
-        "psnr_of_flipped_latents": float(latent_psnr),
     }
