@@ -9,6 +9,11 @@ from neuromf.metrics.controls import halves
 LOGISTIC, SVM = range(2)
 
 
+@pytest.fixture(autouse=True)
+def few_repeats(monkeypatch):
+    monkeypatch.setattr(two_sample, "REPEATS", 3)
+
+
 def normal(n, n_features, seed, shift=0.0):
     return np.random.default_rng(seed).standard_normal((n, n_features)) + shift
 

@@ -1,6 +1,7 @@
 """The equivariance loss: transforms that commute exactly, random transforms, and training with and without the loss."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -282,7 +283,8 @@ def test_the_study_trains_with_its_weight_and_writes_the_loss_to_the_history(tmp
     rows = [{"scan": "a", "split": "train", "status": "accepted", "volume": "a.nii.gz"}]
     pd.DataFrame(rows).to_csv(tmp_path / "qc.tsv", sep="\t", index=False)
     monkeypatch.setattr(train, "read_volumes", lambda paths: uniform(len(paths), 1, 8, 12, 8).half())
-    settings = {"architecture": "compact", "weights": None, "sha256": None, "steps": 50, "batch": 1, "lr": 1e-3}
+    monkeypatch.setattr(train, "AutoencoderModule", partial(train.AutoencoderModule, log_every=2))
+    settings = {"architecture": "compact", "weights": None, "sha256": None, "steps": 2, "batch": 1, "lr": 1e-3}
     for weight in (0.0, 1.0):
         out = tmp_path / str(weight) / "vae.safetensors"
         out.parent.mkdir()
