@@ -28,7 +28,7 @@ from scipy import ndimage
 from neuromf.data import external_tools
 from neuromf.data.foreground import crop_centre, foreground_mask, foreground_measures, is_skull_stripped
 from neuromf.data.nifti import write_volume
-from neuromf.data.scans import BadScan, format_shape, read_image, read_scan, reraise_machine_errors
+from neuromf.data.scans import BadScan, format_shape, quarantine_reason, read_image, read_scan
 
 logger = logging.getLogger(__name__)
 
@@ -246,9 +246,8 @@ def _prepare_row(row: dict[str, Any], folder: Path, settings: dict[str, Any]) ->
     except external_tools.MissingTool:
         raise
     except Exception as error:
-        reraise_machine_errors(error)
+        reason = quarantine_reason(error)
         path.unlink(missing_ok=True)
-        reason = str(error) if isinstance(error, BadScan) else f"unexpected {type(error).__name__}: {error}"
         logger.warning("%s excluded, %s", row["scan"], reason)
         return result | {"status": "quarantined", "reason": reason}
     write_volume(path, volume, affine)

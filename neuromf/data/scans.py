@@ -164,6 +164,12 @@ def reraise_machine_errors(error: BaseException) -> None:
         raise error
 
 
+def quarantine_reason(error: Exception) -> str:
+    """Why the scan of this error is quarantined; an error that the machine caused is raised again."""
+    reraise_machine_errors(error)
+    return str(error) if isinstance(error, BadScan) else f"unexpected {type(error).__name__}: {error}"
+
+
 def format_shape(numbers: Iterable[float], form: str = "d") -> str:
     """Numbers as in 128x128x75."""
     return "x".join(format(n, form) for n in numbers)

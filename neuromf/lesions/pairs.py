@@ -24,7 +24,7 @@ from neuromf.data.foreground import foreground_mask
 from neuromf.data.nifti import read_volume, read_volumes, write_mask, write_volume
 from neuromf.data.participants import SPLITS, read_table, split_by_participant, tidy, write_table
 from neuromf.data.preprocessing import prepare
-from neuromf.data.scans import BadScan, format_shape, read_image, reraise_machine_errors
+from neuromf.data.scans import BadScan, format_shape, quarantine_reason, read_image
 from neuromf.data.sources.pairs import read_pairs
 from neuromf.lesions.mask_encoding import check_encoding, encode
 from neuromf.vae.maisi import MAISIVAEWrapper
@@ -118,10 +118,9 @@ def _prepare_row(row: dict[str, Any], folder: Path, grid: Mapping[str, Any]) -> 
     except external_tools.MissingTool:
         raise
     except Exception as error:
-        reraise_machine_errors(error)
+        reason = quarantine_reason(error)
         image.unlink(missing_ok=True)
         mask.unlink(missing_ok=True)
-        reason = str(error) if isinstance(error, BadScan) else f"unexpected {type(error).__name__}: {error}"
         logger.warning("%s quarantined, %s", row["scan"], reason)
         return result | {"status": "quarantined", "reason": reason}
     write_volume(image, volume, affine)
