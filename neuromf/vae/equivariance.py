@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from neuromf.vae.maisi import DOWNSAMPLING, MIN_SPLIT
 
 Grid = tuple[int, int, int]
-SCALES = (0.5, 1.25)  # range of random scales; above 1/2, linear interpolation leaves out no voxel
+SCALES = (0.5, 1.0)  # range of random scales; from 1/2 up, linear interpolation leaves out no voxel
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,9 @@ def resized_grid(grid: Grid, scales: tuple[float, float, float], *, splits: int 
 
 
 def draw_transform(generator: torch.Generator, grid: Grid, *, splits: int = 1) -> Transform:
-    """Random transform: a flip of at least one axis, or with probability 1/2 a resizing by one factor of all axes.
+    """Random transform: a flip of at least one axis and, with probability 1/2, a resizing by one factor of all axes.
 
-    Each axis is flipped with probability 1/2, given that one is. The factor is uniform in `SCALES`; a factor that does
-    not change the grid is replaced by the flip.
+    Each axis is flipped with probability 1/2, given that one is. The factor is uniform in `SCALES`.
 
     Arguments:
         generator: Random generator; three numbers are drawn.
@@ -85,9 +84,8 @@ def draw_transform(generator: torch.Generator, grid: Grid, *, splits: int = 1) -
     scale = low + (high - low) * float(torch.rand((), generator=generator))
     resize = float(torch.rand((), generator=generator)) < 0.5
     resized = resized_grid(grid, (scale, scale, scale), splits=splits)
-    if resize and resized != grid:
-        return Transform(grid=resized)
-    return Transform(flips=(bool(axes & 1), bool(axes & 2), bool(axes & 4)))
+    flips = (bool(axes & 1), bool(axes & 2), bool(axes & 4))
+    return Transform(flips, resized if resize and resized != grid else None)
 
 
 def equivariance_loss(

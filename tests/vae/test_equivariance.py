@@ -1,6 +1,7 @@
 """The equivariance loss: transforms that commute exactly, random transforms, and training with and without the loss."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -80,20 +81,19 @@ def drawn(n, grid=(16, 20, 16), splits=1):
     return [draw_transform(seeds.generator("test", k), grid, splits=splits) for k in range(n)]
 
 
-def test_half_of_the_transforms_are_flips_of_at_least_one_axis_each_as_likely():
+def test_every_transform_flips_at_least_one_axis_each_as_likely_and_half_of_them_resize():
     n = 2000
     transforms = drawn(n)
-    flips = Counter(t.flips for t in transforms if t.grid is None)
-    assert abs(flips.total() / n - 0.5) < 0.06  # a factor near 1 is replaced by a flip
+    flips = Counter(t.flips for t in transforms)
     assert len(flips) == 7 and (False, False, False) not in flips
-    assert all(abs(count / flips.total() - 1 / 7) < 0.05 for count in flips.values())
-    assert all(t.flips == (False, False, False) for t in transforms if t.grid)
+    assert all(abs(count / n - 1 / 7) < 0.03 for count in flips.values())
+    assert abs(sum(t.grid is not None for t in transforms) / n - 0.5) < 0.06  # a factor near 1 does not resize
 
 
-def test_sizes_are_between_half_and_five_quarters_and_one_factor_for_all_axes():
+def test_sizes_are_between_half_and_the_original_and_one_factor_for_all_axes():
     grids = [t.grid for t in drawn(2000) if t.grid]
     assert (16, 20, 16) not in grids and {min(axis) for axis in zip(*grids, strict=True)} == {8, 10}
-    assert {max(axis) for axis in zip(*grids, strict=True)} == {20, 25}
+    assert max(grids) <= (16, 20, 16)
     assert all(i == k and abs(j - 1.25 * i) < 1.2 for i, j, k in grids)
 
 
@@ -261,7 +261,9 @@ class Linear(nn.Module):
         return self.up(latent)
 
 
-def test_training_with_the_loss_lowers_the_flip_error(tmp_path):
+def test_training_with_the_loss_of_flips_lowers_the_flip_error(tmp_path, monkeypatch):
+    """Without resizing, which a convolution over single patches cannot follow."""
+    monkeypatch.setattr(train, "draw_transform", lambda *args, **kw: replace(draw_transform(*args, **kw), grid=None))
     smooth = gaussian_filter(uniform(4, 1, 16, 16, 16, key="smooth").numpy(), (0, 0, 1.5, 1.5, 1.5))
     volumes = torch.from_numpy((smooth - smooth.min()) / np.ptp(smooth)).float()
 
