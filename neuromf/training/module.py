@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 from neuromf.core.seeds import generator
 from neuromf.training.checkpoints import save_checkpoint
 from neuromf.training.loggers import WandbLogger
+from neuromf.training.muon import Muon, split_hidden
 
 logger = logging.getLogger(__name__)
 
 
 class ResumableModule(pl.LightningModule):
-    """Base class of every training: AdamW with warm-up and cosine decay, numbered draws, a history that resumes.
+    """Base class of every training: warm-up and cosine decay, numbered draws, a history that resumes.
 
     Arguments:
         n_items: Number of training items.
@@ -28,11 +30,13 @@ class ResumableModule(pl.LightningModule):
         seed: Seed of all draws.
         lr_end: Final learning rate as a fraction of `lr`.
         warmup: Steps of linear warm-up.
-        weight_decay: Weight decay of AdamW.
+        weight_decay: Weight decay.
+        muon_lr: Peak learning rate of Muon for hidden matrices and convolutions; None: AdamW for all parameters.
         log_every: Steps per row of the history.
     """
 
     PROGRESS: tuple[str, ...] = ("loss",)  # history columns in the log
+    FIRST_AND_LAST: tuple[str, ...] = ()  # parts of the names of parameters that Muon does not update
     drawn: Tensor
 
     def __init__(
@@ -46,11 +50,13 @@ class ResumableModule(pl.LightningModule):
         lr_end: float = 0.0,
         warmup: int = 50,
         weight_decay: float = 0.0,
+        muon_lr: float | None = None,
         log_every: int = 50,
     ) -> None:
         super().__init__()
         self.n_items, self.batch, self.steps, self.lr, self.seed = n_items, batch, steps, lr, seed
         self.lr_end, self.warmup, self.weight_decay, self.log_every = lr_end, warmup, weight_decay, log_every
+        self.muon_lr = muon_lr
         self.register_buffer("drawn", torch.zeros((), dtype=torch.long))  # batches drawn, across interruptions
         self.checkpoint: Path | None = None
         self.checkpoint_every, self.provenance = 0, ""
@@ -141,8 +147,14 @@ class ResumableModule(pl.LightningModule):
         return f"step {self.global_step} of {self.steps}: {values}; {left}"
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.lr, betas=(0.9, 0.95), weight_decay=self.weight_decay)
+        settings: dict[str, Any] = {"betas": (0.9, 0.95), "weight_decay": self.weight_decay}
+        optimizer: torch.optim.AdamW
+        if self.muon_lr is None:
+            trained = [p for p in self.parameters() if p.requires_grad]
+            optimizer = torch.optim.AdamW(trained, lr=self.lr, **settings)
+        else:
+            hidden, others = split_hidden(self.named_parameters(), self.FIRST_AND_LAST)
+            optimizer = Muon(hidden, others, lr=self.muon_lr, adamw_lr=self.lr, **settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
