@@ -8,8 +8,9 @@ from neuromf.config.types import Count, Digest, Section, key
 
 
 class Features(Section):
-    name: Literal["encoder", "deepbet", "radimagenet"] = key(
-        "encoder: blocks of the study's own encoder; deepbet: network of the package deepbet, independent of the study "
+    name: Literal["encoder", "autoencoder", "deepbet", "radimagenet"] = key(
+        "encoder: blocks of an encoder that is the same in every study; autoencoder: those of the study's own encoder; "
+        "deepbet: network of the package deepbet, independent of neuromf "
         "(pip install 'neuromf[features]'); radimagenet: ResNet50."
     )
     weights: str | None = key("Path of the weights of radimagenet.", None, path=True)

@@ -9,7 +9,7 @@ import pandas as pd
 from neuromf.data.participants import read_table
 from neuromf.lesions.pairs import read_pair_volumes
 from neuromf.metrics.distances.table import distances
-from neuromf.metrics.features.registry import extract, feature_scale, open_feature_sets
+from neuromf.metrics.features.registry import extract, feature_scales, open_feature_sets
 from neuromf.metrics.lesions import evaluate_lesions
 from neuromf.vae.weights import load
 
@@ -51,7 +51,7 @@ def evaluate_pairs(
     if len(train[0]) < MIN_IMAGES:
         logger.warning("%d training pairs: no image distances, which need %d", len(train[0]), MIN_IMAGES)
         features = []
-    sets = open_feature_sets(features, vae=vae, scale=feature_scale(features, vae=vae, train=train[0]))
+    sets = open_feature_sets(features, vae=vae, scales=feature_scales(features, vae=vae, train=train[0]))
     reference, rows, tables = extract(sets, train[0]), [], []
     listed = {REAL: table[table["split"] != "train"], arm: read_table(samples / "samples.tsv")}
     for name, some in listed.items():

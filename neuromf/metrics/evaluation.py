@@ -17,7 +17,7 @@ from neuromf.data.preprocessing import volumes_of_split
 from neuromf.metrics import controls, privacy, table
 from neuromf.metrics.anatomy import morphometry
 from neuromf.metrics.evaluator import Evaluator, Reference
-from neuromf.metrics.features.registry import extract, feature_scale, open_feature_sets
+from neuromf.metrics.features.registry import extract, feature_scales, open_feature_sets
 from neuromf.metrics.table import row
 from neuromf.vae import latents as vae_latents
 from neuromf.vae import shards
@@ -61,15 +61,15 @@ def reference(
     train, test = (read_volumes(volumes_of_split(scans, split))[:, 0].numpy() for split in ("train", "test"))
     splits = scans.set_index("scan")["split"]
     by_split = {split: shards.load_split(latents, splits, split) for split in ("train", "test")}
-    scale = feature_scale(features, vae=vae, train=train)
-    sets = open_feature_sets(features, vae=vae, scale=scale)
+    scales = feature_scales(features, vae=vae, train=train)
+    sets = open_feature_sets(features, vae=vae, scales=scales)
     known = Reference(
         train=extract(sets, train),
         test=extract(sets, test),
         train_images=privacy.mirrored_block_means(train),
         test_images=privacy.mirrored_block_means(test),
         channel_std=by_split["train"]["mean"].double().transpose(0, 1).flatten(1).std(1).numpy(),
-        scale=scale,
+        scales=scales,
     )
     known.save(real_features)
 
@@ -147,7 +147,7 @@ def evaluate_run(
         settings: segmentation, n_pairs, n_anatomy, n_boot, two_sample and seed, see `Evaluator`.
     """
     vae, known = vae_weights.load(weights), Reference.load(real_features)
-    sets = open_feature_sets(features, vae=vae, scale=known.scale)
+    sets = open_feature_sets(features, vae=vae, scales=known.scales)
     evaluator = Evaluator(known, sets, spacing_mm=spacing_mm, **settings)
     pairs, regional_rows = pd.DataFrame(columns=NEAREST), pd.DataFrame(columns=REGIONAL)
     for folder in samples:

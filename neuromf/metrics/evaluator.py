@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -32,15 +32,16 @@ class Reference:
         train_images: Block means of the training scans and their mirror images, shape (N, 2, P).
         test_images: Block means of the test scans and their mirror images.
         channel_std: Standard deviation of each latent channel over the training scans, shape (C,).
-        scale: Scale of the encoder features, see `features.encoder.calibrate`.
+        scales: Scales of feature sets by name, see `features.registry.feature_scales`.
     """
 
+    BY_NAME: ClassVar = ("train", "test", "scales")  # dicts of arrays
     train: Features
     test: Features
     train_images: NDArray
     test_images: NDArray
     channel_std: NDArray
-    scale: NDArray
+    scales: Features
 
     @property
     def primary(self) -> str:
@@ -49,9 +50,9 @@ class Reference:
 
     def save(self, path: Path) -> None:
         """Write the arrays to an npz file, as float32."""
-        shared = (field.name for field in fields(self) if field.name not in ("train", "test"))
+        shared = (field.name for field in fields(self) if field.name not in self.BY_NAME)
         arrays = {name: getattr(self, name) for name in shared}
-        for split in ("train", "test"):
+        for split in self.BY_NAME:
             arrays |= {f"{split}/{name}": array for name, array in getattr(self, split).items()}
         single = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
         np.savez(path, **single)  # type: ignore[arg-type]  # no array is called allow_pickle
@@ -62,7 +63,7 @@ class Reference:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
         values: dict[str, Any] = {name: array for name, array in arrays.items() if "/" not in name}
-        for split in ("train", "test"):
+        for split in cls.BY_NAME:
             names = [name for name in arrays if name.startswith(f"{split}/")]
             values[split] = {name.removeprefix(f"{split}/"): arrays[name] for name in names}
         return cls(**values)

@@ -58,7 +58,7 @@ def scans():
 def reference(scans):
     features = [extract(SETS, volumes) for volumes in scans]
     images = [privacy.mirrored_block_means(volumes) for volumes in scans]
-    shared = {"channel_std": np.array([1.0, 2.0, 0.5, 1.0]), "scale": np.ones((2, 1, 3, 64))}
+    shared = {"channel_std": np.array([1.0, 2.0, 0.5, 1.0]), "scales": {"blocks": np.ones((2, 1, 3, 64))}}
     return evaluator.Reference(*features, *images, **shared)
 
 
@@ -111,15 +111,31 @@ def test_a_reference_is_equal_after_saving_and_loading(reference, tmp_path):
         np.testing.assert_allclose(again.test[name], reference.test[name], rtol=1e-6)
     np.testing.assert_allclose(again.train_images, reference.train_images, rtol=1e-6)
     np.testing.assert_allclose(again.channel_std, reference.channel_std)
-    np.testing.assert_array_equal(again.scale, reference.scale)
+    assert list(again.scales) == list(reference.scales)
+    np.testing.assert_array_equal(again.scales["blocks"], reference.scales["blocks"])
 
 
-def test_the_feature_scale_is_computed_from_the_first_training_scans_if_a_set_is_the_encoder():
+def test_feature_scales_are_computed_from_the_first_training_scans_for_sets_that_need_them():
     net = maisi.MAISIVAEWrapper(maisi.COMPACT)
     volumes = noise(registry.CALIBRATION + 2)[:, :16, :16, :16]
-    assert registry.feature_scale([{"name": "radimagenet"}], vae=net, train=volumes).size == 0
-    got = registry.feature_scale([{"name": "radimagenet"}, {"name": "encoder"}], vae=net, train=volumes)
-    np.testing.assert_array_equal(got, calibrate(net, volumes[: registry.CALIBRATION]))
+    assert registry.feature_scales([{"name": "radimagenet"}], vae=net, train=volumes) == {}
+    got = registry.feature_scales([{"name": "radimagenet"}, {"name": "autoencoder"}], vae=net, train=volumes)
+    assert list(got) == ["autoencoder"]
+    np.testing.assert_array_equal(got["autoencoder"], calibrate(net, volumes[: registry.CALIBRATION]))
+
+
+def test_the_features_of_a_study_do_not_depend_on_its_autoencoder():
+    """Planted: with the study's own encoder in its place, the features differ."""
+    volumes = noise(6)[:, :16, :16, :16]
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        net = maisi.MAISIVAEWrapper(maisi.COMPACT)
+        specs = [{"name": "encoder"}, {"name": "autoencoder"}]
+        scales = registry.feature_scales(specs, vae=net, train=volumes)
+        found.append(registry.extract(registry.open_feature_sets(specs, vae=net, scales=scales), volumes))
+    np.testing.assert_array_equal(found[0]["encoder-512"], found[1]["encoder-512"])
+    assert np.abs(found[0]["autoencoder-512"] - found[1]["autoencoder-512"]).max() > 0.1
 
 
 def test_spectra_have_a_row_per_frequency_and_set(evaluated, scans):

@@ -50,7 +50,7 @@ def scans():
 
 @pytest.fixture(scope="module")
 def encoder(net, scans):
-    return registry.open_features("encoder", vae=net, scale=encoder_module.calibrate(net, scans[0][:24]))
+    return registry.open_features("autoencoder", vae=net, scale=encoder_module.calibrate(net, scans[0][:24]))
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,10 @@ def test_every_resolution_gives_its_last_residual_block(architecture, widths):
 
 def test_features_of_a_volume_do_not_depend_on_its_set(net, encoder, scans):
     both, second = encoder(scans[1][:2])[""], encoder(scans[1][1:2])[""]
-    assert encoder.name == "encoder-512" and both.shape == (2, 1, 512) and both.dtype == np.float32
+    assert encoder.name == "autoencoder-512" and both.shape == (2, 1, 512) and both.dtype == np.float32
     np.testing.assert_array_equal(both[1:], second)
     assert not any(block._forward_hooks for block in encoder_module.residual_blocks(net))
-    again = registry.open_features("encoder", vae=net, scale=encoder_module.calibrate(net, scans[0][:24]))
+    again = registry.open_features("autoencoder", vae=net, scale=encoder_module.calibrate(net, scans[0][:24]))
     np.testing.assert_array_equal(again(scans[1][:1])[""], both[:1])
 
 
@@ -159,7 +159,7 @@ def test_controls_of_real_scans_are_in_order(net):
     grid = {"spacing_mm": 2.0, "shape": (80, 96, 80)}
     real = np.stack([preprocessing.prepare(s, mask=m, **grid)[0] for s, m in zip(scans, masks, strict=True)])
     first, second = (real[half] for half in controls.halves(len(real)))
-    found = registry.open_features("encoder", vae=net, scale=encoder_module.calibrate(net, first))
+    found = registry.open_features("autoencoder", vae=net, scale=encoder_module.calibrate(net, first))
     reference = found(first)[""]
     rows = []
     for name, volumes in controls.control_sets(second).items():
@@ -227,12 +227,16 @@ def test_slices_and_network_input_follow_the_protocol():
 def test_an_unknown_name_or_setting_is_refused(net, scans, radimagenet):
     with pytest.raises(ValueError) as error:
         registry.open_features("vgg")
-    assert message(error) == "features must be one of encoder, deepbet, radimagenet; got vgg"
+    assert message(error) == "features must be one of encoder, autoencoder, deepbet, radimagenet; got vgg"
     with pytest.raises(ValueError) as error:
         registry.open_features("encoder", vae=net)
-    assert message(error) == "features encoder need vae, the study's autoencoder, and scale, the result of `calibrate`"
+    needs = "need scale, the result of `calibrate`, and autoencoder needs vae, the study's autoencoder"
+    assert message(error) == f"features encoder {needs}"
     with pytest.raises(ValueError) as error:
-        registry.open_features("encoder", vae=net, scale=np.ones((2, 1, 3, 64), np.float32), n=0)
+        registry.open_features("autoencoder", scale=np.ones((2, 1, 3, 64), np.float32))
+    assert message(error) == f"features autoencoder {needs}"
+    with pytest.raises(ValueError) as error:
+        registry.open_features("autoencoder", vae=net, scale=np.ones((2, 1, 3, 64), np.float32), n=0)
     assert message(error) == "n, the number of features, must be at least 1; got 0"
     with pytest.raises(ValueError) as error:
         encoder_module.calibrate(net, scans[0][:3])

@@ -1,4 +1,8 @@
-"""Features of volumes from the study's own frozen autoencoder.
+"""Features of volumes from the encoder of an autoencoder: the study's own, or one that is frozen for evaluation.
+
+A study's own encoder changes with its autoencoder, and distances in its features with it. `frozen_encoder` is the
+encoder of the compact autoencoder that neuromf packaged until November 2026, of simulated participants of seed 0. It is
+kept for evaluation only: no training reads it.
 
 Posterior means carry little information on texture; the residual blocks of the encoder carry much.
 
@@ -6,7 +10,9 @@ References:
     The Unreasonable Effectiveness of Deep Features as a Perceptual Metric (Zhang et al., 2018), arXiv:1801.03924
 """
 
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,12 +20,15 @@ import torch
 import torch.nn.functional as F
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiResBlock
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from neuromf.core import parallel
 from neuromf.metrics.features.hashing import FeatureHashing
 from neuromf.metrics.images.spectral import as_volumes
+from neuromf.vae.maisi import COMPACT, MAISIVAEWrapper
 
+FROZEN = Path(__file__).with_name("encoder.safetensors")
 CELLS = 4  # cells of a volume along each axis; channels are summarised per cell
 FLOOR = 0.1  # smallest unit, as a fraction of the median unit: nearly constant channels would be amplified
 
@@ -56,6 +65,16 @@ class Encoder:
         """Features (1, n) of one volume (I, J, K)."""
         z = (moments(self.vae, volume) - self.centre) / self.unit
         return {"": self.project(z.flatten())[None]}
+
+
+@cache
+def frozen_encoder() -> MAISIVAEWrapper:
+    """The encoder that is frozen for evaluation; its decoder is empty."""
+    vae = MAISIVAEWrapper(COMPACT)
+    net: Any = vae.net  # MONAI declares the types of its blocks
+    net.decoder, net.post_quant_conv = nn.Identity(), nn.Identity()
+    net.load_state_dict({name: weight.float() for name, weight in load_file(FROZEN).items()})
+    return vae.requires_grad_(False).eval()
 
 
 def calibrate(vae: Autoencoder, train: NDArray) -> NDArray:

@@ -5,26 +5,27 @@ S = 1 for features of whole volumes, keys "xy", "yz" and "zx" for the S slices o
 the volume: a bootstrap draws from the first axis and keeps the slices of a volume together. Distances in different
 feature sets are different quantities, so the name of the set stands in every row of the metrics.
 
-"encoder" needs no download: it is the study's own frozen autoencoder (`encoder.py`). "deepbet" is the network of an
-installed package, independent of the study (`deepbet.py`). "radimagenet" is a published network (`backbones.py`).
+"encoder" needs no download: it is the encoder of an earlier autoencoder of neuromf, the same in every study, which no
+study uses otherwise (`encoder.py`). "autoencoder" is the study's own. "deepbet" is the network of an installed package,
+independent of neuromf (`deepbet.py`). "radimagenet" is a published network (`backbones.py`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from neuromf.core import parallel
 from neuromf.metrics.features import backbones
 from neuromf.metrics.features.deepbet import Deepbet
-from neuromf.metrics.features.encoder import Autoencoder, Encoder, as_tensor, calibrate
+from neuromf.metrics.features.encoder import Autoencoder, Encoder, as_tensor, calibrate, frozen_encoder
 from neuromf.metrics.images.spectral import as_volumes
 
-NAMES = ("encoder", "deepbet", *backbones.ORIGINS)
-CALIBRATION = 32  # training volumes that set the units of encoder features
+NAMES = ("encoder", "autoencoder", "deepbet", *backbones.ORIGINS)
+CALIBRATED = ("encoder", "autoencoder")  # sets whose units are set by training volumes
+CALIBRATION = 32  # training volumes that set these units
 Features = dict[str, NDArray]  # (N, S, F) by the name of the feature set and its plane
 
 
@@ -55,14 +56,14 @@ def open_features(
     """A feature set by name.
 
     Arguments:
-        name: "encoder", "deepbet" or "radimagenet".
-        vae: Frozen autoencoder of the study (encoder only).
-        scale: Centre and unit of the channel moments, see `calibrate` (encoder only).
+        name: "encoder", "autoencoder", "deepbet" or "radimagenet".
+        vae: Frozen autoencoder of the study (autoencoder only).
+        scale: Centre and unit of the channel moments, see `calibrate` (encoder and autoencoder only).
         weights: File of the network's weights (radimagenet only).
         sha256: Expected SHA-256 of that file; None: not verified.
-        n: Number of features (encoder and deepbet only); None: 512.
+        n: Number of features (not radimagenet); None: 512.
         centre: Central fraction of the slices that is used (radimagenet only).
-        seed: Seed of the random projection (encoder and deepbet only).
+        seed: Seed of the random projection (not radimagenet).
 
     Raises:
         ValueError: If the name is unknown, a required argument is missing, or the weights belong to another network.
@@ -76,20 +77,24 @@ def open_features(
     n = 512 if n is None else n
     if name == "deepbet":
         return FeatureSet(f"deepbet-{n}", Deepbet(n=n, seed=seed))
-    if vae is None or scale is None:
-        raise ValueError("features encoder need vae, the study's autoencoder, and scale, the result of `calibrate`")
-    return FeatureSet(f"encoder-{n}", Encoder(vae, scale, n=n, seed=seed))
+    if scale is None or (name == "autoencoder" and vae is None):
+        raise ValueError(
+            f"features {name} need scale, the result of `calibrate`, and autoencoder needs vae, the study's autoencoder"
+        )
+    net = vae if name == "autoencoder" and vae is not None else frozen_encoder()
+    return FeatureSet(f"{name}-{n}", Encoder(net, scale, n=n, seed=seed))
 
 
-def feature_scale(specs: Sequence[dict], *, vae: Autoencoder, train: NDArray) -> NDArray:
-    """Scale of the encoder features from the first training volumes (N, I, J, K); empty if no set is "encoder"."""
-    needed = any(spec["name"] == "encoder" for spec in specs)
-    return calibrate(vae, train[:CALIBRATION]) if needed else np.empty(0, np.float32)
+def feature_scales(specs: Sequence[dict], *, vae: Autoencoder, train: NDArray) -> Features:
+    """Scale of each set in `CALIBRATED`, by its name, from the first training volumes (N, I, J, K)."""
+    needed = {spec["name"] for spec in specs} & set(CALIBRATED)
+    nets = {name: vae if name == "autoencoder" else frozen_encoder() for name in sorted(needed)}
+    return {name: calibrate(net, train[:CALIBRATION]) for name, net in nets.items()}
 
 
-def open_feature_sets(specs: Sequence[dict], *, vae: Autoencoder, scale: NDArray) -> list[FeatureSet]:
+def open_feature_sets(specs: Sequence[dict], *, vae: Autoencoder, scales: Features) -> list[FeatureSet]:
     """The feature sets of a study, one per dict of arguments of `open_features`."""
-    return [open_features(**spec, vae=vae, scale=scale) for spec in specs]
+    return [open_features(**spec, vae=vae, scale=scales.get(spec["name"])) for spec in specs]
 
 
 def extract(sets: Sequence[FeatureSet], volumes: NDArray) -> Features:
