@@ -18,13 +18,10 @@ NO_PRIOR = "a network that predicts u has no Gaussian prior to replace; set prio
 def widen_prior(prior: GaussianPrior, channels: int) -> GaussianPrior:
     """The same Gaussian with additional channels of mean and variance zero."""
     old, *grid = prior.mean.shape
-    n = channels - old
-    padding = (0, 0) * 3 + (0, n)
+    padding = (0, 0) * 3 + (0, channels - old)
     axes = F.pad(prior.axes.view(-1, old, *grid), padding).flatten(1)
-    eigenvectors = F.pad(prior.eigenvectors, (*padding, 0, n))
-    eigenvectors[range(old, channels), range(old, channels)] = 1
     mean, residual_variance = F.pad(prior.mean, padding), F.pad(prior.residual_variance, padding)
-    return GaussianPrior(mean, axes, prior.variances, residual_variance, eigenvectors)
+    return GaussianPrior(mean, axes, prior.variances, residual_variance, prior.eigenvectors)
 
 
 class ReplacedPrior(Switchable):

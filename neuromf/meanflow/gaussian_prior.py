@@ -2,7 +2,7 @@ r"""The closed-form flow of a Gaussian, from which a network starts: it only has
 
 For data N(m, C) with principal axes a_k and variances lambda_k, the path has variance s_t^2 = (1 - t)^2 lambda + t^2
 along each axis, and the flow maps y_t = z_t - (1 - t) m to y_r = (s_r / s_t) y_t. The leading axes span whole volumes.
-The residual has a channel covariance at each position, with closed-form flow along the eigenvectors of that covariance.
+The residual has a covariance in each block of positions, with closed-form flow along its eigenvectors (`local_basis`).
 
 References:
     Probabilistic Principal Component Analysis (Tipping and Bishop, 1999), J. R. Stat. Soc. B 61, 611
@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from neuromf.meanflow import local_basis
 from neuromf.meanflow.flow import expand_as
 
 MIN_VARIANCE = 1e-12  # keeps s_t positive at t = 0 where the data have no variance
@@ -31,19 +32,6 @@ def principal_axes(x: Tensor, n_axes: int) -> tuple[Tensor, Tensor, Tensor]:
     values, vectors = values.flip(0)[:n_axes].clamp(min=0), vectors.flip(1)[:, :n_axes]
     axes = nn.functional.normalize(vectors.T @ centred, dim=1)
     return mean, axes.to(x), (values / len(x)).to(x)
-
-
-def channel_eigenbasis(residual: Tensor, variance_floor: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (C, I, J, K) and eigenvectors (C, C, I, J, K) of the channel covariance at each position.
-
-    Arguments:
-        residual: Data minus their mean and their projection on the axes, shape (N, C, I, J, K).
-        variance_floor: Variance to add to each channel, scalar or shape (C,).
-    """
-    covariance = torch.einsum("ncijk,ndijk->ijkcd", residual, residual).double() / len(residual)
-    covariance.diagonal(dim1=3, dim2=4).add_(variance_floor)
-    values, vectors = torch.linalg.eigh(covariance)
-    return values.clamp(min=0).movedim(3, 0).to(residual), vectors.movedim((3, 4), (0, 1)).to(residual)
 
 
 def velocity_coefficient(variance: Tensor, t: Tensor, r: Tensor) -> Tensor:
@@ -77,10 +65,10 @@ class Rows(Protocol):
 
 
 class GaussianPrior(nn.Module):
-    """Data prediction x(z, t, r) = z - t u(z, t, r) of a Gaussian.
+    """Data prediction x(z, t, r) = z - t u(z, t, r) of a Gaussian: principal axes, and a local covariance off them.
 
-    The channel covariance of the residual is large in the cortex, zero outside the brain and far from diagonal. Without
-    it the residual would count as noise, and samples would lack its variation.
+    The residual covariance is large in the cortex, zero outside the brain and far from diagonal. Without it the
+    residual would count as noise, and samples would lack its variation.
 
     Where the residual covariance varies between positions, projection and scaling do not commute, and the flow is an
     approximation: exact at t = 1, where sampling starts, and within 2 % of v elsewhere on brain latents.
@@ -90,8 +78,8 @@ class GaussianPrior(nn.Module):
         axes: Orthonormal axes, shape (A, C * I * J * K); A may be 0.
         variances: Variances along the axes, shape (A,).
         residual_variance: Residual variances along `eigenvectors`, broadcastable to (C, I, J, K).
-        eigenvectors: Eigenvectors of the residual channel covariance at each position, broadcastable to
-            (C, C, I, J, K); the identity if None.
+        eigenvectors: Eigenvectors of the residual covariance in each block, see `local_basis`, shape (P, D, D); the
+            identity if None. They may leave out the last channels, which are then uncorrelated.
     """
 
     mean: Tensor
@@ -110,23 +98,40 @@ class GaussianPrior(nn.Module):
     ) -> None:
         super().__init__()
         if eigenvectors is None:
-            eigenvectors = torch.eye(len(mean)).to(mean).view(len(mean), len(mean), 1, 1, 1)
+            eigenvectors = torch.eye(len(mean)).to(mean).expand(mean[0].numel(), -1, -1)
         self.register_buffer("mean", mean)
         self.register_buffer("axes", axes)
         self.register_buffer("variances", variances)
         self.register_buffer("residual_variance", residual_variance.expand_as(mean).clone())
-        self.register_buffer("eigenvectors", eigenvectors.expand(len(mean), *mean.shape).clone())
+        self.register_buffer("eigenvectors", eigenvectors)
 
     @classmethod
-    def fit(cls, data: Rows, n_axes: int) -> "GaussianPrior":
+    def fit(
+        cls,
+        data: Rows,
+        n_axes: int,
+        *,
+        block: int = 1,
+        shrinkage: float = 0.0,
+        decomposition: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> "GaussianPrior":
         """Fit the Gaussian to data (N, C, I, J, K) with at most `n_axes` principal axes.
 
         Of more than `MAX_ROWS` rows, an evenly spaced subset is used.
+
+        Arguments:
+            data: Normalised latents.
+            n_axes: Maximum number of principal axes.
+            block: Positions of a block of the residual covariance along each axis.
+            shrinkage: Factor by which residual covariances between different positions are reduced.
+            decomposition: Result of `principal_axes` with at least `n_axes` axes of the same data, if at hand.
         """
         x = data[:: -(-len(data) // MAX_ROWS)]
-        mean, axes, variances = principal_axes(x, n_axes)
+        mean, axes, variances = decomposition or principal_axes(x, n_axes)
+        axes, variances = axes[:n_axes], variances[:n_axes]
         centred = (x - mean).flatten(1)
-        return cls(mean, axes, variances, *channel_eigenbasis((centred - (centred @ axes.T) @ axes).view_as(x)))
+        residual = (centred - (centred @ axes.T) @ axes).view_as(x)
+        return cls(mean, axes, variances, *local_basis.eigenbasis(residual, block, shrinkage=shrinkage))
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Predicted x (B, C, I, J, K): the posterior mean at r = t, the endpoint of the flow at r = 0."""
@@ -136,15 +141,16 @@ class GaussianPrior(nn.Module):
         """Residual of z, whitened to unit covariance at every t, and predicted x; both (B, C, I, J, K)."""
         centred = z - (1 - expand_as(t, z)) * self.mean
         along = centred.flatten(1) @ self.axes.T
-        residual = self.to_eigenbasis(centred - (along @ self.axes).view_as(z))
+        residual = local_basis.to_eigenbasis(centred - (along @ self.axes).view_as(z), self.eigenvectors)
         variance = self.residual_variance.flatten()
         along = self.predict_along_axes(along, t, r)
-        x = (
-            self.mean
-            + (along @ self.axes).view_as(z)
-            + self.from_eigenbasis(residual * shrinkage(variance, t, r).view_as(z))
+        whitened, predicted = (
+            residual / path_std(variance, t).view_as(z),
+            residual * shrinkage(variance, t, r).view_as(z),
         )
-        return self.from_eigenbasis(residual / path_std(variance, t).view_as(z)), x
+        off_axes = local_basis.from_eigenbasis(predicted, self.eigenvectors)
+        x = self.mean + (along @ self.axes).view_as(z) + off_axes
+        return local_basis.from_eigenbasis(whitened, self.eigenvectors), x
 
     def predict_along_axes(self, along: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Predicted data (B, A) along the axes, relative to the mean, for y_t (B, A)."""
@@ -157,17 +163,5 @@ class GaussianPrior(nn.Module):
         """
         variance = self.residual_variance.flatten()
         std = t[:, None] * variance.sqrt() / path_std(variance, t)
-        return self.from_eigenbasis(self.to_eigenbasis(a) * std.view_as(a))
-
-    def to_eigenbasis(self, a: Tensor) -> Tensor:
-        """Coefficients of `a` in the channel eigenvectors at each position.
-
-        The terms are added in order, so that further zero channels do not change the rounding.
-        """
-        return sum((a[:, c, None] * self.eigenvectors[c] for c in range(len(self.eigenvectors))), torch.zeros_like(a))
-
-    def from_eigenbasis(self, a: Tensor) -> Tensor:
-        """Inverse of `to_eigenbasis`."""
-        return sum(
-            (a[:, c, None] * self.eigenvectors[:, c] for c in range(len(self.eigenvectors))), torch.zeros_like(a)
-        )
+        scaled = local_basis.to_eigenbasis(a, self.eigenvectors) * std.view_as(a)
+        return local_basis.from_eigenbasis(scaled, self.eigenvectors)

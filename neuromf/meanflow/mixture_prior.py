@@ -14,7 +14,8 @@ The average velocity is its mean along the path, integrated numerically along th
 import torch
 from torch import Tensor
 
-from neuromf.meanflow.gaussian_prior import MIN_VARIANCE, GaussianPrior, channel_eigenbasis, principal_axes
+from neuromf.meanflow import local_basis
+from neuromf.meanflow.gaussian_prior import MIN_VARIANCE, GaussianPrior, principal_axes
 
 STEPS = 16  # midpoint steps from t to r
 
@@ -78,6 +79,6 @@ def fit_mixture_prior(
     axes = eigenvectors.T @ basis
     centres = (n * (1 - gaussian_fraction)) ** 0.5 * lesions @ axes.T
     residual = (centred - (centred @ axes.T) @ axes).view(shape)
-    parts = (axes, variances.clamp(min=0), *channel_eigenbasis(residual, variance_floor), centres)
+    parts = (axes, variances.clamp(min=0), *local_basis.eigenbasis(residual, floor=variance_floor), centres)
     axes, variances, residual_variance, eigenvectors, centres = (part.to(mean) for part in parts)
     return MixturePrior(mean, axes, variances, residual_variance, eigenvectors, centres=centres)

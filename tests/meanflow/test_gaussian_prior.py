@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from neuromf.core import seeds
-from neuromf.meanflow import flow, run
+from neuromf.meanflow import flow, local_basis, run
 from neuromf.meanflow.gaussian_prior import GaussianPrior, principal_axes, velocity_coefficient
 
-SHAPE = (3, 2, 2, 2)
+SHAPE = (3, 4, 2, 2)
+D = 48  # elements of a latent
+BLOCKED = {"block": 2, "shrinkage": 0.1}
 
 
 def normal(*shape, key=0):
@@ -17,7 +19,7 @@ def normal(*shape, key=0):
 @pytest.fixture
 def data():
     """Forty points of a Gaussian with a mean and a few strong directions."""
-    mixing = normal(6, 24, key="mixing")
+    mixing = normal(6, D, key="mixing")
     return (1.0 + normal(40, 6) @ mixing).view(40, *SHAPE)
 
 
@@ -33,6 +35,12 @@ def local_prior(data):
     return GaussianPrior.fit(data, 0)
 
 
+@pytest.fixture
+def block_prior(data):
+    """A prior without axes, with a covariance in each block, for which it is exact, too."""
+    return GaussianPrior.fit(data, 0, **BLOCKED)
+
+
 def equalise(prior, spread=0.0):
     """The prior with residual variances shrunk towards 0.3 by the factor `spread`."""
     variance = 0.3 + spread * (prior.residual_variance - 0.3)
@@ -40,21 +48,21 @@ def equalise(prior, spread=0.0):
 
 
 def residual_covariance(prior):
-    """Channel covariance of the residual, (C, C, I, J, K)."""
-    return torch.einsum("cdijk,dijk,edijk->ceijk", prior.eigenvectors, prior.residual_variance, prior.eigenvectors)
+    """Covariance of the residual, (D, D)."""
+    unit = torch.eye(D, dtype=torch.float64).view(D, *SHAPE)
+    coefficients = prior.residual_variance * local_basis.to_eigenbasis(unit, prior.eigenvectors)
+    return local_basis.from_eigenbasis(coefficients, prior.eigenvectors).flatten(1)
 
 
 def covariance_of(prior):
-    """Covariance of the data (24, 24)."""
-    one = torch.eye(2, dtype=torch.float64)
-    local = torch.einsum("cdijk,il,jm,kn->cijkdlmn", residual_covariance(prior), one, one, one).reshape(24, 24)
-    residual = torch.eye(24, dtype=torch.float64) - prior.axes.T @ prior.axes
-    return prior.axes.T @ torch.diag(prior.variances) @ prior.axes + residual @ local @ residual
+    """Covariance of the data (D, D)."""
+    residual = torch.eye(D, dtype=torch.float64) - prior.axes.T @ prior.axes
+    return prior.axes.T @ torch.diag(prior.variances) @ prior.axes + residual @ residual_covariance(prior) @ residual
 
 
 def noisy_covariance(prior, time):
     """Covariance of z at a time."""
-    return (1 - time) ** 2 * covariance_of(prior) + time**2 * torch.eye(24, dtype=torch.float64)
+    return (1 - time) ** 2 * covariance_of(prior) + time**2 * torch.eye(D, dtype=torch.float64)
 
 
 def u_of(prior):
@@ -84,13 +92,12 @@ def test_the_residual_covariance_is_that_of_the_data_without_the_axes(data):
     prior = GaussianPrior.fit(data, 4)
     residual = (data - prior.mean).flatten(1)
     residual = (residual - (residual @ prior.axes.T) @ prior.axes).view_as(data)
-    torch.testing.assert_close(
-        residual_covariance(prior)[:, :, 0, 1, 1], torch.cov(residual[:, :, 0, 1, 1].T, correction=0)
-    )
+    at_one_position = residual_covariance(prior).view(*SHAPE, *SHAPE)[:, 0, 1, 1, :, 0, 1, 1]
+    torch.testing.assert_close(at_one_position, torch.cov(residual[:, :, 0, 1, 1].T, correction=0))
     assert (GaussianPrior.fit(data[:5], 64).residual_variance.abs() < 1e-9).all()
 
 
-@pytest.mark.parametrize("kind", ["prior", "local_prior"])
+@pytest.mark.parametrize("kind", ["prior", "local_prior", "block_prior"])
 def test_at_r_equals_t_the_prediction_is_the_posterior_mean(kind, request):
     """E[x | z] = m + C (1 - t) ((1 - t)^2 C + t^2)^-1 (z - (1 - t) m)."""
     prior, (t, _) = request.getfixturevalue(kind), times()
@@ -102,32 +109,32 @@ def test_at_r_equals_t_the_prediction_is_the_posterior_mean(kind, request):
         torch.testing.assert_close(actual.flatten(), expected)
 
 
-def test_the_whitened_residual_has_unit_covariance(local_prior):
+@pytest.mark.parametrize("kind", ["local_prior", "block_prior"])
+def test_the_whitened_residual_has_unit_covariance(kind, request):
     """Whitening twice gives ((1 - t)^2 C + t^2)^-1 (z - (1 - t) m)."""
-    (t, r), m = times(), local_prior.mean
+    prior = request.getfixturevalue(kind)
+    (t, r), m = times(), prior.mean
     z = normal(5, *SHAPE)
-    once = local_prior.whiten(z, t, r)[0]
-    twice = local_prior.whiten(once + (1 - flow.expand_as(t, z)) * m, t, r)[0]
+    once = prior.whiten(z, t, r)[0]
+    twice = prior.whiten(once + (1 - flow.expand_as(t, z)) * m, t, r)[0]
     for time, one, actual in zip(t, z, twice, strict=True):
-        expected = torch.linalg.solve(noisy_covariance(local_prior, time), (one - (1 - time) * m).flatten())
+        expected = torch.linalg.solve(noisy_covariance(prior, time), (one - (1 - time) * m).flatten())
         torch.testing.assert_close(actual.flatten(), expected)
 
 
-def test_posterior_noise_has_the_posterior_covariance(local_prior):
+@pytest.mark.parametrize("kind", ["local_prior", "block_prior"])
+def test_posterior_noise_has_the_posterior_covariance(kind, request):
     """Applied twice it is the posterior covariance t^2 C ((1 - t)^2 C + t^2)^-1; zero at t = 0."""
+    prior = request.getfixturevalue(kind)
     t, a = times()[0], normal(5, *SHAPE)
-    twice = local_prior.posterior_noise(local_prior.posterior_noise(a, t), t)
+    twice = prior.posterior_noise(prior.posterior_noise(a, t), t)
     for time, one, actual in zip(t, a, twice, strict=True):
-        expected = (
-            time**2
-            * covariance_of(local_prior)
-            @ torch.linalg.solve(noisy_covariance(local_prior, time), one.flatten())
-        )
+        expected = time**2 * covariance_of(prior) @ torch.linalg.solve(noisy_covariance(prior, time), one.flatten())
         torch.testing.assert_close(actual.flatten(), expected)
-    assert not local_prior.posterior_noise(a, 0 * t).any()
+    assert not prior.posterior_noise(a, 0 * t).any()
 
 
-@pytest.mark.parametrize("kind", ["prior", "local_prior"])
+@pytest.mark.parametrize("kind", ["prior", "local_prior", "block_prior"])
 def test_from_noise_to_data_the_prediction_is_a_sample_of_the_gaussian(kind, request):
     """x = m + C^(1/2) eps."""
     prior = request.getfixturevalue(kind)
@@ -152,7 +159,7 @@ def test_sampling_ends_on_the_same_point_for_any_nfe(prior, n_steps):
     )
 
 
-@pytest.mark.parametrize("kind", ["prior", "local_prior"])
+@pytest.mark.parametrize("kind", ["prior", "local_prior", "block_prior"])
 def test_the_prior_satisfies_the_meanflow_identity(kind, request):
     """u + (t - r) du/dt along the path of v = u(z, t, t) is v."""
     prior = request.getfixturevalue(kind)
