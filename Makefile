@@ -7,10 +7,16 @@ RESULTS ?= results
 CORES ?= $(shell nproc)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test tiny lint check config results-page coverage history overhead clean
+BRAINS ?= 16
+
+.PHONY: demo brains test tiny lint check config results-page coverage history overhead clean
 
 demo: $(VENV)/installed
 	snakemake --cores all
+
+# Volumes from the packaged generator, one network evaluation each, and their contact sheet: no study, no training.
+brains: $(VENV)/installed
+	python -m tools.brains $(RESULTS)/brains --n $(BRAINS)
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile

@@ -94,3 +94,29 @@ rule merge_metrics:
         code=code_digest("workflow_scripts.merge_metrics"),
     shell:
         "python -m workflow_scripts.merge_metrics {params.files} 2>&1 | tee {log:q}"
+
+
+rule posterior:
+    """Posterior error of test participants, of the network and of its prior, with paired intervals."""
+    input:
+        model=rules.train.output.model,
+        latents=rules.latent_statistics.input.latents,
+        qc=rules.qc.output.out,
+    output:
+        out="results/runs/{run}/posterior.csv",
+    log:
+        "results/logs/posterior/{run}.log",
+    benchmark:
+        "results/benchmarks/posterior/{run}.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        files=files,
+        cfg=as_json(n_boot=cfg.evaluation.n_boot, seed=cfg.seed),
+        code=code_digest("workflow_scripts.posterior"),
+    shell:
+        "python -m workflow_scripts.posterior {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"

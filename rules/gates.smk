@@ -16,7 +16,11 @@ MEASURED = {
         "diagnostics": rules.train.output.diagnostics.format(run=RUN),
         **MAIN_RUN,
     },
-    5: {**MAIN_RUN, "timing": rules.timing.output.out.format(run=RUN)},
+    5: {
+        **MAIN_RUN,
+        "timing": rules.timing.output.out.format(run=RUN),
+        "posterior": rules.posterior.output.out.format(run=RUN),
+    },
     6: {
         **MAIN_RUN,
         "questions": "results/ablations/questions.csv",

@@ -62,6 +62,30 @@ rule train:
         " 2>&1 | tee {log:q}"
 
 
+rule pack_run:
+    """Store the averaged network, prior and statistics in half precision, as the package ships them."""
+    input:
+        model=rules.train.output.model,
+    output:
+        out="results/runs/{run}/packaged.safetensors",
+    log:
+        "results/logs/pack_run/{run}.log",
+    benchmark:
+        "results/benchmarks/pack_run/{run}.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=5,
+    params:
+        files=files,
+        cfg=as_json(spacing_mm=cfg.volumes.spacing_mm),
+        code=code_digest("workflow_scripts.pack_run"),
+    shell:
+        "python -m workflow_scripts.pack_run {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+
+
 rule sample:
     """Draw volumes from one run with a given number of network evaluations."""
     input:

@@ -110,7 +110,8 @@ FILES = {
     f"{RUN},network,1,1,9,0.0512,0.05,0.06,a CPU,float32\n{RUN},decoder,,1,9,0.0833,0.08,0.09,a CPU,float32\n",
 }
 TRAINED = {
-    "flow": {"prediction": "x", "p": 2.0, "tangent": "predicted", "target": "teacher", "prior_axes": 4,
+    "flow": {"prediction": "x", "p": 2.0, "tangent": "predicted", "target": "teacher",
+             "prior": {"axes": [4], "block": [1], "shrinkage": [0.1]},
              "flow_matching_steps": 40,
              "adaptive_c": 0.01, "adaptive_power": 1.0,
              "times": {"t_logit_normal": [-0.6, 1.6], "r_logit_normal": [-4.0, 1.6],

@@ -68,7 +68,7 @@ def new_step(
     Arguments:
         way: Entry of `WAYS`.
         net: Keyword arguments of `UNet`.
-        flow: Config section meanflow.flow, of which prediction and prior_axes are used.
+        flow: Config section meanflow.flow, of which prediction and prior are used.
         shape: Latent shape (C, I, J, K).
         batch: Latents per batch.
         device: "cpu" or "cuda".
@@ -78,7 +78,8 @@ def new_step(
     derivative, tangent, fraction = way
     if latents is None:
         latents = noise_latents(64, shape).to(device)
-    prior = GaussianPrior.fit(latents, flow["prior_axes"]) if flow["prediction"] == "x" else None
+    axes, block = max(flow["prior"]["axes"]), max(flow["prior"]["block"])  # the dearest candidate
+    prior = GaussianPrior.fit(latents, axes, block=block) if flow["prediction"] == "x" else None
     u = run.build_network(net, flow["prediction"], prior=prior)
     times = {"fraction_r_equals_t": 1 - fraction, "fraction_uniform": fraction}
     known = derivative if derivative in meanflow.DERIVATIVES else "single_pass"

@@ -46,13 +46,29 @@ class Times(Section):
         return self
 
 
+class Prior(Section):
+    """Candidates are all combinations; the one with the highest likelihood on validation participants is used."""
+
+    axes: list[Annotated[int, Field(ge=0)]] = key(
+        "Numbers of principal axes. Many axes overfit the training participants.", min_length=1
+    )
+    block: list[Literal[1, 2, 4]] = key(
+        "Positions, along each axis, of the blocks in which the covariance off the axes is known; 1: covariance of "
+        "channels at each position.",
+        min_length=1,
+    )
+    shrinkage: list[Fraction] = key(
+        "Factors by which the covariances between different positions of a block are reduced.", [0.1], min_length=1
+    )
+
+    @property
+    def n_candidates(self) -> int:
+        return len({(a, b, s if b > 1 else 0) for a in self.axes for b in self.block for s in self.shrinkage})
+
+
 class Flow(Section):
     prediction: Literal["u", "x"] = key("Output of the network: x (data) or u (average velocity).")
-    prior_axes: int = key(
-        "Principal axes of the Gaussian prior that an x-prediction starts from; off these axes it has a covariance of "
-        "channels at each position. Many axes overfit the training participants.",
-        ge=0,
-    )
+    prior: Prior = key("Gaussian prior that an x-prediction starts from.")
     tangent: Literal["conditional", "predicted", "head"] = key(
         "Direction of the derivative. predicted: u(z, t, t); head: a second velocity head (both iMF); conditional: "
         "eps - x (MF)."
@@ -75,17 +91,22 @@ class Flow(Section):
     times: Times = key("Sampling of (t, r) in training.")
 
 
-class Start(Section):
+class Rectified(Section):
     weights: str = key("Path of published rectified-flow weights.", path=True)
     sha256: Digest | None = key("Expected SHA-256 of that file; null: not verified.", None)
     modality: int | None = key("Modality index of the published network (29: skull-stripped T1).", None)
     spacing_mm: tuple[Positive, Positive, Positive] | None = key("Voxel size the network is conditioned on.", None)
 
 
+class Published(Section):
+    rectified: Rectified = key("Published weights of a rectified flow.")
+
+
 class Diagnostics(Section):
     every: Count = key("Steps between two diagnostics (diagnostics.csv, dashboard); the last step has one, too.")
     nfe: Count = key("Network evaluations of the many-step samples that one-step samples are compared with.", 50)
     n: int = key("Samples per diagnostic.", 8, ge=2)
+    n_validation: int = key("Validation participants of the posterior error; 0: none.", 16, ge=0)
     on_alarm: Literal["warn", "stop"] = key("Reaction to diverging losses or a noisy derivative.", "warn")
 
 
@@ -106,15 +127,24 @@ class Train(Section):
     use_augmented: bool = key("Train on mirrored and augmented versions, too.", True)
     lr_end: Fraction = key("Final learning rate as a fraction of the peak.", 0.15)
     warmup: int = key("Steps of linear warm-up.", 50, ge=0)
-    weight_decay: NotNegative = key("Weight decay of AdamW.", 0.0)
+    weight_decay: NotNegative = key("Weight decay.", 0.0)
+    muon_lr: Positive | None = key(
+        "Peak learning rate of Muon for hidden matrices and convolutions, with AdamW and lr for the rest; null: AdamW "
+        "for all.",
+        None,
+    )
     clip: Positive = key("Largest gradient norm.", 1.0)
     accumulate: Count = key("Batches per optimiser step.", 1)
     log_every: Count = key("Steps per row of history.csv.", 50)
     logger: Literal["csv", "wandb"] = key(
         "csv: history.csv alone; wandb: Weights & Biases, offline, too (pip install 'neuromf[wandb]').", "csv"
     )
-    start: Start | None = key(
-        "Published rectified-flow weights to start from, with prediction u; sign and time are converted.", None
+    init_from: str | Published | None = key(
+        "What training starts from. packaged: the generator inside neuromf (made by studies/generator.yaml), or the "
+        "path of a model.pt or packed run: network, prior and latent statistics; rectified: published weights of a "
+        "rectified flow, with prediction u (sign and time are converted); null: random weights.",
+        None,
+        path=True,
     )
 
 
@@ -221,6 +251,6 @@ class MeanFlow(Section):
 
     @model_validator(mode="after")
     def check_start(self) -> "MeanFlow":
-        if self.train.start and self.flow.prediction != "u":
-            raise ValueError("train.start holds weights of a velocity, so flow.prediction must be u; got x")
+        if isinstance(self.train.init_from, Published) and self.flow.prediction != "u":
+            raise ValueError("train.init_from.rectified is a velocity, so flow.prediction must be u; got x")
         return self

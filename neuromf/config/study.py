@@ -47,6 +47,31 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def check_prior(self) -> "Config":
+        n = self.meanflow.flow.prior.n_candidates
+        if n > 1 and not self.cohort.split.val and self.meanflow.flow.prediction == "x":
+            raise ValueError(
+                f"meanflow.flow.prior has {n} candidates, which are compared on validation participants: set "
+                "cohort.split.val above 0, or give one value each of axes, block and shrinkage"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_packaged(self) -> "Config":
+        """The packaged generator is of one grid and one autoencoder."""
+        if self.meanflow.train.init_from != "packaged":
+            return self
+        found = {
+            "volumes.spacing_mm": (self.volumes.spacing_mm, 2.5),
+            "volumes.shape": (self.volumes.shape, (64, 80, 64)),
+            "autoencoder.weights": (self.autoencoder.weights, "packaged"),
+            "autoencoder.steps": (self.autoencoder.steps, 0),
+        }
+        if wrong := [f"{name} {needed} (got {value})" for name, (value, needed) in found.items() if value != needed]:
+            raise ValueError(f"meanflow.train.init_from packaged needs {', '.join(wrong)}; otherwise set it to null")
+        return self
+
+    @model_validator(mode="after")
     def check_systems(self) -> "Config":
         if "meanflow" not in self.systems:
             raise ValueError(f"systems must hold meanflow, which lesions starts from; got {self.systems}")

@@ -10,6 +10,7 @@ Rows have the columns step, quantity, t, h, part and value. Losses are raw, per 
     endpoint            rms between one-step and many-step samples of the same noise, over the rms spread of the latter
     latent_std          standard deviation of one-step samples over that of the data, by channel
     spectrum            power of one-step samples over that of the data, by frequency (cycles per position)
+    validation          posterior error of validation participants by t, of the network and of the prior alone (`part`)
     alarm               1 for the alarm named in `part`
 """
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from neuromf.core.seeds import generator, noise
 from neuromf.meanflow import flow
+from neuromf.meanflow.posterior_error import posterior_error
 from neuromf.meanflow.velocity_net import MeanVelocityNet
 from neuromf.metrics.images.spectral import radial_spectrum
 from neuromf.vae.training_set import MemoryMappedLatents
@@ -48,11 +50,20 @@ class Diagnostics:
         n: Samples of the probe.
         quiet_steps: Steps before alarms are raised: warm-up and flow matching.
         on_alarm: "warn" or "stop".
+        validation: Normalised latents (M, C, I, J, K) of validation participants, or None.
     """
 
     def __init__(
-        self, *, every: int, nfe: int = 50, n: int = 8, quiet_steps: int = 100, on_alarm: str = "warn"
+        self,
+        *,
+        every: int,
+        nfe: int = 50,
+        n: int = 8,
+        quiet_steps: int = 100,
+        on_alarm: str = "warn",
+        validation: Tensor | None = None,
     ) -> None:
+        self.validation = validation
         self.every, self.nfe, self.n, self.quiet_steps, self.on_alarm = every, nfe, n, quiet_steps, on_alarm
         self.pairs: list[tuple] = []  # (kind, t bin, h bin, raw loss, rms of h du/dt over rms of v) of this window
         self.rows: list[dict] = []
@@ -83,6 +94,8 @@ class Diagnostics:
     def evaluate(self, step: int, u: MeanVelocityNet, latents: Tensor | MemoryMappedLatents, seed: int) -> None:
         """Close the window at this step: add rows of its pairs and of the probe, then check the alarms."""
         rows = [*summarise_window(self.pairs), *probe(u, latents, n=self.n, nfe=self.nfe, seed=seed)]
+        if self.validation is not None and len(self.validation):
+            rows += validation_rows(u, self.validation.to(next(u.parameters()).device), seed)
         self.pairs = []
         self.record_rows(step, rows)
         if step > self.quiet_steps:
@@ -172,6 +185,17 @@ def fixed_pairs(u: MeanVelocityNet, x: Tensor, eps: Tensor) -> list[Row]:
     """Rows of the raw loss at r = t; without random draws, small changes are visible."""
     return [("fixed_fm", name, "", "", float(flow.raw_loss(u(z, t, t), v).mean()))
             for name, t, z, v in at_bin_centres(x, eps)]  # fmt: skip
+
+
+def validation_rows(u: MeanVelocityNet, x: Tensor, seed: int) -> list[Row]:
+    """Rows of the posterior error of validation participants (M, C, I, J, K), of the network and of its prior."""
+    predictors = {"network": lambda z, t: flow.data_from_velocity(u(z, t, t), z, t)}
+    if u.prior is not None:
+        prior = u.prior
+        predictors["prior"] = lambda z, t: prior(z, t, t)
+    return [("validation", f"{t:g}", "", name, float(error.mean()))
+            for name, predict in predictors.items()
+            for t, error in posterior_error(predict, x, seed=seed).items()]  # fmt: skip
 
 
 def partial_derivatives(u: MeanVelocityNet, x: Tensor, eps: Tensor) -> list[Row]:

@@ -43,6 +43,7 @@ class MeanFlowModule(ResumableModule):
     """
 
     PROGRESS: tuple[str, ...] = ("raw_fm", "raw_mf")
+    FIRST_AND_LAST: tuple[str, ...] = ("conv_in", ".out.", "time_embed")
     emas: Any  # ModuleList of EMA
 
     def __init__(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from neuromf.core.files import save_tensors, sha256
 from neuromf.meanflow.gaussian_prior import GaussianPrior
+from neuromf.meanflow.packaged import PACKAGED, read_packaged
 from neuromf.meanflow.velocity_net import MeanVelocityNet
 from neuromf.nn.unet import UNet
 from neuromf.vae.maisi import LATENT_CHANNELS
@@ -73,11 +74,11 @@ def load_run(path: str | Path, weights: str = "ema") -> Run:
     """Load a run on the CPU, frozen.
 
     Arguments:
-        path: File written by `save_run`, or the folder of a packed run (rule export).
-        weights: "ema", "online" or another kind; a packed run has "ema" only.
+        path: File written by `save_run`, the folder of a packed run (rule export), a file of `packaged.pack`, or
+            "packaged", the generator inside neuromf.
+        weights: "ema", "online" or another kind; packed runs have "ema" only.
     """
-    packed = Path(path).is_dir()
-    stored = _read_packed(Path(path), weights) if packed else torch.load(path, map_location="cpu", weights_only=True)
+    stored = read_run(path, weights)
     prior = stored["prior"] and GaussianPrior(**stored["prior"])
     u = build_network(stored["net"], stored["prediction"], prior=prior, velocity_head=stored["velocity_head"])
     u.net.load_state_dict(stored["weights"][weights])
@@ -85,15 +86,29 @@ def load_run(path: str | Path, weights: str = "ema") -> Run:
     return Run(u.requires_grad_(False).eval(), stats, tuple(stats["shape"]))
 
 
+def read_run(path: str | Path, weights: str = "ema") -> dict:
+    """Contents of a run in the layout of `save_run`; arguments as of `load_run`."""
+    path = PACKAGED if path == "packaged" else Path(path)
+    if path.is_dir():
+        return _read_packed(path, weights)
+    if path.suffix == ".safetensors":
+        _check_kind(path, weights)
+        return read_packaged(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_kind(path: Path, weights: str) -> None:
+    """Refuse other weights than "ema" of a packed run."""
+    if weights != "ema":
+        raise ValueError(f"{path} is a packed run, which has the weights ema only; load {weights!r} from its model.pt")
+
+
 def _read_packed(folder: Path, weights: str) -> dict:
     """Contents of the folder of a packed run, in the layout of `save_run`."""
     missing = [name for name in ("config.json", "weights.safetensors") if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)}; expected a run packed by the rule export")
-    if weights != "ema":
-        raise ValueError(
-            f"{folder} is a packed run, which has the weights ema only; load {weights!r} from its model.pt"
-        )
+    _check_kind(folder, weights)
     config, file = json.loads((folder / "config.json").read_text(encoding="utf-8")), folder / "weights.safetensors"
     if (found := sha256(file)) != (expected := config["weights_sha256"]):
         raise ValueError(f"{file} has SHA-256 {found}, config.json expects {expected}; copy the folder again")

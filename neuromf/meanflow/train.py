@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from torch import Tensor
 
 from neuromf.core.files import sha256, write_json
@@ -11,16 +12,25 @@ from neuromf.data.participants import read_table, subsample_training_participant
 from neuromf.meanflow.diagnostics import Diagnostics, TrainingAlarm
 from neuromf.meanflow.gaussian_prior import GaussianPrior
 from neuromf.meanflow.module import MeanFlowModule
+from neuromf.meanflow.packaged import STATS
 from neuromf.meanflow.pretrained import load_rectified
-from neuromf.meanflow.run import Run, build_network, save_run
+from neuromf.meanflow.prior_selection import fit_prior
+from neuromf.meanflow.run import Run, build_network, load_run, save_run
+from neuromf.meanflow.velocity_net import MeanVelocityNet
 from neuromf.training.checkpoints import delete_checkpoints
 from neuromf.training.run_record import run_record, write_rows
 from neuromf.training.trainer import fit
-from neuromf.vae.statistics import read_stats
+from neuromf.vae.shards import load_split
+from neuromf.vae.statistics import normalise, read_stats
 from neuromf.vae.training_set import MemoryMappedLatents, load_training_set
 
 FIT = ("checkpoint_every", "precision", "clip", "accumulate", "logger")  # keys of `train` for trainer.fit
-SETUP = ("participant_fraction", "use_augmented", "diagnostics", "start")  # keys of `train` for the data and the start
+SETUP = (
+    "participant_fraction",
+    "use_augmented",
+    "diagnostics",
+    "init_from",
+)  # keys of `train` for the data and the start
 
 
 def train(
@@ -47,7 +57,7 @@ def train(
         stats: JSON file with the latent statistics of the training participants.
         qc: Participants table with scan, participant and split.
         net: Config section meanflow.net: keyword arguments of `UNet`.
-        flow: Config section meanflow.flow: prediction, prior_axes, and arguments of `MeanFlowModule`.
+        flow: Config section meanflow.flow: prediction, prior, and arguments of `MeanFlowModule`.
         train: Config section meanflow.train: data, optimisation, checkpoints, diagnostics.
         out: Output folder.
         memory_mb: Memory of the job in MB; latents that need more than half of it remain on disk, memory-mapped.
@@ -63,10 +73,19 @@ def train(
             rows that led to it.
     """
     config, checkpoint = {"net": net, "flow": flow, "train": train}, out / "ckpt" / "last.ckpt"
-    statistics = read_stats(stats)
+    base = load_run(train["init_from"]) if isinstance(train["init_from"], str) else None
+    statistics = read_stats(stats) | ({key: base.stats[key] for key in STATS} if base else {})
     data = _training_latents(latents, qc, statistics, train, resident_mb=memory_mb / devices / 2)
-    diagnostics = Diagnostics(quiet_steps=_quiet_steps(flow, train), **train["diagnostics"])
-    module = _build_module(net, flow, train, data, diagnostics)
+    validation = normalise(
+        load_split(latents, dict(read_table(qc)[["scan", "split"]].itertuples(index=False)), "val")["mean"], statistics
+    )
+    prior, candidates = None, pd.DataFrame()
+    if base:
+        prior = base.u.prior
+    elif flow["prediction"] == "x":
+        prior, candidates = fit_prior(data, validation, **flow["prior"], seed=train["seed"])
+    diagnostics = _diagnostics(flow, train, validation)
+    module = _build_module(net, flow, train, data, prior, base, diagnostics)
     settings = {key: train[key] for key in FIT if key in train}
     settings["provenance"] = json.dumps([config, code, sha256(stats), sha256(qc)], sort_keys=True)
     try:
@@ -76,7 +95,8 @@ def train(
         write_rows(diagnostics.rows, rows)
         raise TrainingAlarm(f"{alarm}\nDiagnostics until then: {rows}") from alarm
     if module.global_rank == 0:
-        _write(module, diagnostics, out, config, statistics, data={"stats": str(stats), "n_latents": len(data)})
+        facts = {"stats": str(stats), "n_latents": len(data), "prior": candidates.to_dict("records")}
+        _write(module, diagnostics, out, config, statistics, data=facts)
         delete_checkpoints(checkpoint)
     return Run(module.ema.net, statistics, tuple(statistics["shape"]), str(module.device))
 
@@ -90,17 +110,43 @@ def _training_latents(
 
 
 def _build_module(
-    net: dict, flow: dict, train: dict, data: Tensor | MemoryMappedLatents, diagnostics: Diagnostics
+    net: dict,
+    flow: dict,
+    train: dict,
+    data: Tensor | MemoryMappedLatents,
+    prior: GaussianPrior | None,
+    base: Run | None,
+    diagnostics: Diagnostics,
 ) -> MeanFlowModule:
-    """The module before training: network, prior (x-prediction), pretrained weights (`train.start`) if any."""
-    prior = GaussianPrior.fit(data, flow["prior_axes"]) if flow["prediction"] == "x" else None
+    """The module before training: network with the weights that it starts from (`train.init_from`), and prior."""
     velocity_head = flow["tangent"] == "head"
     u = build_network(net, flow["prediction"], prior=prior, velocity_head=velocity_head, seed=train["seed"])
-    if start := train["start"]:
-        load_rectified(u.net, start["weights"], **{key: start[key] for key in start if key != "weights"})  # type: ignore[arg-type]
-    settings = {key: value for key, value in flow.items() if key not in ("prediction", "prior_axes")}
+    if base:
+        _load_weights(u, base, train["init_from"])
+    elif train["init_from"]:
+        rectified = dict(train["init_from"]["rectified"])
+        load_rectified(u.net, rectified.pop("weights"), **rectified)  # type: ignore[arg-type]  # the net is a UNet
+    settings = {key: value for key, value in flow.items() if key not in ("prediction", "prior")}
     settings |= {key: value for key, value in train.items() if key not in (*FIT, *SETUP)}
     return MeanFlowModule(u, data, diagnostics=diagnostics, **settings)
+
+
+def _load_weights(u: MeanVelocityNet, base: Run, path: str) -> None:
+    """Copy the weights of a run into a network, in place."""
+    try:
+        u.net.load_state_dict(base.u.net.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"train.init_from {path} has another network than meanflow.net and meanflow.flow ask for; use those of the "
+            f"study that made it, or set train.init_from to null ({error})"
+        ) from error
+
+
+def _diagnostics(flow: dict, train: dict, validation: Tensor) -> Diagnostics:
+    """Diagnostics of this training; `validation` are the latents of all validation participants."""
+    settings = {key: value for key, value in train["diagnostics"].items() if key != "n_validation"}
+    chosen = validation[: train["diagnostics"].get("n_validation", 0)]
+    return Diagnostics(quiet_steps=_quiet_steps(flow, train), validation=chosen, **settings)
 
 
 def _quiet_steps(flow: dict, train: dict) -> int:

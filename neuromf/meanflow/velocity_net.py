@@ -47,9 +47,11 @@ class MeanVelocityNet(nn.Module):
 
     def add_residual(self, prior: GaussianPrior, z: Tensor, t: Tensor, r: Tensor) -> Tensor:
         """Predicted x of each output head: the prior's prediction plus the network's residual."""
-        whitened, x_prior = prior.whiten(z, t, r)
-        residual = self.net(torch.cat([whitened, x_prior], dim=1), t, r).split(z.shape[1], dim=1)
-        return self.per_head(x_prior) + torch.cat([prior.posterior_noise(part, t) for part in residual], dim=1)
+        with torch.autocast(z.device.type, enabled=False):  # only the network is computed in lower precision
+            whitened, x_prior = prior.whiten(z, t, r)
+        residual = self.net(torch.cat([whitened, x_prior], dim=1), t, r).to(z).split(z.shape[1], dim=1)
+        with torch.autocast(z.device.type, enabled=False):
+            return self.per_head(x_prior) + torch.cat([prior.posterior_noise(part, t) for part in residual], dim=1)
 
     def per_head(self, a: Tensor) -> Tensor:
         """`a` (B, C, ...), repeated along the channels for each output head."""

@@ -109,6 +109,10 @@ class Metrics:
         rows = self.table[(self.table["metric"] == metric) & (self.table["set"] == group)]
         return rows[rows["features"] == rows["features"].iloc[0]] if len(rows) else rows
 
+    def has(self, metric: str, group: str) -> bool:
+        """Whether the metric of a set was measured."""
+        return len(self.rows(metric, group)) > 0
+
     def value(self, metric: str, group: str = "samples", column: str = "value") -> float:
         """The metric of one-step samples, or of another set.
 
@@ -129,7 +133,7 @@ class Metrics:
 def one_step(files: Files) -> Rows:
     metrics = Metrics(files)
     yield "P4-T4", metrics.relative("frechet", "mean", "early"), "metrics"
-    has_prior = len(metrics.rows("frechet", "prior")) > 0  # u-predictions have none
+    has_prior = metrics.has("frechet", "prior")  # u-predictions have none
     yield "P4-T4b", metrics.relative("frechet", "prior") if has_prior else math.nan, "metrics"
     yield "P4-T5", metrics.relative("tissue_contrast", "test"), "metrics"
     yield "P4-T5b", metrics.relative("symmetry", "test"), "metrics"
@@ -147,6 +151,18 @@ def samples(files: Files) -> Rows:
     yield "P5-T5", worst_region(metrics.table), "metrics"
     yield "P5-T6", seconds_per_volume(pd.read_csv(files["timing"])), "timing"
     yield "P5-T7", metrics.value("privacy_alarm"), "metrics"
+    for name, metric in (("", "precision"), ("b", "density"), ("c", "coverage"), ("d", "recall")):
+        measured = metrics.has(metric, "reconstruction")  # small sets have no nearest neighbours
+        yield f"P5-T8{name}", metrics.relative(metric, "reconstruction") if measured else math.nan, "metrics"
+    yield "P5-T8e", abs(metrics.value("pair_ms_ssim") - metrics.value("pair_ms_ssim", "test")), "metrics"
+    posterior = pd.read_csv(files["posterior"]).set_index("t")["high"]
+    yield "P5-T10", largest(posterior[list(NETWORK_TIMES)].tolist()), "posterior"
+    has_prior = metrics.has("precision", "prior")
+    gain = metrics.value("precision") - metrics.value("precision", "prior") if has_prior else math.nan
+    yield "P5-T10b", gain, "metrics"
+
+
+NETWORK_TIMES = (0.3, 0.5, 0.7)  # at which the network must be better than its prior
 
 
 def worst_region(table: pd.DataFrame) -> float:

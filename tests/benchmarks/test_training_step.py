@@ -9,7 +9,7 @@ from neuromf.nn import forward_mode
 
 SETTINGS = {
     "net": {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4},
-    "flow": {"prediction": "x", "prior_axes": 2},
+    "flow": {"prediction": "x", "prior": {"axes": [2], "block": [1], "shrinkage": [0.1]}},
     "shape": (4, 4, 4, 4), "batch": 4, "device": "cpu", "precision": "32-true",
 }  # fmt: skip
 

@@ -15,6 +15,9 @@ from neuromf.core.files import save_tensors
 from neuromf.data.participants import write_table
 from neuromf.meanflow import diagnostics
 from neuromf.meanflow.diagnostics import TrainingAlarm
+from neuromf.meanflow.module import MeanFlowModule
+from neuromf.meanflow.packaged import pack, spacing_of
+from neuromf.meanflow.posterior_error import TIMES, evaluate_posterior
 from neuromf.meanflow.run import load_run
 from neuromf.meanflow.train import train
 from neuromf.vae import statistics
@@ -23,12 +26,13 @@ from workflow_scripts import train as script
 ROOT = Path(__file__).parents[2]
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4}
 FLOW = {
-    "prediction": "x", "prior_axes": 3, "tangent": "predicted", "flow_matching_steps": 2, "interval_warmup_steps": 0,
+    "prediction": "x", "prior": {"axes": [3], "block": [1], "shrinkage": [0.1]}, "tangent": "predicted",
+    "flow_matching_steps": 2, "interval_warmup_steps": 0,
     "times": {"fraction_r_equals_t": 0.5, "fraction_corner": 0.25},
 }  # fmt: skip
 TRAIN = {
     "participant_fraction": 1.0, "use_augmented": True, "steps": 6, "batch": 4, "lr": 1e-3, "warmup": 1, "log_every": 1,
-    "seed": 0, "checkpoint_every": 4, "precision": "32-true", "clip": 1.0, "accumulate": 1, "start": None,
+    "seed": 0, "checkpoint_every": 4, "precision": "32-true", "clip": 1.0, "accumulate": 1, "init_from": None,
     "ema_images": [8], "diagnostics": {"every": 3, "nfe": 2, "n": 2},
 }  # fmt: skip
 CONFIG = {"net": NET, "flow": FLOW, "train": TRAIN}
@@ -56,7 +60,75 @@ def test_the_returned_run_is_the_one_in_the_output_folder(inputs, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == FILES
     assert not list((tmp_path / "run" / "ckpt").iterdir())
     card = json.loads((tmp_path / "run" / "card.json").read_text())
-    assert card["config"] == CONFIG and card["data"] == {"stats": str(inputs["stats"]), "n_latents": 12}
+    assert card["config"] == CONFIG and card["data"] == {"stats": str(inputs["stats"]), "n_latents": 12, "prior": []}
+
+
+def with_splits(inputs, folder):
+    """The inputs with six training, three validation and three test participants."""
+    table = pd.read_csv(inputs["qc"], sep="\t")
+    table["split"] = ["train", "train", "val", "test"] * 3
+    write_table(table, folder / "splits.tsv")
+    return inputs | {"qc": folder / "splits.tsv"}
+
+
+def test_the_prior_and_the_diagnostics_see_validation_participants_and_the_last_table_test_participants(
+    inputs, tmp_path
+):
+    inputs = with_splits(inputs, tmp_path)
+    flow = FLOW | {"prior": {"axes": [1, 3], "block": [1, 2], "shrinkage": [0.1]}}
+    settings = TRAIN | {"diagnostics": TRAIN["diagnostics"] | {"n_validation": 2}}
+    train(**inputs, net=NET, flow=flow, train=settings, out=tmp_path / "run")
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert card["data"]["n_latents"] == 6 and len(card["data"]["prior"]) == 4
+    rows = pd.read_csv(tmp_path / "run" / "diagnostics.csv")
+    rows = rows[rows["quantity"] == "validation"]
+    assert set(rows["part"]) == {"network", "prior"} and set(rows["step"]) == {3, 6} and len(rows) == 20
+    assert rows[rows["part"] == "prior"].groupby("t")["value"].nunique().eq(1).all()
+    out, files = tmp_path / "posterior.csv", {"latents": inputs["latents"], "qc": inputs["qc"]}
+    evaluate_posterior(model=tmp_path / "run" / "model.pt", **files, out=out, n_boot=20, seed=0)
+    table = pd.read_csv(out)
+    assert table["t"].tolist() == list(TIMES) and table["n"].eq(3).all()
+    assert (table["low"] <= table["ratio"]).all() and (table["ratio"] <= table["high"]).all()
+
+
+def test_a_training_that_starts_from_a_run_keeps_its_prior_and_its_statistics(inputs, tmp_path):
+    first = train(**inputs, **CONFIG, out=tmp_path / "first")
+    pack(model=tmp_path / "first" / "model.pt", out=tmp_path / "packed.safetensors", spacing_mm=2.5)
+    assert spacing_of(tmp_path / "packed.safetensors") == 2.5
+    other = json.loads(inputs["stats"].read_text()) | {"mean": [9.0] * 4}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    for path in (tmp_path / "first" / "model.pt", tmp_path / "packed.safetensors"):
+        settings = TRAIN | {"init_from": str(path), "steps": 1, "lr": 1e-12}
+        second = train(**inputs | {"stats": tmp_path / "other.json"}, net=NET, flow=FLOW, train=settings,
+                       out=tmp_path / path.stem)  # fmt: skip
+        assert second.stats["mean"] == pytest.approx(first.stats["mean"])
+        for name, weight in first.u.state_dict().items():
+            torch.testing.assert_close(second.u.state_dict()[name], weight, rtol=2e-3, atol=2e-3)
+
+
+def test_a_training_does_not_start_from_another_network(inputs, tmp_path):
+    train(**inputs, **CONFIG, out=tmp_path / "first")
+    settings = TRAIN | {"init_from": str(tmp_path / "first" / "model.pt")}
+    with pytest.raises(ValueError, match="has another network than meanflow.net and meanflow.flow ask for"):
+        train(**inputs, net=NET | {"widths": [8, 8]}, flow=FLOW, train=settings, out=tmp_path / "second")
+
+
+def test_with_muon_the_training_resumes_with_the_same_bits(inputs, tmp_path, monkeypatch):
+    settings = TRAIN | {"muon_lr": 0.02}
+    whole = train(**inputs, net=NET, flow=FLOW, train=settings, out=tmp_path / "whole")
+
+    def stop(self, *_):
+        if self.global_step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(MeanFlowModule, "on_train_batch_start", stop)
+    with pytest.raises((KeyboardInterrupt, SystemExit, RuntimeError)):
+        train(**inputs, net=NET, flow=FLOW, train=settings, out=tmp_path / "resumed")
+    monkeypatch.undo()
+    resumed = train(**inputs, net=NET, flow=FLOW, train=settings, out=tmp_path / "resumed")
+    assert all(torch.equal(w, resumed.u.state_dict()[name]) for name, w in whole.u.state_dict().items())
+    plain = train(**inputs, net=NET, flow=FLOW, train=TRAIN, out=tmp_path / "adamw")
+    assert any(not torch.equal(w, plain.u.state_dict()[name]) for name, w in whole.u.state_dict().items())
 
 
 def test_memory_mapped_latents_give_the_same_bits(inputs, tmp_path, caplog):

@@ -76,4 +76,4 @@ def test_unlisted_files_and_empty_lists_are_no_options():
 
 def test_provenance_holds_the_sections_behind_a_figure(base_config):
     values = provenance(read_config(base_config), "meanflow", "meanflow.flow", "latents")
-    assert values["values"]["meanflow.flow"]["prior_axes"] == 16 and values["values"]["latents"]["mirror"]
+    assert values["values"]["meanflow.flow"]["prior"]["axes"] == [16, 48] and values["values"]["latents"]["mirror"]

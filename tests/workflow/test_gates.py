@@ -20,6 +20,7 @@ BOUNDS = {
     "P4-T1": 100, "P4-T2": 1.0, "P4-T2b": 2.0, "P4-T3": 10.0, "P4-T4": 1.0, "P4-T4b": 1.0, "P4-T5": 0.7,
     "P4-T5b": 0.9, "P4-T5c": 0.5, "P4-T6": 1.0, "P4-T7": 0.1,
     "P5-T1": 1.0, "P5-T2": 1.0, "P5-T3": 0.7, "P5-T4": 1.0, "P5-T5": 1.0, "P5-T6": 2.0, "P5-T7": 0.5,
+    "P5-T8": 0.7, "P5-T8b": 0.6, "P5-T8c": 0.6, "P5-T8d": 0.7, "P5-T8e": 0.01, "P5-T10": 1.0, "P5-T10b": 0.1,
     "P6-T1": 1.0, "P6-T2": 0.05, "P6-T3": 3, "P6-T4": 2.0, "P6-T5": 2.0,
     "P7-T1": 0.85, "P7-T4": 1.0, "P7-T4b": 1.0, "P7-T5": 0.0, "P7-T5b": 0.5, "P7-T5c": 0.0,
     "P7-T6": 0.3, "P7-T6b": 0.3, "P7-T7": 0.0,
@@ -70,7 +71,9 @@ def metrics(**changes):
         "ventricle_ml_1": 12.0, "ventricle_ml_test": 20.0, "latent_std_error_1": 0.08,
         "frechet_blurred": 3.0, "valid_fraction_1": 1.0, "nearest_ms_ssim_1": 0.8, "segmented_1": 1.0,
         "wasserstein_brain_sd_1": 0.4, "wasserstein_csf_sd_1": 0.9, "wasserstein_csf_sd_10": 2.0,
-        "privacy_alarm_1": 0.0,
+        "privacy_alarm_1": 0.0, "pair_ms_ssim_1": 0.8, "pair_ms_ssim_test": 0.805, "precision_prior": 0.2,
+        **{f"{name}_{group}": value for name in ("precision", "density", "coverage", "recall")
+           for group, value in (("1", 0.6), ("reconstruction", 0.8))},
     } | changes  # fmt: skip
     rows = [(*name.rsplit("_", 1), value) for name, value in values.items()]
     table = pd.DataFrame(rows, columns=["metric", "set", "value"]).assign(features="encoder")
@@ -78,12 +81,23 @@ def metrics(**changes):
     return table.assign(nfe=nfe, set=table["set"].where(nfe.isna(), "samples"), low=table["value"])
 
 
-REFERENCE = {"test", "mean", "blurred"}  # sets of reference.csv
+def without(table, metric, group):
+    """Rows without a metric of a set, as in studies too small for it, or without a prior."""
+    return table[(table["metric"] != metric) | (table["set"] != group)]
+
+
+REFERENCE = {"test", "mean", "blurred", "reconstruction"}  # sets of reference.csv
 
 
 def timing(decoder=0.6):
     rows = [("network", 1, 1, 0.2), ("network", 1, 4, 0.1), ("network", 50, 1, 9.0), ("decoder", None, 1, decoder)]
     return pd.DataFrame(rows, columns=["part", "nfe", "batch", "seconds_per_volume"])
+
+
+def posterior(worst=0.9):
+    """Posterior errors of network over prior; the ends of t are not judged."""
+    rows = [(0.15, 1.5), (0.3, 0.8), (0.5, worst), (0.7, 0.85), (0.9, 1.5)]
+    return pd.DataFrame(rows, columns=["t", "high"])
 
 
 def arms(ablation, *names, step=1.0, absent=None):
@@ -134,7 +148,9 @@ def measured(tmp_path):
                 "history.csv": flow_history(), "diagnostics.csv": looks(0.9),
                 "metrics.csv": metrics(), "reference.csv": None,
             },
-            5: {"metrics.csv": metrics(), "reference.csv": None, "timing.csv": timing()},
+            5: {
+                "metrics.csv": metrics(), "reference.csv": None, "timing.csv": timing(), "posterior.csv": posterior(),
+            },
             6: {
                 "metrics.csv": metrics(), "reference.csv": None, "questions.csv": asked(),
                 "rectified.csv": arms("rectified", "meanflow", "rectified"),
@@ -233,6 +249,13 @@ FAULTS = {
     "P5-T2": (5, {"metrics": metrics(frechet_blurred=1.5)}, 1.2),
     "P5-T3": (5, {"metrics": metrics(nearest_ms_ssim_1=0.6)}, 0.6),
     "P5-T6": (5, {"timing": timing(decoder=2.0)}, 2.2),
+    "P5-T8": (5, {"metrics": metrics(precision_1=0.48)}, 0.6),
+    "P5-T8b": (5, {"metrics": metrics(density_1=0.4)}, 0.5),
+    "P5-T8c": (5, {"metrics": metrics(coverage_1=0.4)}, 0.5),
+    "P5-T8d": (5, {"metrics": metrics(recall_1=0.4)}, 0.5),
+    "P5-T8e": (5, {"metrics": metrics(pair_ms_ssim_1=0.825)}, 0.02),
+    "P5-T10": (5, {"posterior": posterior(1.1)}, 1.1),
+    "P5-T10b": (5, {"metrics": metrics(precision_prior=0.55)}, 0.05),
     "P6-T1": (6, {"lp": arms("lp", "2.0", "1.0", absent="1.5")}, 0.85714),
     "P7-T1": (7, {"strategy": {"mask_encoding": "vae", "dice": {"vae": 0.6, "level": 0.9}}}, 0.6),
     "P7-T4": (7, {"history": tuning(2.0, 1.0, 2.5)}, 1.25),
@@ -324,6 +347,8 @@ def test_a_value_that_is_not_finite_fails_on_either_side(measured, value):
         (2, "P2-T5", {"summary": torus_summary(mean_distance=float("nan"))}),
         (4, "P4-T3", {"history": flow_history(raw_mf=[2.0, None, None, None])}),
         (4, "P4-T5", {"metrics": metrics(tissue_contrast_1=float("nan"))}),
+        (5, "P5-T8", {"metrics": without(metrics(), "precision", "reconstruction")}),
+        (5, "P5-T10b", {"metrics": without(metrics(), "precision", "prior")}),
         (4, "P4-T5c", {"metrics": metrics(ventricle_ml_test=0.0)}),
     ],
 )
