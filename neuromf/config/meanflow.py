@@ -118,6 +118,16 @@ class Train(Section):
     ema_images: list[Positive] = key(
         "Half-lives of the weight averages in images; the first is sampled from, others are compared.", min_length=1
     )
+    averages: Literal["device", "host"] = key(
+        "Where weight averages beyond the first are stored: device, or host memory, which saves 4 bytes per weight of "
+        "a GPU. The first is the teacher and stays on the device. host needs a training by one process.",
+        "device",
+    )
+    checkpoint_activations: bool = key(
+        "Compute activations again in the backward pass: less memory, about a third more time. Needs flow.derivative "
+        "two_pass.",
+        False,
+    )
     checkpoint_every: Count = key("Steps between checkpoints; a killed run resumes from the last one.")
     diagnostics: Diagnostics = key("Diagnostics during training.")
     seed: Seed = key("Seed of initial weights, batches, times and noise.")
@@ -247,6 +257,15 @@ class MeanFlow(Section):
             values = getattr(self.flow, name)
             if isinstance(values, list) and len(values) != 4:
                 raise ValueError(f"flow.{name} must have one entry per latent channel (4); got {values}")
+        return self
+
+    @model_validator(mode="after")
+    def check_checkpoints(self) -> "MeanFlow":
+        if self.train.checkpoint_activations and self.flow.derivative != "two_pass":
+            raise ValueError(
+                "train.checkpoint_activations needs flow.derivative two_pass, since a derivative in forward mode "
+                f"cannot be computed again; got {self.flow.derivative}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -138,12 +138,18 @@ def single_pass(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> 
 
 
 def two_pass(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """u with gradient from one pass, du/dt from a second pass without gradient: memory close to flow matching."""
-    out = u(z, t, r)
-    du_dt, moving = torch.zeros_like(out), torch.nonzero(r < t)[:, 0]
+    """du/dt from one pass without gradient, then u with gradient from a second: memory close to flow matching.
+
+    In this order the memory of the first pass is free before activations are stored.
+    """
+    moving, derivative = torch.nonzero(r < t)[:, 0], None
     if len(moving):
         with torch.no_grad():
-            du_dt[moving] = total_derivative(u, z[moving], t[moving], r[moving], v[moving])[1].to(du_dt)
+            derivative = total_derivative(u, z[moving], t[moving], r[moving], v[moving])[1]
+    out = u(z, t, r)
+    du_dt = torch.zeros_like(out)
+    if derivative is not None:
+        du_dt[moving] = derivative.to(du_dt)
     return out, du_dt
 
 

@@ -38,6 +38,7 @@ class MeanFlowModule(ResumableModule):
         adaptive_power: Exponent of the adaptive weight, see `flow.adaptively_weighted`.
         adaptive_c: Offset of the adaptive weight.
         ema_images: Half-lives of the EMA networks, in images. Samples are drawn from the first.
+        averages: "device", or "host": EMA networks beyond the first, the teacher, remain in host memory.
         diagnostics: Diagnostics to collect, or None.
         training: Arguments of `ResumableModule`.
     """
@@ -62,12 +63,14 @@ class MeanFlowModule(ResumableModule):
         adaptive_power: float = 1.0,
         adaptive_c: float = 0.01,
         ema_images: Sequence[float] = (2000.0,),
+        averages: str = "device",
         diagnostics: Diagnostics | None = None,
         **training: Any,
     ) -> None:
         super().__init__(len(latents), **training)
         self.u, self.latents = u, latents
-        self.emas = nn.ModuleList(EMA(u, halflife_images=images) for images in ema_images)
+        host = [bool(k) and averages == "host" for k in range(len(ema_images))]
+        self.emas = nn.ModuleList(EMA(u, halflife_images=n, host=h) for n, h in zip(ema_images, host, strict=True))
         self.times = times
         self.flow_matching_steps, self.interval_warmup_steps = flow_matching_steps, interval_warmup_steps
         self.tangent, self.target, self.derivative = tangent, target, flow.DERIVATIVES[derivative]

@@ -82,8 +82,7 @@ def evaluate_posterior(*, model: Path, latents: Sequence[Path], qc: Path, out: P
         seed: Seed of noise and resamples.
     """
     run = load_run(model)
-    splits = dict(read_table(qc)[["scan", "split"]].itertuples(index=False))
-    x = normalise(load_split(latents, splits, "test")["mean"], run.stats)
+    x = normalise(load_split(latents, read_table(qc).set_index("scan")["split"], "test")["mean"], run.stats)
     network = posterior_error(lambda z, t: flow.data_from_velocity(run.u(z, t, t), z, t), x, seed=seed)
     prior = run.u.prior
     baseline = posterior_error(lambda z, t: prior(z, t, t), x, seed=seed) if prior else dict.fromkeys(TIMES)

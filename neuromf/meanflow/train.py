@@ -17,6 +17,7 @@ from neuromf.meanflow.pretrained import load_rectified
 from neuromf.meanflow.prior_selection import fit_prior
 from neuromf.meanflow.run import Run, build_network, load_run, save_run
 from neuromf.meanflow.velocity_net import MeanVelocityNet
+from neuromf.nn.unet import checkpoint_activations
 from neuromf.training.checkpoints import delete_checkpoints
 from neuromf.training.run_record import run_record, write_rows
 from neuromf.training.trainer import fit
@@ -25,12 +26,8 @@ from neuromf.vae.statistics import normalise, read_stats
 from neuromf.vae.training_set import MemoryMappedLatents, load_training_set
 
 FIT = ("checkpoint_every", "precision", "clip", "accumulate", "logger")  # keys of `train` for trainer.fit
-SETUP = (
-    "participant_fraction",
-    "use_augmented",
-    "diagnostics",
-    "init_from",
-)  # keys of `train` for the data and the start
+# Keys of `train` for the data and the start.
+SETUP = ("participant_fraction", "use_augmented", "diagnostics", "init_from", "checkpoint_activations")
 
 
 def train(
@@ -72,13 +69,13 @@ def train(
         TrainingAlarm: If diagnostics.on_alarm is "stop" and an alarm is raised. out/ckpt/diagnostics.csv has the
             rows that led to it.
     """
+    if train.get("averages") == "host" and devices * num_nodes > 1:
+        raise ValueError(f"train.averages host needs one process; got {devices * num_nodes}: set it to device")
     config, checkpoint = {"net": net, "flow": flow, "train": train}, out / "ckpt" / "last.ckpt"
     base = load_run(train["init_from"]) if isinstance(train["init_from"], str) else None
     statistics = read_stats(stats) | ({key: base.stats[key] for key in STATS} if base else {})
     data = _training_latents(latents, qc, statistics, train, resident_mb=memory_mb / devices / 2)
-    validation = normalise(
-        load_split(latents, dict(read_table(qc)[["scan", "split"]].itertuples(index=False)), "val")["mean"], statistics
-    )
+    validation = normalise(load_split(latents, read_table(qc).set_index("scan")["split"], "val")["mean"], statistics)
     prior, candidates = None, pd.DataFrame()
     if base:
         prior = base.u.prior
@@ -121,6 +118,8 @@ def _build_module(
     """The module before training: network with the weights that it starts from (`train.init_from`), and prior."""
     velocity_head = flow["tangent"] == "head"
     u = build_network(net, flow["prediction"], prior=prior, velocity_head=velocity_head, seed=train["seed"])
+    if train.get("checkpoint_activations"):
+        checkpoint_activations(u.net)
     if base:
         _load_weights(u, base, train["init_from"])
     elif train["init_from"]:

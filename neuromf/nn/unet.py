@@ -1,9 +1,14 @@
 """MONAI's 3D diffusion UNet on latents, conditioned on two raw times and on voxel positions."""
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
+from monai.networks.blocks import SpatialAttentionBlock
 from monai.networks.nets import DiffusionModelUNet
-from torch import Tensor
+from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from neuromf.nn.embeddings import N_POSITIONS, Conditioning, positions
 from neuromf.nn.forward_mode import lean_forward_mode
@@ -74,3 +79,41 @@ class UNet(DiffusionModelUNet):
             n = len(up.resnets)  # type: ignore[arg-type]  # a list of blocks
             z, skips = up(hidden_states=z, res_hidden_states_list=skips[-n:], temb=time), skips[:-n]
         return rearrange(self.out(z), "b (c p q s) i j k -> b c (i p) (j q) (k s)", p=p, q=p, s=p)
+
+
+class CheckpointedResnetBlock(DiffusionUNetResnetBlock):
+    """MONAI's residual block, whose activations are computed again in the backward pass."""
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        return _checkpointed(super().forward, x, emb)
+
+
+class CheckpointedAttentionBlock(SpatialAttentionBlock):
+    """MONAI's attention block, whose activations are computed again in the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _checkpointed(super().forward, x)
+
+
+CHECKPOINTED = {
+    DiffusionUNetResnetBlock: CheckpointedResnetBlock,
+    SpatialAttentionBlock: CheckpointedAttentionBlock,
+}
+
+
+def checkpoint_activations(net: nn.Module) -> nn.Module:
+    """Store only the inputs of residual and attention blocks for the backward pass, in place; same values.
+
+    It saves memory for one more forward pass per step. A pass in forward mode with gradient (`flow.single_pass`) cannot
+    be repeated; use `flow.two_pass`.
+    """
+    for module in net.modules():
+        if type(module) in CHECKPOINTED:
+            module.__class__ = CHECKPOINTED[type(module)]
+    return net
+
+
+def _checkpointed(block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return block(*inputs)
+    return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)

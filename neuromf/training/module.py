@@ -116,6 +116,8 @@ class ResumableModule(pl.LightningModule):
 
     def on_train_batch_end(self, *_: object) -> None:
         self.drawn += 1
+        if int(self.drawn) % self.trainer.accumulate_grad_batches:
+            return  # no optimiser step yet
         if self.global_step % self.log_every == 0 and self.values:
             self.append_history_row()
         if self.checkpoint and self.global_step % self.checkpoint_every == 0 and self.global_step < self.steps:

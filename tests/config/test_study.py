@@ -64,6 +64,14 @@ def test_every_study_is_read_on_top_of_the_default(path):
     assert config.study == load(path).get("study", "embedded")
 
 
+def test_checkpointed_activations_need_two_passes():
+    config = default("meanflow", "train", "checkpoint_activations", value=True)
+    [line] = refusal(config)
+    assert "train.checkpoint_activations needs flow.derivative two_pass" in line and "got single_pass" in line
+    config["meanflow"]["flow"]["derivative"] = "two_pass"
+    assert read_config(config).meanflow.train.checkpoint_activations
+
+
 def keys_of(section, values, place=""):
     """Every key that values hold of a section, with its field, however deep."""
     for name, value in values.items():

@@ -8,6 +8,7 @@ import torch
 from neuromf.meanflow import flow, run
 from neuromf.meanflow import module as module_file
 from neuromf.meanflow.diagnostics import Diagnostics
+from neuromf.nn.unet import checkpoint_activations
 from neuromf.training import run_record, trainer
 
 NET = {"widths": [8, 16], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4, "patch": 1}
@@ -119,6 +120,63 @@ def test_the_ema_is_updated_once_per_optimiser_step(data, tmp_path, monkeypatch)
     monkeypatch.setattr(module_file.EMA, "update", lambda self, net, batch, seen: calls.append((batch, seen)))
     fit(make_module(data, steps=3), tmp_path, accumulate=2)
     assert calls == [(8, 0), (8, 0), (8, 8), (8, 8), (8, 16), (8, 16)]  # two averages
+
+
+def test_accumulated_batches_give_one_row_per_logged_step(data, tmp_path):
+    module = fit(make_module(data, steps=4), tmp_path, accumulate=3)
+    assert [row["step"] for row in module.history] == [2, 4] and int(module.drawn) == 12
+
+
+def test_a_training_killed_between_accumulated_batches_ends_with_the_same_bits(data, tmp_path):
+    whole, broken = fit(make_module(data), tmp_path / "whole", accumulate=2), make_module(data)
+    step = broken.training_step
+
+    def killed(batch, batch_idx):  # Lightning inspects these names
+        if int(broken.drawn) == 11:  # one batch of step 5 is in the gradient
+            raise KeyboardInterrupt
+        return step(batch, batch_idx)
+
+    broken.training_step = killed
+    with pytest.raises(BaseException):  # noqa: B017 - Lightning wraps a keyboard interrupt in an exit
+        fit(broken, tmp_path / "broken", accumulate=2)
+    resumed = fit(make_module(data), tmp_path / "broken", accumulate=2)
+    for ours, theirs in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert repr(whole.history) == repr(resumed.history)
+
+
+def test_averages_in_host_memory_stay_there_and_have_the_same_values(data, tmp_path):
+    here, host = (fit(make_module(data, averages=kind), tmp_path / kind) for kind in ("device", "host"))
+    for ours, theirs in zip(here.emas.parameters(), host.emas.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    moved = host.to("meta")
+    devices = [{p.device.type for p in net.parameters()} for net in moved.nets().values()]
+    assert devices == [{"meta"}, {"meta"}, {"cpu"}]  # the teacher, the network, the further average
+
+
+def test_activations_computed_again_give_the_same_gradients_from_fewer_stored_tensors(data):
+    module = make_module(data, derivative="two_pass", target="teacher", tangent="predicted")
+    plain, repeated = (stored_bytes_and_gradients(m) for m in (module, with_checkpoints(copy.deepcopy(module))))
+    assert repeated[0] < 0.6 * plain[0]
+    for ours, theirs in zip(plain[1], repeated[1], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def with_checkpoints(module):
+    checkpoint_activations(module.u.net)
+    return module
+
+
+def stored_bytes_and_gradients(module):
+    """Bytes of tensors stored for the backward pass of one step, parameters included, and the gradients."""
+    stored = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: stored.setdefault(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) and t, lambda t: t
+    ):
+        loss = module.training_step(None, 0)
+    parameters = sum(p.numel() * 4 for p in module.u.parameters())
+    loss.backward()
+    return sum(stored.values()) - parameters, [p.grad for p in module.u.parameters()]
 
 
 def test_P4_T8_an_interrupted_training_ends_with_the_same_bits(data, tmp_path):
