@@ -3,9 +3,11 @@
 import os
 import sys
 
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from neuromf.config.study import BASE, read_config
+from neuromf.workflow.cards import reason_for_refusal
 from neuromf.workflow.stale import count_stale_jobs
 
 min_version("9.20")
@@ -53,6 +55,12 @@ rule all:
 
 localrules:
     all,
+
+
+onstart:
+    main = as_json(study=cfg.study, runs={RUN: dump(cfg.meanflow, *SECTIONS)}, shape=cfg.volumes.shape)
+    if reason := reason_for_refusal(main):
+        raise WorkflowError(reason)
 
 
 onsuccess:

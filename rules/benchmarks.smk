@@ -1,6 +1,10 @@
 """Benchmarks. The cost of generation is part of a study; the others run when they are asked for by name."""
 
 
+# Config sections of a run that its memory depends on.
+SECTIONS = ("net", "flow", "train", "samples")
+
+
 rule bench:
     """Seconds and peak memory of a training step, flow matching and every form of the derivative."""
     output:
@@ -59,6 +63,33 @@ use rule bench as bench_vae with:
         files=files,
         cfg=as_json(side=128, rounds=3),
         code=code_digest("workflow_scripts.bench_vae"),
+
+
+# GPU memory of every job in two accounts, and hours of every training, before anything runs and without a GPU.
+use rule bench as memory with:
+    output:
+        table="results/bench/memory.csv",
+        page="results/memory.md",
+    log:
+        "results/logs/memory.log",
+    benchmark:
+        "results/benchmarks/memory.tsv"
+    threads: 1
+    resources:
+        mem_mb=12000,
+        runtime=120,
+    params:
+        script="memory",
+        files=files,
+        cfg=as_json(
+            study=cfg.study,
+            runs={name: dump(run, *SECTIONS) for name, run in ARMS.runs.items()},
+            shape=cfg.volumes.shape,
+            **dump(cfg.autoencoder, "architecture", "num_splits"),
+            **dump(cfg.latents, "precision"),
+            scans=SCANS.n * (1 + cfg.latents.mirror + cfg.latents.n_augmented),
+        ),
+        code=code_digest("workflow_scripts.memory"),
 
 
 rule timing:

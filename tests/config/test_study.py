@@ -53,7 +53,9 @@ def test_the_default_config_is_read():
 
 
 def test_there_are_studies():
-    assert {"studies/compact_vae.yaml", "studies/ixi_2mm.yaml", "studies/ixi.yaml"} <= set(STUDIES)
+    assert {"studies/compact_vae.yaml", "studies/ixi_2mm.yaml", "studies/ixi.yaml", "studies/ixi_80gb.yaml"} <= set(
+        STUDIES
+    )
 
 
 @pytest.mark.parametrize("path", STUDIES)

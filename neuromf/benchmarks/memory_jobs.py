@@ -1,0 +1,152 @@
+"""Jobs whose GPU memory is counted: a training step, sampling, encoding and decoding, with random weights.
+
+Both accounts (`memory_fake`, `memory_cpu`) run the library's own code on these jobs. A count on the CPU gives the
+memory of a GPU if operations store the same tensors. Under autocast they do not: `GpuAutocast` adds what CUDA casts.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from neuromf.meanflow.flow import uniform_times
+from neuromf.meanflow.gaussian_prior import GaussianPrior
+from neuromf.meanflow.module import MeanFlowModule
+from neuromf.meanflow.run import build_network
+from neuromf.nn.unet import checkpoint_activations
+
+CONTEXT_MB = 600.0  # CUDA context, cuDNN workspaces and fragmentation
+FLOAT32 = (torch.group_norm, torch.softmax, nn.functional.softmax, Tensor.softmax, torch.pow, Tensor.pow)
+
+
+@dataclass(frozen=True)
+class Account:
+    """GPU memory of a job in MB (10^6 bytes), at its peak.
+
+    Arguments:
+        parameters: Trained and frozen weights and buffers of the networks.
+        gradients: Gradients of trained weights.
+        optimiser: State of the optimiser.
+        averages: Weight averages on the device, with their buffers.
+        activations: Tensors stored for the backward pass, at the end of the forward pass.
+        transient: The rest: inputs, outputs and temporary tensors at the peak.
+    """
+
+    parameters: float = 0.0
+    gradients: float = 0.0
+    optimiser: float = 0.0
+    averages: float = 0.0
+    activations: float = 0.0
+    transient: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All parts, and the context."""
+        return sum(asdict(self).values()) + CONTEXT_MB
+
+
+class GpuAutocast(TorchFunctionMode):
+    """Makes the CPU's autocast cast what CUDA's does: normalisation, softmax and powers in float32."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:  # noqa: ANN401
+        kwargs = kwargs or {}
+        if not torch.is_autocast_enabled("cpu") or func not in FLOAT32:
+            return func(*args, **kwargs)
+        args, kwargs = tree_map_only(Tensor, lambda a: a.float() if a.is_floating_point() else a, (args, kwargs))
+        with torch.autocast("cpu", enabled=False):
+            return func(*args, **kwargs)
+
+
+@contextmanager
+def gpu_autocast(precision: str) -> Iterator[None]:
+    """Autocast of a GPU for "bf16-mixed" or "bf16"; nothing for other precisions."""
+    with GpuAutocast(), torch.autocast("cpu", torch.bfloat16, enabled=precision.startswith("bf16")):
+        yield
+
+
+def megabytes(*tensors: Tensor) -> float:
+    """Size of the distinct storages of tensors in MB."""
+    storages = {id(a.untyped_storage()): a.untyped_storage().nbytes() for a in tensors}
+    return sum(storages.values()) / 1e6
+
+
+def contents(*modules: nn.Module) -> list[Tensor]:
+    """Parameters and buffers of modules."""
+    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
+
+def new_module(
+    *, net: dict, flow: dict, train: dict, shape: tuple[int, ...], batch: int | None = None, moving: int | None = None
+) -> MeanFlowModule:
+    """Training of a network with random weights on random latents, as after the first intervals have opened.
+
+    Arguments:
+        net, flow, train: Config sections of a run.
+        shape: Latent shape (C, I, J, K).
+        batch: Latents per batch; that of `train` by default.
+        moving: Pairs with r < t in each batch; the largest possible number by default.
+    """
+    batch = batch or train["batch"]
+    moving = moving_pairs(flow, batch) if moving is None else moving
+    prior = flat_prior(shape, flow["prior_axes"]) if flow["prediction"] == "x" else None
+    u = build_network(net, flow["prediction"], prior=prior, velocity_head=flow["tangent"] == "head")
+    if train.get("checkpoint_activations"):
+        checkpoint_activations(u.net)
+    names = ("tangent", "target", "derivative", "p", "channel_weights", "adaptive_power", "adaptive_c")
+    settings = {name: flow[name] for name in names} | {"ema_images": train["ema_images"]}
+    times = {"fraction_r_equals_t": 1 - moving / batch, "fraction_uniform": moving / batch}
+    latents = torch.randn(batch, *shape)
+    averages = train.get("averages", "device")
+    return MeanFlowModule(u, latents, times=times, averages=averages, batch=batch, steps=1, lr=1e-4, seed=0, **settings)
+
+
+def moving_pairs(flow: dict, batch: int) -> int:
+    """Largest number of pairs with r < t in a batch."""
+    return batch - round(batch * flow["times"]["fraction_r_equals_t"])
+
+
+def flat_prior(shape: tuple[int, ...], n_axes: int) -> GaussianPrior:
+    """A prior of the right size, with unit variances."""
+    axes = torch.eye(n_axes, torch.Size(shape).numel())
+    return GaussianPrior(torch.zeros(shape), axes, torch.ones(n_axes), torch.ones(shape))
+
+
+def optimiser_of(module: MeanFlowModule) -> torch.optim.Optimizer:
+    """Optimiser of a training with the implementation that it has on a GPU."""
+    configured: Any = module.configure_optimizers()
+    optimiser = configured["optimizer"]
+    for group in optimiser.param_groups:
+        if "foreach" in group:
+            group["foreach"] = True
+    return optimiser
+
+
+def states(module: MeanFlowModule) -> dict[str, float]:
+    """Parameters, gradients, optimiser state and averages of a training with AdamW in MB."""
+    trained = sum(p.numel() for p in module.u.parameters() if p.requires_grad) * 4 / 1e6
+    averages = [tensor for ema in module.emas if not ema.host for tensor in contents(ema)]
+    own = {id(tensor.untyped_storage()) for tensor in contents(module.u)}
+    averages = [tensor for tensor in averages if id(tensor.untyped_storage()) not in own]
+    return {"parameters": megabytes(*contents(module.u)), "gradients": trained, "optimiser": 2 * trained,
+            "averages": megabytes(*averages)}  # fmt: skip
+
+
+def new_sampling(
+    *, net: dict, flow: dict, shape: tuple[int, ...], batch: int
+) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """Network of a run, and a function that draws one batch of one-step samples."""
+    prior = flat_prior(shape, flow["prior_axes"]) if flow["prediction"] == "x" else None
+    u = build_network(net, flow["prediction"], prior=prior, velocity_head=flow["tangent"] == "head")
+    u.requires_grad_(False).eval()
+
+    def draw() -> Tensor:
+        start, end = uniform_times(1)
+        eps = torch.randn(batch, *shape)
+        return eps - u(eps, torch.full((batch,), start), torch.full((batch,), end))
+
+    return u, draw

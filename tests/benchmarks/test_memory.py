@@ -1,0 +1,199 @@
+"""GPU memory without a GPU: a network whose memory is computed by hand, and two accounts of the same jobs."""
+
+import copy
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from snakemake.utils import update_config
+from torch import nn
+
+from neuromf.benchmarks import memory, memory_cpu, memory_fake, memory_jobs
+from neuromf.config.study import read_config
+from neuromf.workflow.arms import Arms
+from neuromf.workflow.params import dump
+from workflow_scripts import memory as script
+
+ROOT = Path(__file__).parents[2]
+SHAPE = (4, 8, 8, 8)
+
+
+def settings(*studies, volumes=None):
+    """Arguments of `memory.jobs` for a study."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    for path in studies:
+        update_config(config, yaml.safe_load((ROOT / path).read_text()))
+    config = read_config(config)
+    runs = {name: dump(run, "net", "flow", "train", "samples") for name, run in Arms(config).runs.items()}
+    vae = dump(config.autoencoder, "architecture", "num_splits") | dump(config.latents, "precision")
+    return {"runs": runs, "shape": volumes or config.volumes.shape, **vae}
+
+
+LAPTOP = ("studies/paper_scale.yaml", "studies/ixi.yaml")
+LARGE = ("studies/paper_scale.yaml", "studies/ixi_80gb.yaml")
+
+
+@pytest.fixture
+def small():
+    """Sections of a small run: net, flow and train."""
+    run = settings()["runs"]["meanflow"]
+    net = {**run["net"], "widths": [16, 32], "patch": 1, "norm_groups": 8}
+    return {"net": net, "flow": run["flow"] | {"derivative": "two_pass"}, "train": run["train"] | {"batch": 4}}
+
+
+# --- a network whose memory is known -----------------------------------------------------------------
+
+
+def three_layers():
+    """100 to 200 to 200 to 10 features with ReLU, without biases: 62,000 weights."""
+    sizes = [(100, 200), (200, 200), (200, 10)]
+    layers = [layer for a, b in sizes for layer in (nn.Linear(a, b, bias=False), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def test_fake_tensors_give_the_memory_of_a_multilayer_perceptron():
+    """Batch 1000: two hidden layers are stored, and input, output and one hidden layer are alive at the peak."""
+    with memory_fake.fake_tensors():
+        net, tracker = three_layers(), memory_fake.StorageTracker()
+        tracker.track_external(net)
+        with tracker:
+            loss = net(torch.randn(1000, 100)).sum()
+            stored = tracker.megabytes("current")
+            loss.backward()
+    weights, hidden = 4 * 62_000, 4 * 200_000
+    assert tracker.megabytes("peak") > stored
+    assert stored == pytest.approx((weights + 4 * 100_000 + 2 * hidden + 4) / 1e6, abs=1e-3)
+
+
+def test_the_cpu_stores_what_a_multilayer_perceptron_needs():
+    net, x = three_layers(), torch.randn(1000, 100)
+    stored = memory_cpu.Stored([*net.parameters(), x])
+    with torch.autograd.graph.saved_tensors_hooks(stored.pack, lambda a: a):
+        net(x).sum()
+    assert stored.megabytes == 2 * 4 * 200_000 / 1e6
+
+
+def test_the_allocator_of_the_cpu_gives_the_peak_of_a_sum():
+    with memory_cpu.allocations() as peak:
+        a = torch.ones(1_000_000)
+        b = a * 2  # 8 MB
+        del a
+        b = b.exp_()
+    assert peak.megabytes == pytest.approx(8, abs=0.01)
+
+
+def test_states_are_sixteen_bytes_per_weight_and_four_for_each_average(small):
+    module = memory_jobs.new_module(**small, shape=SHAPE)
+    sizes, weights = memory_jobs.states(module), sum(p.numel() for p in module.u.parameters())
+    assert sizes["gradients"] == 4 * weights / 1e6 and sizes["optimiser"] == 8 * weights / 1e6
+    prior = sum(b.numel() for b in module.u.buffers()) * 4 / 1e6
+    assert sizes["parameters"] == pytest.approx(4 * weights / 1e6 + prior)
+    assert sizes["averages"] == pytest.approx(4 * weights / 1e6 + prior)  # one average with its prior
+    averages = {"ema_images": [8, 32], "averages": "host"}
+    host = memory_jobs.new_module(**{**small, "train": small["train"] | averages}, shape=SHAPE)
+    assert memory_jobs.states(host)["averages"] == sizes["averages"]  # the second is in host memory
+
+
+# --- two accounts of one job -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("precision", "derivative"), [("bf16-mixed", "two_pass"), ("32-true", "single_pass")])
+def test_two_accounts_of_a_training_agree(small, precision, derivative):
+    small["train"]["precision"], small["flow"]["derivative"] = precision, derivative
+    fake, cpu = (account.training_account(**small, shape=SHAPE) for account in (memory_fake, memory_cpu))
+    assert fake.activations == pytest.approx(cpu.activations, rel=0.05)
+    assert abs(memory.difference(fake, cpu)) < 0.15
+
+
+def test_checkpoints_and_the_order_of_two_passes_save_memory(small):
+    def account(**changes):
+        return memory_fake.training_account(**{**small, "train": small["train"] | changes}, shape=SHAPE)
+
+    assert account(checkpoint_activations=True).activations < 0.4 * account().activations
+    assert account().transient < account().activations  # the memory of du/dt is free before activations are stored
+
+
+def test_two_accounts_of_the_autoencoder_agree():
+    job = {
+        "architecture": "published",
+        "num_splits": 1,
+        "shape": (16, 16, 16),
+        "task": "decode",
+        "precision": "float32",
+    }
+    build = lambda: memory.new_autoencoder(**job)  # noqa: E731
+    fake, cpu = memory_fake.inference_account(build), memory_cpu.inference_account(build)
+    assert fake.parameters == pytest.approx(4 * 20_944_897 / 1e6) == cpu.parameters
+    assert abs(fake.transient - cpu.transient) < 0.15 * fake.transient
+
+
+# --- page and refusal --------------------------------------------------------------------------------
+
+
+def test_a_small_gpu_is_refused_with_numbers_and_with_a_batch_that_fits(small):
+    run = {**small, "samples": {"batch": 4}}
+    needed = memory_fake.training_account(**small, shape=SHAPE).total
+    study = {"study": "big", "runs": {"meanflow": run}, "shape": [32, 32, 32]}
+    with pytest.raises(SystemExit) as refused:
+        memory.refuse_small_card(card_mb=needed - 1, **study)
+    message = str(refused.value)
+    assert message.startswith("study big was not started: train meanflow needs") and f"{needed:,.0f} MB" in message
+    assert "set meanflow.train.batch to 2 (now 4) and meanflow.train.accumulate to 2 (now 1)" in message
+    memory.refuse_small_card(card_mb=needed + 1, **study)
+    with pytest.raises(SystemExit, match=r"lower meanflow.net.widths \(now \[16, 32\]\)"):
+        memory.refuse_small_card(card_mb=memory_jobs.CONTEXT_MB, **study)
+
+
+def test_hours_follow_from_operations_speed_and_utilisation(small):
+    run = copy.deepcopy(small) | {"samples": {}}
+    run["train"] |= {"steps": 100, "accumulate": 2, "precision": "bf16-mixed"}
+    run["flow"]["flow_matching_steps"] = 40
+    row = memory.time_row("meanflow", run, 1e15, 5e14)
+    assert row["PFLOP"] == 200 + 60 and row["images"] == 800
+    machine = memory.MACHINES["A100"]
+    expected = (200e15 / machine.bf16 + 60e15 / machine.float32) / machine.utilisation / 3600
+    assert row["A100"] == pytest.approx(expected)
+
+
+def test_operations_of_a_convolution_are_counted():
+    def build():
+        conv = nn.Conv3d(2, 3, 3, padding=1)
+        return [conv], lambda: conv(torch.randn(1, 2, 4, 4, 4))
+
+    assert memory_fake.inference_operations(build) == 2 * 27 * 2 * 3 * 64
+
+
+@pytest.mark.slow
+def test_the_page_of_a_tiny_study_has_every_job(tmp_path, small):
+    study = settings(volumes=(32, 32, 32))
+    study["runs"] = {"meanflow": {**small, "samples": study["runs"]["meanflow"]["samples"]}}
+    config = json.dumps({"study": "tiny", "scans": 10, **study})
+    script.main(["--config", config, "--table", str(tmp_path / "a.csv"), "--page", str(tmp_path / "a.md")])
+    table, page = pd.read_csv(tmp_path / "a.csv"), (tmp_path / "a.md").read_text()
+    assert table["job"].tolist() == ["train meanflow", "sample, network", "decode", "encode"]
+    assert (table["difference"].abs() < 0.15).all() and "| train meanflow |" in page and "RTX 4060" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", [LAPTOP, LARGE], ids=["8 GB", "80 GB"])
+def test_two_accounts_agree_for_every_job_of_a_paper_study(study):
+    limit = 7200 if study == LAPTOP else 80_000
+    for job in memory.jobs(**settings(*study)):
+        fake, cpu = job.fake(), job.cpu()
+        assert fake.total <= limit and cpu.total <= limit, job.name
+        assert abs(memory.difference(fake, cpu)) < 0.15, (job.name, fake, cpu)
+
+
+@pytest.mark.slow
+def test_the_80_gb_study_is_refused_on_8_gb_and_the_8_gb_study_is_not():
+    for study in (LAPTOP, LARGE):
+        values = settings(*study)
+        values = {"study": "ixi", "card_mb": 8188 * 1.048576, "runs": values["runs"], "shape": values["shape"]}
+        if study == LAPTOP:
+            memory.refuse_small_card(**values)
+            continue
+        with pytest.raises(SystemExit, match="was not started: train meanflow needs .* the GPU has 8,586 MB"):
+            memory.refuse_small_card(**values)
