@@ -69,6 +69,7 @@ rule prepare:
     params:
         files=files,
         cfg=as_json(volumes=dump(cfg.volumes), n_shards=len(SHARDS)),
+        scans=lambda w: shard_digest(cfg.cohort, SCANS, int(w.shard), len(SHARDS)),
         code=code_digest("workflow_scripts.prepare"),
     shell:
         "python -m workflow_scripts.prepare {params.files} --shard {wildcards.shard} --config {params.cfg:q}"

@@ -3,16 +3,21 @@
 from neuromf.figures.catalogue import FIGURES, TABLES
 from neuromf.workflow.arms import Arms
 from neuromf.workflow.digests import code_digest, files_digest, resolve
-from neuromf.workflow.listing import list_scans, n_shards, source_values
+from neuromf.workflow.listing import n_shards, plan_scans, shard_digest, source_values
 from neuromf.workflow.params import as_json, command_line, dump, provenance
 
-SCANS = list_scans(cfg.cohort)
+SCANS = plan_scans(cfg.cohort, main=workflow.is_main_process)
 SHARDS = range(n_shards(SCANS.n, cfg.cohort.scans_per_shard))
 ARMS = Arms(cfg)
 ABLATIONS = ARMS.active
 HAS_LESIONS = "lesions" in cfg.systems
 # Phase 6 is about ablations, phase 7 about lesions.
 PHASES = [*range(6), *[6] * bool(ABLATIONS), *[7] * HAS_LESIONS, 8]
+
+
+# Passed to jobs on a cluster, which look at no scan themselves.
+envvars:
+    "NEUROMF_N_SCANS",
 
 
 wildcard_constraints:

@@ -58,7 +58,7 @@ rule pairs:
         cfg=lambda w: as_json(
             **pairs_source(cfg.lesions), split=dump(cfg.lesions.split), volumes=dump(cfg.volumes), seed=cfg.seed
         ),
-        digest=pairs_digest(cfg.lesions) if HAS_LESIONS else "",
+        digest=pairs_digest(cfg.lesions) if HAS_LESIONS and workflow.is_main_process else "",
         folder=subpath(output.pairs, parent=True),
         code=code_digest("workflow_scripts.pairs"),
     shell:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from neuromf.data.sources import demographics
-from neuromf.data.sources.folder import file_problem, find_mask, find_scans, printable, stem
+from neuromf.data.sources.folder import file_problem, find_mask, printable, stem
+from neuromf.data.sources.walk import find_scans
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +58,8 @@ def read_bids(
 
 def _find(root: Path, suffix: str, datatype: str) -> list[Path]:
     """Scans of a suffix, with and without sessions, sorted."""
-    return sorted(
-        file
-        for folder in ("sub-*", "sub-*/ses-*")
-        for end in ("nii", "nii.gz")
-        for file in find_scans(root, f"{folder}/{datatype}/*_{suffix}.{end}")
-    )
+    folders, ends = ("sub-*", "sub-*/ses-*"), ("nii", "nii.gz")
+    return find_scans(root, *(f"{folder}/{datatype}/*_{suffix}.{end}" for folder in folders for end in ends))
 
 
 def _nothing_found(root: Path, suffix: str, datatype: str) -> str:

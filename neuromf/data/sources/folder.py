@@ -1,5 +1,6 @@
 """Scans in any folder: a glob pattern finds the files, a regular expression parses their names."""
 
+import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -7,13 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from neuromf.data.sources import demographics
+from neuromf.data.sources.walk import find_scans, missing_reason
 
 GROUPS = {"scan", "participant", "site"}
-
-
-def find_scans(root: str | Path, pattern: str) -> list[Path]:
-    """Files below root that match a glob pattern, sorted, including broken links, which become rows with a problem."""
-    return sorted(path for path in Path(root).glob(pattern) if not path.is_dir())
+# Entity part of BIDS, and what dcm2niix appends to names.
+NOT_MAGNITUDE = re.compile(r"(?:^|_)part-(phase|real|imag)(?:_|$)|_(ph|phase|imaginary)$", re.IGNORECASE)
 
 
 def read_folder(
@@ -73,8 +72,8 @@ def _row(root: Path, relative: str, regex: re.Pattern, masks: str | None) -> dic
     name = PurePosixPath(relative).name
     match = regex.match(name)
     groups = {key: value for key, value in (match.groupdict() if match else {}).items() if value}
-    scan, site = groups.get("scan", stem(name)), groups.get("site", "")
-    participant = groups.get("participant", scan)
+    scan, site = stem(groups.get("scan", name)), groups.get("site", "")
+    participant = stem(groups.get("participant", scan))
     paths = {"relative": relative, "file": str(root / relative)}
     row = demographics.blank_row(scan, demographics.participant_id(participant), site=site, **paths)
     if problem := file_problem(root / relative):
@@ -102,12 +101,22 @@ def stem(name: str) -> str:
 
 
 def file_problem(path: Path) -> str:
-    """The problem of a file with an unreadable name, or of a broken link; else ""."""
+    """The problem of a file with an unreadable name, a broken link, or a part of a complex image; else ""."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
         return f"unreadable name: {_printable(str(path))} is not UTF-8; rename the file"
-    return "" if path.exists() else f"missing file: {path} is a broken link"
+    if os.path.isdir(path):
+        return f"no permission: the folder {path} cannot be read; change its mode"
+    return missing_reason(path, "file") or part_problem(path.name)
+
+
+def part_problem(name: str) -> str:
+    """The problem of a file whose name says that it is no magnitude image; else ""."""
+    if not (found := NOT_MAGNITUDE.search(stem(name))):
+        return ""
+    part = found[1] or found[2]
+    return f"not magnitude: {name} is the {part} part of a complex image; leave it out"
 
 
 def printable(row: dict) -> dict[str, Any]:
@@ -128,4 +137,4 @@ def find_mask(root: Path, masks: str | None, **fields: str) -> dict[str, str]:
     except (KeyError, IndexError, ValueError) as error:
         *some, last = [f"{{{name}}}" for name in fields]
         raise ValueError(f'masks "{masks}" may name {", ".join(some)} and {last} only: {error!r}') from error
-    return {"mask": str(path), "problem": "" if path.exists() else f"missing mask: {path} does not exist"}
+    return {"mask": str(path), "problem": missing_reason(path, "mask")}

@@ -14,6 +14,7 @@ from typing import Any
 
 from neuromf.data.sources.bids import read_bids
 from neuromf.data.sources.folder import find_mask, read_folder
+from neuromf.data.sources.walk import find_scans, missing_reason
 
 ENDS = (".nii.gz", ".nii")
 
@@ -91,10 +92,10 @@ def _add_mask(row: dict[str, Any], suffix: str, mask_suffix: str, *, single: boo
     if row["problem"]:
         return row
     folder, stem = Path(row["file"]).parent, row["scan"].removesuffix(suffix) + mask_suffix
-    found = [folder / f"{stem}{end}" for end in ENDS if (folder / f"{stem}{end}").exists()]
+    found = [folder / f"{stem}{end}" for end in ENDS if os.path.lexists(folder / f"{stem}{end}")]
     if not found and single:
-        found = sorted(path for end in ENDS for path in folder.glob(f"*_{mask_suffix}{end}"))
+        found = find_scans(folder, *(f"*_{mask_suffix}{end}" for end in ENDS))
     if len(found) == 1:
-        return row | {"mask": str(found[0])}
+        return row | {"mask": str(found[0]), "problem": missing_reason(found[0], "mask")}
     several = f"{len(found)} masks" if found else "no mask"
     return row | {"problem": f"missing mask: beside {Path(row['file']).name} is {several}, wanted {stem}.nii.gz"}

@@ -15,7 +15,8 @@ from typing import Any
 
 from neuromf.data.sources import demographics
 from neuromf.data.sources.delimited import Line, Table, find_column, read_lines
-from neuromf.data.sources.folder import stem
+from neuromf.data.sources.folder import part_problem, stem
+from neuromf.data.sources.walk import missing_reason
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ def _row(root: Path, line: Line, templates: Mapping[str, Template], scans: str) 
     return demographics.blank_row(
         name,
         f"{cells['dataset']}/{participant}" if participant and cells.get("dataset") else participant or name,
-        problem or no_mask,
+        problem or no_mask or part_problem(PurePosixPath(relative).name),
         file=str(root / relative) if relative else "",
         mask=str(root / mask) if mask else "",
         sex=demographics.parse_sex(cells.get("sex", "")),
@@ -215,13 +216,12 @@ def _check_files(row: dict) -> dict[str, Any]:
     """The row with paths in the Unicode form of the disk, and a problem for a file that does not exist."""
     if row["problem"]:
         return row
-    found = {what: _on_disk(row[what]) for what in ("file", "mask") if row[what]}
-    missing = next((what for what, path in found.items() if path is None), None)
-    problem = f"missing {missing}: {row[missing]} does not exist" if missing else ""
-    return row | {what: path for what, path in found.items() if path} | {"problem": problem}
+    paths = {what: path_on_disk(row[what]) or row[what] for what in ("file", "mask") if row[what]}
+    problems = (missing_reason(path, what) for what, path in paths.items())
+    return row | paths | {"problem": next(filter(None, problems), "")}
 
 
-def _on_disk(path: str) -> str | None:
+def path_on_disk(path: str) -> str | None:
     """The Unicode form of a path that exists, if any."""
     forms = dict.fromkeys([path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))])
     return next((form for form in forms if Path(form).exists()), None)
