@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from neuromf.config.types import Count, Digest, Fraction, Label, Positive, Section, Seed, key
+from neuromf.config.types import Count, Digest, Fraction, Label, Positive, Section, Seed, WithoutNull, key
 
 Cell = str | int | float | bool | None
 Variation = Literal[
@@ -34,7 +34,7 @@ class Folder(Section):
         "Regular expression that matches a file name, with the groups scan, participant and site.", "(?P<scan>.+)"
     )
     participants: str | None = key("Table below root with participant_id or file, sex, age, site.", None)
-    columns: dict[Literal["participant", "file", "sex", "age", "site"], str] = key(
+    columns: Annotated[dict[Literal["participant", "file", "sex", "age", "site"], str], WithoutNull] = key(
         "Names of the columns in that table, where they differ.", {}
     )
     masks: str | None = key("Template of brain masks below root, such as masks/{scan}.nii.gz.", None)
@@ -45,7 +45,7 @@ class Bids(Section):
     suffix: Label = key("BIDS suffix of the scans.", "T1w")
     datatype: Label = key("BIDS datatype of the scans.", "anat")
     participants: str | None = key("Table of participants below root.", "participants.tsv")
-    columns: dict[Literal["participant", "sex", "age", "site"], str] = key(
+    columns: Annotated[dict[Literal["participant", "sex", "age", "site"], str], WithoutNull] = key(
         "Names of the columns in that table, where they differ.", {}
     )
     masks: str | None = key("Template of brain masks below root.", None)
@@ -54,9 +54,9 @@ class Bids(Section):
 class Table(Section):
     root: str = key("Folder that all paths are relative to.", path=True)
     scans: str = key("Table below root with one row per scan.")
-    columns: dict[Literal["file", "participant", "dataset", "scan", "mask", "site", "sex", "age"], str] = key(
-        "Column of the table, or a template of columns, for each of our names; file and participant are required."
-    )
+    columns: Annotated[
+        dict[Literal["file", "participant", "dataset", "scan", "mask", "site", "sex", "age"], str], WithoutNull
+    ] = key("Column of the table, or a template of columns, for each of our names; file and participant are required.")
     where: dict[str, Cell | Annotated[list[Cell], Field(min_length=1)]] = key(
         "Rows to include, by value: one value, or a list of values, for each column.", {}
     )

@@ -9,21 +9,27 @@ from skimage.filters import threshold_otsu
 
 LOWEST_ABOVE = 1 / 3  # smallest fraction of voxels at the minimum in a skull-stripped scan
 SPECKS_BELOW = 0.004  # fraction of isolated voxels: 0.0006 to 0.0012 in skull-stripped scans, 0.009 to 0.07 in raw ones
+MAX_BRAIN_ML = 2600  # not background in a skull-stripped scan: 1100 to 1650 ml measured; heads have 3500 to 6400
 NECK_BELOW_MM = 180  # below the top of the head; the brain ends above (at most 168 mm in 136 scans of IXI)
 CROWN_MM, BRAIN_BELOW_MM = 120, 82  # upper part of a head with a neck, and depth of the brain's centre
 RIM = 2  # voxels that the head mask is dilated by
 
 
-def is_skull_stripped(array: NDArray) -> bool:
+def is_skull_stripped(array: NDArray, voxel_ml: float = 0.0) -> bool:
     """Whether the background of a scan was removed already.
 
-    In a skull-stripped scan, more than a third of the voxels hold the minimum and the other voxels are connected. A
-    raw scan may have as many zeros, but noise and ringing leave isolated voxels among them: voxels with at most two of
-    six neighbours above the minimum. Use the scan on its own grid: resampling enlarges isolated voxels.
+    In a skull-stripped scan, more than a third of the voxels hold the minimum, and the other voxels are connected and
+    no larger than a brain. A raw scan may have as many zeros, but noise and ringing leave isolated voxels among them:
+    voxels with at most two of six neighbours above the minimum. Use the scan on its own grid: resampling enlarges
+    isolated voxels.
+
+    Arguments:
+        array: Intensities, shape (I, J, K).
+        voxel_ml: Volume of a voxel in ml; 0 leaves the volume unchecked.
     """
     array = array.T if array.flags.f_contiguous else array  # 20 times faster along the memory order of NIfTI
     above = array > array.min()
-    if np.mean(above) >= 1 - LOWEST_ABOVE:
+    if np.mean(above) >= 1 - LOWEST_ABOVE or np.count_nonzero(above) * voxel_ml > MAX_BRAIN_ML:
         return False
     neighbours = np.zeros(array.shape, np.uint8)
     for axis in range(3):

@@ -1,6 +1,7 @@
 """NIfTI files of this project: volumes in [0, 1] as scaled int16, masks as uint8. Arrays (I, J, K), RAS+."""
 
 import gzip
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ def write_volume(path: str | Path, array: NDArray, affine: NDArray) -> None:
             f"a volume must be 3D within 0..1; got shape {array.shape} within {span}; clip or select first"
         )
     _write(path, np.rint(array * float(LEVELS)), affine, np.int16, slope=1 / LEVELS)
+
+
+def volume_digest(array: NDArray) -> str:
+    """Digest of the shape and voxels of a volume in [0, 1], as `write_volume` stores them."""
+    stored = np.ascontiguousarray(np.rint(array * float(LEVELS)).astype("<i2"))
+    return hashlib.blake2b(str(array.shape).encode() + stored.tobytes(), digest_size=16).hexdigest()
 
 
 def write_mask(path: str | Path, mask: NDArray, affine: NDArray) -> None:

@@ -178,7 +178,7 @@ def _checked_fractions(fractions: Mapping[str, float]) -> dict[str, float]:
 
 
 def merge_qc(shards: Sequence[str | Path]) -> "pd.DataFrame":
-    """One table from qc.tsv of each shard folder, sorted by scan; logs how many scans are excluded, and why.
+    """One table from qc.tsv of each shard folder, sorted by scan, without duplicates; logs what is excluded, and why.
 
     Raises:
         ValueError: If no scan was accepted.
@@ -186,16 +186,58 @@ def merge_qc(shards: Sequence[str | Path]) -> "pd.DataFrame":
     import pandas as pd
 
     table = pd.concat([read_table(Path(shard) / "qc.tsv") for shard in shards]).sort_values("scan")
-    accepted = (table["status"] == "accepted").sum()
-    kinds = table.loc[table["status"] != "accepted", "reason"].str.split(":").str[0].value_counts()
-    reasons = ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none"
-    if not accepted:
+    table = exclude_duplicates(table.reset_index(drop=True), volume="")
+    accepted = table["status"] == "accepted"
+    reasons = count_reasons(table)
+    if not accepted.any():
         raise ValueError(
             f"none of {len(table)} scans can be used ({reasons}); "
             f"the column reason of {Path(shards[0]) / 'qc.tsv'} gives the reason of each scan"
         )
-    logger.info("%d accepted, %d excluded: %s", accepted, len(table) - accepted, reasons)
+    log_origins(table)
+    logger.info("%d accepted, %d excluded: %s", accepted.sum(), (~accepted).sum(), reasons)
     return table
+
+
+def exclude_duplicates(table: "pd.DataFrame", **blank: str) -> "pd.DataFrame":
+    """The table with each scan excluded whose prepared voxels are those of an accepted scan earlier by name.
+
+    The splits of other scans stay: with the same content in two splits, the test set would not be independent.
+
+    Arguments:
+        table: Columns scan, status, reason, split and digest (of the voxels).
+        blank: Further columns that an excluded scan has no value in, such as volume="".
+    """
+    if "digest" not in table:  # written before volumes had digests
+        return table
+    table = table.copy()
+    candidates = table[(table["status"] == "accepted") & (table["digest"] != "")].sort_values("scan")
+    first = candidates.groupby("digest")["scan"].first()
+    for row in candidates[candidates.duplicated("digest")].index:
+        reason = f"duplicate: same content as {first[table.loc[row, 'digest']]}; remove one of the two files"
+        values = {"status": "quarantined", "reason": reason, "split": "", **blank}
+        table.loc[row, list(values)] = list(values.values())
+        logger.warning("%s excluded, %s", table.loc[row, "scan"], reason)
+    return table
+
+
+def count_reasons(table: "pd.DataFrame") -> str:
+    """Excluded scans by kind of reason, as text; "none" if all are accepted."""
+    kinds = table.loc[table["status"] != "accepted", "reason"].str.split(":").str[0].value_counts()
+    return ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none"
+
+
+def log_origins(table: "pd.DataFrame") -> None:
+    """Log how many accepted scans have which origin of the foreground, and how many have a note."""
+    accepted = table[table["status"] == "accepted"].reindex(columns=["stripped_by", "note"], fill_value="")
+    names = {"already": "taken as skull-stripped already", "none": "whole heads", "mask": "with a brain mask"}
+    counts = accepted.loc[accepted["stripped_by"] != "", "stripped_by"].value_counts()
+    if len(counts):
+        logger.info(
+            "scans: %s", ", ".join(f"{n} {names.get(name, f'stripped by {name}')}" for name, n in counts.items())
+        )
+    for kind, n in accepted.loc[accepted["note"] != "", "note"].value_counts().head(5).items():
+        logger.info("note of %d scans: %s", n, kind)
 
 
 def read_table(path: str | Path) -> "pd.DataFrame":

@@ -26,8 +26,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from neuromf.data import external_tools
+from neuromf.data.background import clean_background
 from neuromf.data.foreground import crop_centre, foreground_mask, foreground_measures, is_skull_stripped
-from neuromf.data.nifti import write_volume
+from neuromf.data.masks import brain_mask_of
+from neuromf.data.nifti import volume_digest, write_volume
 from neuromf.data.scans import BadScan, format_shape, quarantine_reason, read_image, read_scan
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,8 @@ logger = logging.getLogger(__name__)
 SMOOTH_ABOVE = 1.5  # ratio of voxel sizes above which bilinear resampling alone would alias
 RAS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 QC_COLUMNS = ["scan", "participant", "split", "status", "reason", "coverage", "extent_mm", "foreground_ml", "mean"]
-QC_COLUMNS += ["stripped_by", "bias_field", "native_shape", "native_spacing_mm", "native_axes", "volume"]
+QC_COLUMNS += ["stripped_by", "bias_field", "native_shape", "native_spacing_mm", "native_axes", "note", "digest"]
+QC_COLUMNS += ["volume"]
 
 
 def rescale_intensities(array: NDArray, low: float, high: float, inside: NDArray | None = None) -> NDArray:
@@ -60,7 +63,10 @@ def prepare(
     mask: str | Path | None = None,
     percentiles: tuple[float, float] = (0.0, 99.5),
     stripper: external_tools.SkullStripper | None = None,
+    already_stripped: str = "auto",
     bias_field: str = "none",
+    min_extent_mm: float = 0.0,
+    nan: str = "refuse",
 ) -> tuple[NDArray, NDArray, dict[str, Any]]:
     """One scan on the grid of the study: RAS+, isotropic, in [0, 1], cropped or padded around the foreground.
 
@@ -73,32 +79,43 @@ def prepare(
         shape: Shape of the result, (I, J, K).
         mask: NIfTI file of the brain mask, on any grid.
         percentiles: Percentiles of the foreground that become 0 and 1; intensities beyond are clipped.
-        stripper: Skull stripper for a scan without a mask that is not yet skull-stripped.
+        stripper: Skull stripper for a scan without a mask.
+        already_stripped: "detect": a scan whose background was removed is not stripped again; "never": every scan is
+            stripped; "auto": "never" with a stripper, else "detect".
         bias_field: "n4" corrects the bias field before intensities are rescaled, "none" does not.
+        min_extent_mm: Smallest field of view along any axis: scouts and localisers have a few slices.
+        nan: "refuse" a scan with NaN, or read NaN as "zero".
 
     Returns:
         The volume (I, J, K), float32; its affine; and facts: coverage (fraction of the foreground inside the crop),
         extent_mm (of the foreground, right-left x front-back x top-bottom), foreground_ml, mean (of the foreground),
         stripped_by, bias_field, native_shape, native_spacing_mm, native_axes, oblique_deg, low and high (intensities
-        that became 0 and 1).
+        that became 0 and 1), note (what was corrected or is ambiguous).
 
     Raises:
         BadScan: If the scan or its mask cannot be used, or a tool fails on it.
     """
     _check_settings(spacing_mm, shape, percentiles, bias_field)
-    scan = read_scan(path)
+    native = read_scan(path, nan=nan)
+    _check_extent(native, Path(path).name, min_extent_mm)
+    scan, offset = clean_background(native)
     image = _resample(scan, spacing_mm)
     values, affine = image[0].numpy(), image.affine.numpy().astype(float)
-    inside, stripped_by = _foreground(scan, image, mask, stripper)
+    detect = already_stripped == "detect" or (already_stripped == "auto" and stripper is None)
+    brain = read_image(mask, nan=nan) if mask else None
+    inside, stripped_by = _foreground(scan, image, brain, stripper, name=Path(mask or path).name, detect=detect)
     if bias_field == "n4":
         values = external_tools.correct_bias_field(values, inside, spacing_mm)
         bias_field = f"n4 {external_tools.n4_version()}"
     low, high = (float(value) for value in np.percentile(values[inside], percentiles))
     if low >= high:
-        raise BadScan(f"constant: inside its foreground {Path(path).name} is {low:g} from percentile to percentile")
+        raise BadScan(
+            f"constant: inside its foreground {Path(path).name} is {low + offset:g} from percentile to percentile"
+        )
     volume = rescale_intensities(values, *percentiles, inside=inside)
-    facts = _native_facts(scan) | foreground_measures(volume, inside, spacing_mm) | {"low": low, "high": high}
-    if mask or stripped_by == str(stripper):
+    facts = _native_facts(scan) | foreground_measures(volume, inside, spacing_mm)
+    facts |= {"low": low + offset, "high": high + offset}
+    if stripped_by != "none":
         volume = volume * inside
     centre = crop_centre(inside, spacing_mm, whole_head=stripped_by == "none")
     start = np.floor(centre - np.array(shape) / 2).astype(int)
@@ -107,17 +124,29 @@ def prepare(
     return _crop_or_pad(volume, start, shape), moved, facts | {"stripped_by": stripped_by, "bias_field": bias_field}
 
 
+def _check_extent(scan: nib.Nifti1Image, name: str, min_extent_mm: float) -> None:
+    view = nib.affines.voxel_sizes(scan.affine) * scan.shape
+    if view.min() < min_extent_mm:
+        raise BadScan(
+            f"scout: {name} covers {format_shape(view, '.3g')} mm, at least volumes.min_extent_mm = {min_extent_mm:g} "
+            "mm are needed along each axis; leave out scouts, localisers and slabs"
+        )
+
+
 def _foreground(
     scan: nib.Nifti1Image,
     image: MetaTensor,
-    mask: str | Path | None,
+    brain: nib.Nifti1Image | None,
     stripper: external_tools.SkullStripper | None,
+    *,
+    name: str,
+    detect: bool,
 ) -> tuple[NDArray, str]:
     """Mask of the foreground on the grid of `image`, and its origin: "mask", "already", "none" or a skull stripper."""
-    if mask:
-        return _resample_mask(image, read_image(mask), Path(mask).name), "mask"
-    values = image[0].numpy()
-    if is_skull_stripped(scan.get_fdata(dtype=np.float32)):
+    if brain is not None:
+        return _resample_mask(image, brain, name), "mask"
+    values, voxel_ml = image[0].numpy(), abs(float(np.linalg.det(scan.affine[:3, :3]))) / 1000
+    if detect and is_skull_stripped(scan.get_fdata(dtype=np.float32), voxel_ml):
         return values > values.min(), "already"
     if stripper is None:
         return foreground_mask(values, stripped=False), "none"
@@ -141,6 +170,7 @@ def _native_facts(scan: nib.Nifti1Image) -> dict[str, Any]:
         "native_spacing_mm": format_shape(nib.affines.voxel_sizes(scan.affine), ".2f"),
         "native_axes": "".join(nib.aff2axcodes(scan.affine)),
         "oblique_deg": round(float(np.degrees(nib.affines.obliquity(scan.affine).max())), 2),
+        "note": "; ".join(scan.extra["notes"]),
     }
 
 
@@ -162,7 +192,7 @@ def _resample(scan: nib.Nifti1Image, spacing_mm: float) -> MetaTensor:
 
 def _resample_mask(image: MetaTensor, mask: nib.Nifti1Image, name: str) -> NDArray:
     """A mask on the grid of an image, matched in world space, by nearest neighbour."""
-    tensor = _tensor(mask.get_fdata(dtype=np.float32) > 0, mask.affine)
+    tensor = _tensor(brain_mask_of(mask, name), mask.affine)
     inside = ResampleToMatch(mode="nearest", padding_mode="zeros")(tensor, image)[0].numpy() > 0.5
     if not inside.any():
         raise BadScan(f"empty mask: no voxel of {name} above 0 lies on the scan; are both in the same space?")
@@ -192,6 +222,9 @@ def prepare_shard(
     skull_strip: str = "none",
     skull_strip_device: str = "cpu",
     skull_strip_timeout_s: float = 1800,
+    already_stripped: str = "auto",
+    min_extent_mm: float = 0.0,
+    nan: str = "refuse",
 ) -> pd.DataFrame:
     """Prepare every n_shards-th scan of a participants table; usable ones are written as folder/{scan}.nii.gz.
 
@@ -201,9 +234,10 @@ def prepare_shard(
         shard: Number of this shard, in 0..n_shards - 1.
         n_shards: Number of shards.
         spacing_mm, shape, percentiles, bias_field: As in `prepare`.
-        skull_strip: "synthstrip" or "hd-bet" for scans without a mask, or "none".
+        skull_strip: "deepbet", "synthstrip" or "hd-bet" for scans without a mask, or "none".
         skull_strip_device: "cpu" or "cuda".
         skull_strip_timeout_s: Time limit of skull stripping per scan, in seconds.
+        already_stripped, min_extent_mm, nan: As in `prepare`.
 
     Returns:
         One row per scan: status "accepted" or "quarantined", reason, facts of `prepare`, and path of the volume.
@@ -216,7 +250,8 @@ def prepare_shard(
     if not 0 <= shard < n_shards:
         raise ValueError(f"shard must be in 0..{n_shards - 1}, as n_shards is {n_shards}; got {shard}")
     settings = {"spacing_mm": spacing_mm, "shape": tuple(shape), "percentiles": tuple(percentiles)}
-    settings |= {"bias_field": bias_field, "stripper": None}
+    settings |= {"bias_field": bias_field, "stripper": None, "already_stripped": already_stripped}
+    settings |= {"min_extent_mm": min_extent_mm, "nan": nan}
     if bias_field == "n4":
         external_tools.n4_version()
     if skull_strip != "none":
@@ -252,7 +287,7 @@ def _prepare_row(row: dict[str, Any], folder: Path, settings: dict[str, Any]) ->
         return result | {"status": "quarantined", "reason": reason}
     write_volume(path, volume, affine)
     facts = {name: facts[name] for name in QC_COLUMNS if name in facts}
-    return result | facts | {"status": "accepted", "volume": str(path)}
+    return result | facts | {"status": "accepted", "digest": volume_digest(volume), "volume": str(path)}
 
 
 def volumes_of_split(table: pd.DataFrame, split: str) -> list[str]:

@@ -16,15 +16,26 @@ import pandas as pd
 import torch
 from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from neuromf.data import external_tools
 from neuromf.data.foreground import foreground_mask
-from neuromf.data.nifti import read_volume, read_volumes, write_mask, write_volume
-from neuromf.data.participants import SPLITS, read_table, split_by_participant, tidy, write_table
+from neuromf.data.masks import marks_outside
+from neuromf.data.nifti import read_volume, read_volumes, volume_digest, write_mask, write_volume
+from neuromf.data.participants import (
+    SPLITS,
+    count_reasons,
+    exclude_duplicates,
+    log_origins,
+    read_table,
+    split_by_participant,
+    tidy,
+    write_table,
+)
 from neuromf.data.preprocessing import prepare
-from neuromf.data.scans import BadScan, format_shape, quarantine_reason, read_image
+from neuromf.data.scans import BadScan, format_shape, open_image, quarantine_reason, read_image
 from neuromf.data.sources.pairs import read_pairs
 from neuromf.lesions.mask_encoding import check_encoding, encode
 from neuromf.vae.maisi import MAISIVAEWrapper
@@ -33,11 +44,12 @@ logger = logging.getLogger(__name__)
 
 PAIR_COLUMNS = ["scan", "participant", "split", "image", "mask", "lesion_ml"]
 QC_COLUMNS = ["scan", "participant", "split", "status", "reason", "lesion_ml", "native_ml", "inside", "coverage"]
-QC_COLUMNS += ["stripped_by", "native_shape", "native_spacing_mm", "image", "mask"]
+QC_COLUMNS += ["stripped_by", "native_shape", "native_spacing_mm", "note", "digest", "image", "mask"]
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}  # of participants, by split
 TOLERANCE = 0.01  # deviation from a binary mask, as a fraction of its maximum, due to interpolation or integer scaling
 MAX_DISTANCE_MM = 5.0  # between the centres of image and mask of the same shape
 MIN_FRACTION = 0.5  # of a lesion inside the foreground, and on the grid
+MAX_FRACTION, MAX_ML = 0.3, 500.0  # of the foreground that is lesion, and its volume; gliomas have at most 142 ml here
 LOG_EVERY = 10  # pairs between two log lines
 
 
@@ -59,8 +71,9 @@ def prepare_pairs(
 
     Arguments:
         source: bids or pairs.
-        volumes: spacing_mm, shape, percentiles and bias_field as in `preprocessing.prepare`; skull_strip (none, or
-            the tool for images without brain mask), skull_strip_device and skull_strip_timeout_s.
+        volumes: spacing_mm, shape, percentiles, bias_field, already_stripped, min_extent_mm and nan as in
+            `preprocessing.prepare`; skull_strip (none, or the tool for images without brain mask), skull_strip_device
+            and skull_strip_timeout_s.
         folder: Folder of {scan}_FLAIR.nii.gz and {scan}_mask.nii.gz.
         split: Fraction of participants by split, of participants with usable pairs.
         seed: Seed of the split.
@@ -82,16 +95,17 @@ def prepare_pairs(
             logger.info("%d of %d pairs prepared, %d of them quarantined", done, len(table), n_bad)
     qc = pd.DataFrame(rows, columns=QC_COLUMNS)
     qc["split"] = split_by_participant(table.assign(problem=qc["reason"].to_numpy()), split, seed).to_numpy()
+    qc = exclude_duplicates(qc, image="", mask="")
     write_table(qc, out / "qc.tsv")
     accepted = qc.loc[qc["status"] == "accepted", PAIR_COLUMNS]
-    kinds = qc.loc[qc["status"] != "accepted", "reason"].str.split(":").str[0].value_counts()
-    reasons = ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none"
+    reasons = count_reasons(qc)
     if "train" not in accepted["split"].tolist():
         raise ValueError(
             f"no training pair among {len(qc)} scans (quarantined: {reasons}); see the column reason of "
             f"{out / 'qc.tsv'}, and the fractions of participants in lesions.split"
         )
     write_table(accepted, out / "pairs.tsv")
+    log_origins(qc)
     logger.info("%d pairs, %d scans quarantined: %s", len(accepted), len(qc) - len(accepted), reasons)
     return qc
 
@@ -126,7 +140,8 @@ def _prepare_row(row: dict[str, Any], folder: Path, grid: Mapping[str, Any]) -> 
     write_volume(image, volume, affine)
     write_mask(mask, lesion, affine)
     facts = {name: facts[name] for name in QC_COLUMNS if name in facts}
-    return result | facts | {"status": "accepted", "image": str(image), "mask": str(mask)}
+    files = {"digest": volume_digest(volume), "image": str(image), "mask": str(mask)}
+    return result | facts | files | {"status": "accepted"}
 
 
 # --- one pair ----------------------------------------------------------------------------------------
@@ -142,10 +157,12 @@ def prepare_pair(row: Mapping[str, Any], **grid: Any) -> tuple[NDArray, NDArray,
     Raises:
         BadScan: If image or mask is unusable, or they do not lie in one space.
     """
-    lesion = read_mask(row["mask"])
+    lesion = read_mask(row["mask"], nan=grid.get("nan", "refuse"))
     volume, affine, facts = prepare(row["file"], mask=row["brain"] or None, **grid)
     _check_distance(lesion, row)
-    inside, coverage = _overlap(lesion, foreground_mask(volume), affine)
+    foreground = foreground_mask(volume)
+    _check_is_lesion(lesion, foreground, affine, Path(row["mask"]).name)
+    inside, coverage = _overlap(lesion, foreground, affine)
     name, percent = Path(row["mask"]).name, f"{100 * min(inside, coverage):.0f} % of the lesion"
     if coverage < MIN_FRACTION:
         shape = format_shape(volume.shape)
@@ -161,13 +178,17 @@ def prepare_pair(row: Mapping[str, Any], **grid: Any) -> tuple[NDArray, NDArray,
     return volume, mask.astype(np.uint8), affine, facts | {k: round(v, 4) for k, v in sizes.items()}
 
 
-def read_mask(path: str | Path) -> nib.Nifti1Image:
+def read_mask(path: str | Path, *, nan: str = "refuse") -> nib.Nifti1Image:
     """Lesion mask as uint8 with values 0 and 1. In the file, any one value above 0 may stand for 1.
+
+    Arguments:
+        path: NIfTI file.
+        nan: "refuse" a mask with NaN, or read NaN as "zero".
 
     Raises:
         BadScan: If the file is no readable image, or the mask is not binary or empty.
     """
-    image, name = read_image(path), Path(path).name
+    image, name = read_image(path, nan=nan), Path(path).name
     data = image.get_fdata(dtype=np.float32)
     top = float(data.max())
     if data.min() < -TOLERANCE * max(top, 1) or (np.abs(data - top * (data > top / 2)) > TOLERANCE * top).any():
@@ -179,10 +200,28 @@ def read_mask(path: str | Path) -> nib.Nifti1Image:
     return nib.Nifti1Image((data > top / 2).astype(np.uint8), image.affine)
 
 
+def _check_is_lesion(lesion: nib.Nifti1Image, foreground: NDArray, affine: NDArray, name: str) -> None:
+    """Refuse a mask that marks the background, or too much of the foreground for a lesion; says what it looks like."""
+    marked = np.asarray(lesion.dataobj) > 0
+    if marks_outside(marked):
+        raise BadScan(f"no lesion: {name} marks all corners of its image; it looks inverted: exchange 0 and 1")
+    native_ml = float(marked.sum() * abs(np.linalg.det(lesion.affine[:3, :3]))) / 1000
+    on_grid = resample_from_to(lesion, (foreground.shape, affine), order=0, cval=0).get_fdata() > 0.5
+    fraction = np.count_nonzero(on_grid & foreground) / np.count_nonzero(foreground)
+    if fraction <= MAX_FRACTION and native_ml <= MAX_ML:
+        return
+    holes = np.count_nonzero(ndimage.binary_fill_holes(marked)) > np.count_nonzero(marked)
+    looks = "a lesion mask inverted inside the brain" if holes else "a brain mask, or a mask of the head"
+    raise BadScan(
+        f"no lesion: {name} marks {native_ml:.0f} ml, {100 * fraction:.0f} % of the foreground, at most {MAX_ML:g} ml "
+        f"and {100 * MAX_FRACTION:g} % are read; it looks like {looks}"
+    )
+
+
 def _check_distance(lesion: nib.Nifti1Image, row: Mapping[str, Any]) -> None:
     """Refuse a mask of the image's shape with another place in the world: one of the headers is wrong."""
-    image: Any = nib.load(row["file"])
-    if image.shape[:3] != lesion.shape:
+    image = open_image(Path(row["file"]))
+    if image.image.shape[:3] != lesion.shape:
         return
     middle = (np.array(lesion.shape) - 1) / 2
     offset = np.subtract(*(nib.affines.apply_affine(it.affine, middle) for it in (image, lesion)))

@@ -120,8 +120,8 @@ def test_an_unknown_section_is_named_with_those_there_are():
 
 def test_an_unknown_key_of_a_section_is_named_with_those_there_are():
     assert refusal(default("volumes", "spacing", value=2.0)) == [
-        "  volumes.spacing: unknown key; allowed here: bias_field, percentiles, shape, skull_strip, "
-        "skull_strip_device, skull_strip_timeout_s, spacing_mm"
+        "  volumes.spacing: unknown key; allowed here: already_stripped, bias_field, min_extent_mm, nan, percentiles, "
+        "shape, skull_strip, skull_strip_device, skull_strip_timeout_s, spacing_mm"
     ]
 
 

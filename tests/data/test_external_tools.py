@@ -218,10 +218,20 @@ def test_only_raw_scans_without_a_mask_are_skull_stripped(install, save, tmp_pat
     nib.save(nib.Nifti1Image((image.get_fdata() > 50).astype(np.uint8), image.affine), mask)
     table = table_of(masked=save("masked"), already=save("already", stripped=True), raw=save("raw"))
     table.loc[0, "mask"] = str(mask)
-    qc = preprocessing.prepare_shard(table, tmp_path / "out", skull_strip="synthstrip", **GRID)
+    settings = {"skull_strip": "synthstrip", "already_stripped": "detect", **GRID}
+    qc = preprocessing.prepare_shard(table, tmp_path / "out", **settings)
     assert qc["stripped_by"].tolist() == ["mask", "already", "synthstrip of unknown version"]
     assert len(calls(tmp_path)) == 1
     assert qc["foreground_ml"][0] > 2 * qc["foreground_ml"][2] == 2 * qc["foreground_ml"][1]
+
+
+@pytest.mark.parametrize("already_stripped", ["auto", "never"])
+def test_a_scan_without_background_is_stripped_if_a_tool_is_set(install, save, tmp_path, already_stripped):
+    """Air of 0 may come from a defacing tool: the user asked for a brain, and gets one."""
+    install("mri_synthstrip")
+    settings = {"skull_strip": "synthstrip", "already_stripped": already_stripped, **GRID}
+    qc = preprocessing.prepare_shard(table_of(s=save("s", stripped=True)), tmp_path / "out", **settings)
+    assert qc["stripped_by"].tolist() == ["synthstrip of unknown version"] and len(calls(tmp_path)) == 1
 
 
 FAILURES = {

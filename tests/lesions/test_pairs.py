@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -26,12 +27,12 @@ HALF = {"train": 0.5, "val": 0.25, "test": 0.25}
 BEFORE = nib.affines.from_matvec(np.diag([2.5, 2.5, 2.5]), (-50, -62.5, -50))
 
 
-def brain(shape=(40, 50, 40)):
+def brain(shape=(40, 50, 40), seed=0):
     """A skull-stripped brain: an ellipsoid with texture, zero around it."""
     sides = np.array(shape).reshape(3, 1, 1, 1)
     position = (np.stack(np.indices(shape)) - sides / 2 + 0.5) / sides
     ellipsoid = (position**2).sum(0) < 0.16
-    return ellipsoid * np.random.default_rng(0).uniform(60, 100, shape).astype(np.float32)
+    return ellipsoid * np.random.default_rng(seed).uniform(60, 100, shape).astype(np.float32)
 
 
 def lesion(shape=(40, 50, 40), low=(12, 20, 16), high=(20, 28, 24)):
@@ -47,7 +48,8 @@ def case(tmp_path):
     def make(name="c", image=None, mask=None, affine=BEFORE, mask_affine=None):
         (tmp_path / "in" / name).mkdir(parents=True, exist_ok=True)
         for kind, data, to_world in (("FLAIR", image, affine), ("lesion", mask, mask_affine)):
-            data = {"FLAIR": brain, "lesion": lesion}[kind]() if data is None else data
+            if data is None:  # each case has its own image
+                data = brain(seed=zlib.crc32(name.encode())) if kind == "FLAIR" else lesion()
             if not isinstance(data, str):
                 to_world = affine if to_world is None else to_world
                 nib.save(nib.Nifti1Image(data, to_world), tmp_path / "in" / name / f"{name}_{kind}.nii.gz")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuromf.data.sources import demographics
+from neuromf.data.sources import demographics, values
 from neuromf.data.sources.folder import file_problem, find_mask, printable, stem
 from neuromf.data.sources.walk import find_scans
 
@@ -74,7 +74,7 @@ def _row(root: Path, file: Path, suffix: str, masks: str | None) -> dict[str, An
     """The row of one file."""
     relative = file.relative_to(root).as_posix()
     scan, subject = stem(file.name), relative.split("/")[0]
-    row = demographics.blank_row(scan, demographics.participant_id(subject), relative=relative, file=str(file))
+    row = demographics.blank_row(scan, values.participant_id(subject), relative=relative, file=str(file))
     if problem := file_problem(file):
         return printable(row) | {"problem": problem}
     named, session = (re.search(rf"(?:^|_){key}-([^_]+)", scan) for key in ("sub", "ses"))

@@ -27,7 +27,7 @@ class Table(NamedTuple):
 
 
 def read_lines(path: Path, what: str) -> Table:
-    """Read a table: *.csv is separated by commas, any other file by tabs; empty lines are skipped.
+    """Read a table: *.csv is separated by commas, any other file by tabs; rows without a filled cell are skipped.
 
     Arguments:
         path: Path of the table.
@@ -57,7 +57,7 @@ def _parse(file: Iterable[str], separator: str, name: str) -> Table:
         _check_header(columns, separator, name)
         begins = reader.line_num + 1
         for cells in reader:
-            if cells:
+            if any(map(str.strip, cells)):
                 lines.append(Line(begins, _cells(columns, cells, f"line {begins} of {name}")))
             begins = reader.line_num + 1
     except csv.Error as error:

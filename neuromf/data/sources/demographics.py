@@ -3,46 +3,26 @@
 import logging
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from neuromf.data.sources.delimited import find_column, read_lines
+from neuromf.data.sources.values import (
+    known_or_empty,
+    loose_id,
+    parse_age,
+    parse_sex,
+    participant_id,
+    read_meaning,
+    warn_unread,
+)
 
 logger = logging.getLogger(__name__)
 
-SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
-UNKNOWN = {"", "n/a", "na", "nan", "none", "unknown"}
 DEFAULT_COLUMNS = {"participant": "participant_id", "file": "file", "sex": "sex", "age": "age", "site": "site"}
-
-
-def participant_id(text: str) -> str:
-    """Participant id in one Unicode form, without the "sub-" of BIDS."""
-    return unicodedata.normalize("NFC", known_or_empty(text)).removeprefix("sub-")
-
-
-def known_or_empty(text: str) -> str:
-    """The text, or "" if it stands for an unknown value."""
-    return "" if text.lower() in UNKNOWN else text
-
-
-def parse_sex(text: str) -> str:
-    """M, F, or "" if unknown."""
-    return SEXES.get(text.lower(), "")
-
-
-def parse_age(text: str) -> float:
-    """Age in years; NaN if it is no number between 0 and 120."""
-    try:
-        age = float(text)
-    except ValueError:
-        return math.nan
-    return age if 0 < age < 120 else math.nan
-
-
-PARSERS: dict[str, Callable[[str], Any]] = {
-    "participant": participant_id, "sex": parse_sex, "age": parse_age, "file": known_or_empty, "site": known_or_empty
-}  # fmt: skip
 
 
 def read_participants(path: Path, columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
@@ -68,7 +48,20 @@ def read_participants(path: Path, columns: Mapping[str, str] | None = None) -> l
             f"participants table {path} needs a row and a column participant_id or file; "
             f"got {len(lines)} rows with columns {', '.join(header)}"
         )
-    return [{ours: PARSERS[ours](cells[name]) for ours, name in theirs.items() if name} for _, cells in lines]
+    columns_found = {ours: name for ours, name in theirs.items() if name}
+    meaning = read_meaning(path, columns_found)
+    parsers: dict[str, Callable[[str], Any]] = {
+        "participant": participant_id,
+        "file": known_or_empty,
+        "site": known_or_empty,
+        "sex": partial(parse_sex, meaning=meaning),
+        "age": partial(parse_age, meaning=meaning),
+    }
+    cells = {ours: [line.cells[name] for line in lines] for ours, name in columns_found.items()}
+    values = {ours: [parsers[ours](cell) for cell in column] for ours, column in cells.items()}
+    for ours in {"age", "sex"} & values.keys():
+        warn_unread(path.name, ours, cells[ours], values[ours])
+    return [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
 
 
 def join_participants(
@@ -82,7 +75,7 @@ def join_participants(
     """Rows of scans completed by a participants table, and one more row per participant without a scan.
 
     The tables are joined on the file if the participants table has one, else on the participant. Of several rows with
-    the same key, the first one counts.
+    the same key, the first one counts. Ids that differ in capitals and leading zeros are joined if the match is unique.
 
     Arguments:
         rows: Rows of scans, each with its path below root as "relative", which is removed.
@@ -100,10 +93,30 @@ def join_participants(
         names += ", ..." if len(repeated) > 5 else ""
         logger.warning("%s: %d rows repeat an earlier %s and are ignored: %s", name, len(repeated), key, names)
     keys = [normalise_path(row["relative" if key == "file" else "participant"]) for row in rows]
+    if key == "participant":
+        table = _with_ids_of_scans(table, keys, str(name))
     joined = [row | _known(table.get(k, {})) | {"file": row["file"]} for row, k in zip(rows, keys, strict=True)]
     found = set(keys)
     lost = [(missing or missing_scan_row)(_known(line), str(name)) for k, line in table.items() if k not in found]
     return [{field: value for field, value in row.items() if field != "relative"} for row in joined + lost]
+
+
+def _with_ids_of_scans(table: Mapping[str, dict], keys: Sequence[str], name: str) -> dict[str, dict]:
+    """The table with the ids of scans where an id differs in capitals or leading zeros only, and only one id is so."""
+    theirs, ours = set(table) - set(keys), set(keys) - set(table)
+    n_theirs, n_ours = (Counter(map(loose_id, ids)) for ids in (table, {*keys}))
+    by_loose = {loose_id(key): key for key in ours}
+    renamed = {
+        key: by_loose[loose]
+        for key in theirs
+        if (loose := loose_id(key)) in by_loose and n_theirs[loose] == n_ours[loose] == 1
+    }
+    if renamed:
+        example = min(renamed)
+        text = "%s: %d ids differ from those of scans in leading zeros or capitals and are joined, such as %s with %s"
+        logger.warning(text, name, len(renamed), example, renamed[example])
+    return {renamed.get(key, key): line | {"participant": renamed.get(key, line.get("participant", ""))}
+            for key, line in table.items()}  # fmt: skip
 
 
 def _known(line: dict) -> dict[str, Any]:

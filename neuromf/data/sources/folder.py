@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from neuromf.data.sources import demographics
+from neuromf.data.sources import demographics, values
 from neuromf.data.sources.walk import find_scans, missing_reason
 
 GROUPS = {"scan", "participant", "site"}
@@ -75,7 +75,7 @@ def _row(root: Path, relative: str, regex: re.Pattern, masks: str | None) -> dic
     scan, site = stem(groups.get("scan", name)), groups.get("site", "")
     participant = stem(groups.get("participant", scan))
     paths = {"relative": relative, "file": str(root / relative)}
-    row = demographics.blank_row(scan, demographics.participant_id(participant), site=site, **paths)
+    row = demographics.blank_row(scan, values.participant_id(participant), site=site, **paths)
     if problem := file_problem(root / relative):
         return printable(row) | {"problem": problem}
     if match is None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from neuromf.data.sources import demographics
+from neuromf.data.sources import demographics, values
 from neuromf.data.sources.delimited import Line, Table, find_column, read_lines
 from neuromf.data.sources.folder import part_problem, stem
 from neuromf.data.sources.walk import missing_reason
@@ -60,7 +60,18 @@ def list_table(
     templates = {ours: _template(theirs, table.columns, ours, name) for ours, theirs in columns.items()}
     if absent := [ours for ours in ("file", "participant") if ours not in templates]:
         raise ValueError(f"columns must name file and participant; {' and '.join(absent)} missing")
-    return _mark_duplicates([_row(root, line, templates, scans) for line in _select(table, where or {}, name)], scans)
+    lines, meaning = _select(table, where or {}, name), _meaning(root, [scans, participants], columns)
+    rows = [_row(root, line, templates, scans, meaning) for line in lines]
+    for ours in {"age", "sex"} & templates.keys():
+        cells = [_fill(templates[ours], line.cells) for line in lines]
+        values.warn_unread(name, ours, cells, [row[ours] for row in rows])
+    return _mark_duplicates(rows, scans)
+
+
+def _meaning(root: Path, tables: Sequence[str | None], columns: Mapping[str, str]) -> values.Meaning:
+    """What the JSON files of the tables say about ages and sexes."""
+    found = [values.read_meaning(root / table, columns) for table in tables if table]
+    return next((meaning for meaning in found if meaning != values.IN_YEARS), values.IN_YEARS)
 
 
 def read_listed_scans(root: str | Path, *arguments: Any, **settings: Any) -> list[dict[str, Any]]:
@@ -110,7 +121,7 @@ def _template(theirs: str, header: Sequence[str], ours: str, name: str) -> Templ
 
 def _fill(template: Template, cells: Mapping[str, str]) -> str:
     """The template with the cells of a row; "" if one of them is unknown."""
-    if any(column is not None and not demographics.known_or_empty(cells[column]) for _, column in template):
+    if any(column is not None and not values.known_or_empty(cells[column]) for _, column in template):
         return ""
     return "".join(text + (cells[column] if column is not None else "") for text, column in template)
 
@@ -121,8 +132,8 @@ def _select(table: Table, where: Mapping[str, Value | Sequence[Value]], name: st
     for column, wanted in where.items():
         if column not in table.columns:
             raise ValueError(f"where names {column}, which {name} does not have; got {_list(table.columns)}")
-        values = [wanted] if wanted is None or isinstance(wanted, (str, int, float)) else wanted
-        allowed = _matching_cells(table.lines, column, values, name)
+        several = [wanted] if wanted is None or isinstance(wanted, (str, int, float)) else wanted
+        allowed = _matching_cells(table.lines, column, several, name)
         selected = [line for line in lines if line.cells[column] in allowed]
         if not selected:
             raise ValueError(
@@ -147,7 +158,7 @@ def _matching_cells(lines: Sequence[Line], column: str, wanted: Iterable[Value],
 
 def _equals(cell: str, value: Value) -> bool:
     if value is None or value == "":
-        return cell.lower() in demographics.UNKNOWN
+        return cell.lower() in values.UNKNOWN
     if isinstance(value, bool):
         return cell.lower() in BOOLEANS[value]
     if isinstance(value, str):
@@ -164,13 +175,15 @@ def _counts(lines: Sequence[Line], column: str) -> str:
     return listed if len(counts) <= 12 else f"{listed} and {len(counts) - 12} more"
 
 
-def _row(root: Path, line: Line, templates: Mapping[str, Template], scans: str) -> dict[str, Any]:
+def _row(
+    root: Path, line: Line, templates: Mapping[str, Template], scans: str, meaning: values.Meaning
+) -> dict[str, Any]:
     """The row of one line of the table, with its first error as the problem."""
     cells = {ours: _fill(template, line.cells) for ours, template in templates.items()}
     here = f"line {line.number} of {scans}"
     relative, problem = _below(root, cells["file"], here, "file")
     mask, no_mask = _below(root, cells["mask"], here, "mask") if cells.get("mask") else ("", "")
-    participant = demographics.participant_id(cells["participant"])
+    participant = values.participant_id(cells["participant"])
     if not participant:
         problem = problem or f"no participant: {here} names no participant for {relative}"
     name = stem(cells.get("scan") or relative) or f"{PurePosixPath(scans).stem}-line-{line.number}"
@@ -180,8 +193,8 @@ def _row(root: Path, line: Line, templates: Mapping[str, Template], scans: str) 
         problem or no_mask or part_problem(PurePosixPath(relative).name),
         file=str(root / relative) if relative else "",
         mask=str(root / mask) if mask else "",
-        sex=demographics.parse_sex(cells.get("sex", "")),
-        age=demographics.parse_age(cells.get("age", "")),
+        sex=values.parse_sex(cells.get("sex", ""), meaning),
+        age=values.parse_age(cells.get("age", ""), meaning),
         site=cells.get("site", ""),
         line=line.number,
     )
