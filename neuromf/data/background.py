@@ -43,13 +43,14 @@ def background_value(array: NDArray) -> float | None:
 def intensity_floor(array: NDArray) -> float | None:
     """The lowest intensity of air or tissue, if other voxels lie further below it than the whole range; else None.
 
-    Such voxels are defects or padding. They are less than a third of all: more would be the background.
+    Such voxels are defects, or padding below 0. They are less than a third of all: more would be the background.
     """
     sample, lowest = _sample(array), array.min()
     floor, top = np.percentile(sample, (LOW, HIGH))
-    if floor == lowest < top and np.mean(sample == lowest) <= BACKGROUND_ABOVE:
+    if floor == lowest < min(top, 0) and np.mean(sample == lowest) <= BACKGROUND_ABOVE:
         floor = sample[sample > lowest].min()
-    return float(floor) if floor - lowest > top - floor > 0 else None
+    bound = floor - (top - floor)
+    return float(array[array >= bound].min()) if lowest < bound < floor else None
 
 
 def _subtract_background(array: NDArray, background: float) -> tuple[NDArray, float]:

@@ -1,8 +1,8 @@
-"""External tools: N4 bias field correction (SimpleITK), skull stripping (SynthStrip or HD-BET).
+"""External tools: N4 bias field correction (SimpleITK), skull stripping (deepbet, SynthStrip or HD-BET).
 
-Both are optional. A tool is searched for once, before any scan is read. For each scan it runs without a shell, in a
-temporary folder and with a time limit. It gets the scan in RAS+, because HD-BET before version 2 expects the axes of
-MNI152. A failure on one scan excludes that scan (`BadScan`).
+All are optional. A tool is searched for once, before any scan is read. deepbet is a Python package and runs in this
+process. The others run for each scan without a shell, in a temporary folder and with a time limit. They get the scan in RAS+, because HD-BET before version 2 expects the
+axes of MNI152. A failure on one scan excludes that scan (`BadScan`).
 
 References:
     N4ITK: Improved N3 Bias Correction (Tustison et al., 2010), doi:10.1109/TMI.2010.2046908
@@ -26,8 +26,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from neuromf.data import nifti
-from neuromf.data.scans import BadScan, read_image
+from neuromf.data import deepbet, nifti
+from neuromf.data.scans import BadScan, read_image, reraise_machine_errors
 
 N4_SPACING_MM = 4.0  # voxel size for the estimate of the field, which is smooth over centimetres
 N4_ITERATIONS = (50, 50, 50, 50)  # limits at 1, 2, 4 and 8 B-spline intervals per axis
@@ -44,6 +44,7 @@ DOWNLOADS = {
     "synthstrip": "FreeSurfer 7.3 or later, or a container: https://surfer.nmr.mgh.harvard.edu/docs/synthstrip/",
     "hd-bet": "pip install hd-bet, in a separate environment: https://github.com/MIC-DKFZ/HD-BET",
 }
+DEEPBET = "deepbet"
 MASKS = ("mask.nii.gz", "brain_bet.nii.gz", "brain_mask.nii.gz")  # of SynthStrip, HD-BET 2 and HD-BET 1
 ALTERNATIVES = "or give brain masks in cohort.folder.masks, or set volumes.skull_strip to none"
 
@@ -56,11 +57,11 @@ class MissingTool(RuntimeError):
 class SkullStripper:
     """An installed tool for skull stripping."""
 
-    name: str  # synthstrip or hd-bet
-    executable: str
+    name: str  # deepbet, synthstrip or hd-bet
+    executable: str  # "" for deepbet
     version: str
     device: str  # cpu or cuda
-    timeout_s: float  # per scan
+    timeout_s: float  # per scan, of an executable
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -128,16 +129,18 @@ def find_skull_stripper(name: str, *, device: str = "cpu", timeout_s: float = 18
     """Find an installed tool for skull stripping.
 
     Arguments:
-        name: "synthstrip" or "hd-bet".
+        name: "deepbet", "synthstrip" or "hd-bet".
         device: "cpu" or "cuda".
-        timeout_s: Time limit per scan, in seconds.
+        timeout_s: Time limit per scan, in seconds; deepbet has none.
 
     Raises:
         ValueError: If the name is unknown.
-        MissingTool: If the tool is not on the PATH.
+        MissingTool: If the tool is not on the PATH, or deepbet is not installed.
     """
+    if name == DEEPBET:
+        return SkullStripper(name, "", _deepbet_version(), device, timeout_s)
     if name not in EXECUTABLES:
-        raise ValueError(f"skull_strip must be none, {' or '.join(EXECUTABLES)}; got {name}")
+        raise ValueError(f"skull_strip must be none, {DEEPBET}, {' or '.join(EXECUTABLES)}; got {name}")
     found = [path for path in map(shutil.which, EXECUTABLES[name]) if path]
     if not found:
         raise MissingTool(
@@ -146,6 +149,13 @@ def find_skull_stripper(name: str, *, device: str = "cpu", timeout_s: float = 18
         )
     version = _hd_bet_version(found[0]) if name == "hd-bet" else _synthstrip_version(found[0])
     return SkullStripper(name, found[0], version, device, timeout_s)
+
+
+def _deepbet_version() -> str:
+    try:
+        return deepbet.find()
+    except (ModuleNotFoundError, ValueError) as error:
+        raise MissingTool(f"volumes.skull_strip is deepbet, but {error}: {deepbet.INSTALL}; {ALTERNATIVES}") from error
 
 
 def _synthstrip_version(executable: str) -> str:
@@ -181,6 +191,8 @@ def brain_mask(stripper: SkullStripper, scan: nib.Nifti1Image) -> nib.Nifti1Imag
         BadScan: If the tool fails, exceeds its time limit, or writes no readable mask.
         OSError: If the disk is full, which is not the fault of the scan.
     """
+    if stripper.name == DEEPBET:
+        return _deepbet_mask(stripper, scan)
     with tempfile.TemporaryDirectory(prefix="neuromf-strip-") as folder:
         Path(folder, "scan.nii.gz").write_bytes(nifti.compress(nib.as_closest_canonical(scan), level=1))
         try:
@@ -200,6 +212,14 @@ def brain_mask(stripper: SkullStripper, scan: nib.Nifti1Image) -> nib.Nifti1Imag
             return read_image(masks[0])
         except BadScan as error:
             raise BadScan(f"skull stripping failed: {stripper} wrote an unusable mask, {error}") from error
+
+
+def _deepbet_mask(stripper: SkullStripper, scan: nib.Nifti1Image) -> nib.Nifti1Image:
+    try:
+        return deepbet.segment(scan, stripper.device)
+    except Exception as error:  # of a library: any kind
+        reraise_machine_errors(error)
+        raise BadScan(f"skull stripping failed: {stripper} ended with {type(error).__name__}: {error}") from error
 
 
 def _command(stripper: SkullStripper) -> list[str]:

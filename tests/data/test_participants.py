@@ -188,6 +188,34 @@ def test_the_summary_counts_excluded_scans_by_reason(shards, tmp_path, caplog, m
     assert caplog.messages[-1] == "1 accepted, 3 excluded: 2 damaged, 1 empty"
 
 
+def qc_table(**digests):
+    rows = [
+        {"scan": scan, "participant": scan, "split": split, "status": "accepted" if digest else "quarantined",
+         "reason": "" if digest else "empty: x", "digest": digest, "volume": f"{scan}.nii.gz", "stripped_by": by,
+         "note": ""}
+        for scan, (split, digest, by) in digests.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_same_content_under_two_names_is_one_scan(tmp_path, caplog):
+    """Copies are in two shards, and in both splits; the scan that is first by name stays."""
+    shards = [
+        qc_table(b=("test", "1", "mask"), c=("train", "2", "none")),
+        qc_table(a=("train", "1", "already"), d=("val", "", ""), e=("test", "3", "already")),
+    ]
+    for k, shard in enumerate(shards):
+        participants.write_table(shard, tmp_path / str(k) / "qc.tsv")
+    caplog.set_level("INFO")
+    table = participants.merge_qc([tmp_path / "0", tmp_path / "1"]).set_index("scan")
+    reason = "duplicate: same content as a; remove one of the two files"
+    assert table.loc["b", ["status", "reason", "split", "volume"]].tolist() == ["quarantined", reason, "", ""]
+    assert table["split"].drop("b").to_dict() == {"a": "train", "c": "train", "d": "val", "e": "test"}
+    assert table["status"].tolist() == ["accepted", "quarantined", "accepted", "quarantined", "accepted"]
+    assert "scans: 2 taken as skull-stripped already, 1 whole heads" in caplog.messages
+    assert caplog.messages[-1] == "3 accepted, 2 excluded: 1 duplicate, 1 empty"
+
+
 def test_a_study_without_a_usable_scan_stops(shards, tmp_path):
     folders = shards(("a", "quarantined", "damaged: a"))
     message = r"none of 1 scans can be used \(1 damaged\); the column reason of .*/0/qc.tsv gives the reason"

@@ -276,7 +276,7 @@ def test_a_mask_outside_the_scan_is_refused(save, noise, fill, origin):
         ({"spacing_mm": 0}, "spacing_mm must be above 0; got 0"),
         ({"shape": (8, 8)}, "shape must be three whole numbers of voxels above 0; got (8, 8)"),
         ({"bias_field": "n3"}, "bias_field must be none or n4; got n3"),
-        ({"skull_strip": "bet"}, "skull_strip must be none, synthstrip or hd-bet; got bet"),
+        ({"skull_strip": "bet"}, "skull_strip must be none, deepbet, synthstrip or hd-bet; got bet"),
         ({"percentiles": (99, 1)}, "percentiles must be low < high within 0 and 100; got (99, 1)"),
     ],
 )

@@ -144,6 +144,161 @@ def test_an_unusable_scan_is_refused_with_a_reason(tmp_path, noise, what):
         scans.read_scan(path)
 
 
+# --- headers as they come ----------------------------------------------------------------------------
+
+
+def two_affines(noise, sform=RAS, qform=RAS, codes=(1, 1)):
+    raw = image_with(noise).to_bytes()
+    header = nib.Nifti1Header(raw[:348])
+    header.set_qform(qform, code=codes[1])
+    header.set_sform(sform, code=codes[0])
+    return gzip.compress(header.binaryblock + raw[348:])
+
+
+MIRROR, SWAP = np.diag([-1.0, 1, 1, 1]), np.eye(4)[[1, 0, 2, 3]]
+SMALL_TURN = nib.affines.from_matvec(nib.eulerangles.euler2mat(np.radians(4)))
+
+
+@pytest.mark.parametrize(
+    ("sform", "qform", "message"),
+    [
+        (RAS, MIRROR @ RAS, "two orientations: the sform of s.nii.gz has the axes RAS, its qform LAS, so left and right"),
+        (MIRROR @ RAS, RAS, "two orientations: the sform of s.nii.gz has the axes LAS, its qform RAS, so left and right"),
+        (SWAP @ RAS, RAS, "two orientations: the sform of s.nii.gz has the axes ARS, its qform RAS, so left and right"),
+        (
+            RAS @ np.diag([2, 2, 2, 1.0]),
+            RAS,
+            "two voxel sizes: the sform of s.nii.gz has 4x4x4 mm, its qform 2x2x2 mm; correct the wrong one",
+        ),
+    ],
+)
+def test_two_affines_that_disagree_are_refused(tmp_path, noise, sform, qform, message):
+    """Masks are read by the same function: their left and right must be known, too."""
+    (tmp_path / "s.nii.gz").write_bytes(two_affines(noise, sform, qform))
+    for read in (scans.read_scan, scans.read_image):
+        with pytest.raises(scans.BadScan, match="^" + re.escape(message)):
+            read(tmp_path / "s.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("sform", "note"),
+    [
+        (RAS, []),
+        (RAS + np.outer([30, 0, 0, 0], [0, 0, 0, 1]), ["sform and qform differ by 30 mm and 0 degrees"]),
+        (SMALL_TURN @ RAS, ["sform and qform differ by 0 mm and 4 degrees"]),
+    ],
+)
+def test_a_shift_between_two_affines_is_a_note(tmp_path, noise, sform, note):
+    (tmp_path / "s.nii.gz").write_bytes(two_affines(noise, sform))
+    image = scans.read_scan(tmp_path / "s.nii.gz")
+    assert [text.split(";")[0] for text in image.extra["notes"]] == note
+    np.testing.assert_allclose(image.affine, sform, atol=1e-5)
+
+
+@pytest.mark.parametrize("sform", [np.zeros((4, 4)), np.diag([2, 2, 0, 1.0]), np.full((4, 4), np.nan)])
+def test_a_sform_that_cannot_be_used_gives_way_to_the_qform(tmp_path, noise, sform):
+    (tmp_path / "s.nii.gz").write_bytes(two_affines(noise, sform, RAS))
+    image = scans.read_scan(tmp_path / "s.nii.gz")
+    np.testing.assert_allclose(image.affine, RAS, atol=1e-5)
+    np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), noise)
+    assert image.extra["notes"] == ["the sform cannot be used; the qform is"]
+
+
+@pytest.mark.parametrize("name", ["s.nii.gz", "s.nii"])
+@pytest.mark.parametrize("excess", [1e-5, 4e-3])
+def test_a_quaternion_off_unit_length_by_rounding_is_read(tmp_path, noise, name, excess):
+    quaternion = np.array([0.6, 0.8, 0.0]) * np.sqrt(1 + excess)
+    fields = dict(zip(("quatern_b", "quatern_c", "quatern_d"), quaternion, strict=True))
+    data = header_with(noise, sform_code=0, qform_code=1, pixdim=[1, 2, 2, 2, 0, 0, 0, 0], **fields)
+    (tmp_path / name).write_bytes(data if name.endswith(".gz") else gzip.decompress(data))
+    image = scans.read_scan(tmp_path / name)
+    np.testing.assert_allclose(image.affine[:3, 0], [2 * (2 * 0.36 - 1), 2 * 2 * 0.48, 0], atol=0.02)
+    np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), noise)
+
+
+def test_a_quaternion_far_off_unit_length_is_refused(tmp_path, noise):
+    (tmp_path / "s.nii.gz").write_bytes(header_with(noise, sform_code=0, qform_code=1, quatern_b=1, quatern_c=0.5))
+    with pytest.raises(scans.BadScan, match="unreadable: s.nii.gz cannot be read as NIfTI .w2 should be positive"):
+        scans.read_scan(tmp_path / "s.nii.gz")
+
+
+@pytest.mark.parametrize(("unit", "per_mm"), [(1, 0.001), (2, 1), (0, 1), (3, 1000)])
+def test_units_of_the_header_are_heeded(tmp_path, noise, unit, per_mm):
+    to_world = np.diag([per_mm, per_mm, per_mm, 1]) @ RAS
+    image = nib.Nifti1Image(noise, to_world)
+    image.header["xyzt_units"] = unit
+    nib.save(image, tmp_path / "s.nii.gz")
+    found = scans.read_scan(tmp_path / "s.nii.gz")
+    np.testing.assert_allclose(found.affine, RAS, rtol=1e-5)
+    name = {1: ["voxel sizes in metre"], 3: ["voxel sizes in micron"]}.get(unit, [])
+    assert found.extra["notes"] == name
+    volume, _, facts = preprocessing.prepare(tmp_path / "s.nii.gz", **GRID)
+    assert facts["extent_mm"] == "20x40x60" and facts["note"] == "".join(name) and volume.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "size", "view"), [(1, 2.0, "2e+04x4e+04x6e+04"), (2, 200.0, "2000x4000x6000"), (2, 1e6, "1e+07x2e+07x3e+07")]
+)
+def test_a_field_of_view_beyond_a_metre_takes_no_memory(tmp_path, noise, unit, size, view):
+    image = nib.Nifti1Image(noise, np.diag([size, size, size, 1]))
+    image.header["xyzt_units"] = unit
+    nib.save(image, tmp_path / "s.nii.gz")
+    with pytest.raises(scans.BadScan, match=re.escape(f"field of view: s.nii.gz is {view} mm, at most 1000 mm are read")):
+        scans.read_image(tmp_path / "s.nii.gz")
+
+
+def test_a_tiny_field_of_view_is_refused(tmp_path, noise):
+    image = nib.Nifti1Image(noise, np.diag([2, 2, 2, 1]))
+    image.header["xyzt_units"] = 3
+    nib.save(image, tmp_path / "s.nii.gz")
+    with pytest.raises(scans.BadScan, match="field of view: s.nii.gz is 0.02x0.04x0.06 mm, at least 10 mm are needed"):
+        preprocessing.prepare(tmp_path / "s.nii.gz", **GRID)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("s.nii.gz", image_with(np.ones(SHAPE, np.float32)).to_bytes(), "wrong name: s.nii.gz is not compressed, "
+         "although its name ends in .gz; rename it to s.nii"),
+        ("s.nii", header_with(), "wrong name: s.nii is compressed by gzip, although its name does not end in .gz; "
+         "rename it to s.nii.gz"),
+        ("s.nii.gz", b"/annex/objects/MD5E-s1--0.nii.gz\n", "missing file: s.nii.gz is a pointer to content that is not "
+         "on this machine; run: datalad get {path}"),
+        ("s.nii.gz", b"version https://git-lfs.github.com/spec/v1\noid", "missing file: s.nii.gz is a pointer to content "
+         "that is not on this machine; run: git lfs pull --include {path}"),
+        ("s.nii.gz", bytes(128) + b"DICM" + bytes(99), "DICOM: s.nii.gz is a DICOM file; convert it with dcm2niix"),
+    ],
+)  # fmt: skip
+def test_first_bytes_that_contradict_the_name_give_the_way_out(tmp_path, name, data, message):
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(scans.BadScan, match="^" + re.escape(message.format(path=path)) + "$"):
+        scans.read_scan(path)
+
+
+def test_a_link_without_content_says_how_to_get_it(tmp_path):
+    (tmp_path / "s.nii.gz").symlink_to(".git/annex/objects/a/b/MD5E-s1--0.nii.gz")
+    with pytest.raises(scans.BadScan, match=f"missing file: the content of .*; run: datalad get {tmp_path}/s.nii.gz"):
+        scans.read_scan(tmp_path / "s.nii.gz")
+
+
+def test_nan_of_spm_can_be_read_as_background(tmp_path, save, noise):
+    noise[:2] = np.nan
+    with pytest.raises(scans.BadScan, match="if NaN is the background, as in images of SPM, set volumes.nan to zero$"):
+        scans.read_scan(save(noise))
+    image = scans.read_scan(save(noise), nan="zero")
+    np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), np.nan_to_num(noise))
+    assert image.extra["notes"] == ["1200 NaN read as 0"]
+    qc = preprocessing.prepare_shard(table_of(s=save(noise)), tmp_path / "out", **GRID, nan="zero")
+    assert qc[["status", "note"]].values.tolist() == [["accepted", "1200 NaN read as 0"]]
+    noise[5, 5, 5] = np.inf
+    with pytest.raises(scans.BadScan, match="not finite: scan.nii.gz has 1200 NaN and 1 Inf"):
+        scans.read_scan(save(noise), nan="zero")
+
+
+# --- other files -------------------------------------------------------------------------------------
+
+
 def test_another_format_and_a_truncated_plain_file_are_refused(tmp_path, noise):
     nib.save(nib.MGHImage(noise, RAS), tmp_path / "scan.mgz")
     with pytest.raises(scans.BadScan, match="not NIfTI: scan.mgz is MGHImage; convert it to .nii.gz"):

@@ -1,5 +1,6 @@
 """Sources of scans: rows of a folder, a BIDS folder and a table, and their reaction to bad input."""
 
+import math
 import os
 import re
 import shutil
@@ -10,7 +11,8 @@ import pandas as pd
 import pytest
 
 from neuromf.data import participants
-from neuromf.data.sources import bids, delimited, table
+from neuromf.data.sources import bids, delimited, table, values
+from neuromf.data.sources import table as table_source
 from neuromf.data.sources import folder as folder_source
 
 REAL = Path(os.environ.get("NEUROMF_REAL_DATA", Path(__file__).parents[2] / "../shared/data"))
@@ -180,6 +182,79 @@ def test_participants_without_a_scan_and_scans_without_a_participant_have_rows(f
         "missing file: p.tsv lists c, but there is no such scan",
         "missing file: p.tsv lists a row without a name, but there is no such scan",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "years"),
+    [("26,9", 26.9), ("26.9", 26.9), ("89+", 89), ("34 yrs", 34), ("34yrs.", 34), ("034Y", 34), ("018M", 1.5),
+     ("18 months", 1.5), ("104 weeks", 104 * 7 / 365.25), (" 30, ", 30), ("7", 7)],
+)  # fmt: skip
+def test_an_age_is_read_as_people_write_it(text, years):
+    assert values.parse_age(text) == pytest.approx(years)
+
+
+@pytest.mark.parametrize("text", ["20-30", "20 to 30", "34 m", "999", "-3", "0", "thirty", "34 parsecs", "n/a", "1e1"])
+def test_an_ambiguous_age_is_unknown(text):
+    assert math.isnan(values.parse_age(text))
+
+
+def test_units_of_participants_json_are_heeded(folder):
+    root = folder("a.nii.gz", "b.nii.gz", p="participant_id\tage\tsex\na\t18\t1\nb\t34 y\t2\n")
+    (root / "p.json").write_text('{"age": {"Units": "Months"}, "sex": {"Levels": {"1": "Male", "2": {"Description": "female"}}}}')
+    table = read_folder(root, "*.nii.gz", "", participants="p.tsv")
+    assert table[["age", "sex"]].values.tolist() == [[1.5, "M"], [34, "F"]]
+    columns = {"file": "{participant_id}.nii.gz", "participant": "participant_id", "age": "age", "sex": "sex"}
+    rows = table_source.list_table(root, "p.tsv", columns)
+    assert [(row["age"], row["sex"]) for row in rows] == [(1.5, "M"), (34, "F")]
+
+
+@pytest.mark.parametrize(("text", "sex"), [("w", "F"), ("F,", "F"), (" Male;", "M"), ("weiblich", "F"), ("Mann", "M"),
+                                           ("1", ""), ("2", ""), ("O", ""), ("divers", ""), ("n/a", "")])  # fmt: skip
+def test_sex_is_read_as_people_write_it(text, sex):
+    assert values.parse_sex(text) == sex
+
+
+def test_values_that_cannot_be_read_are_counted_with_an_example(folder, caplog):
+    cells = ["20-30\t1", "20-30\tO", "26,9\tF,", "n/a\tn/a", "999\t1"]
+    lines = [f"s{k}\t{cell}" for k, cell in enumerate(cells)]
+    root = folder(*(f"s{k}.nii.gz" for k in range(5)), p="\n".join(["participant_id\tage\tsex", *lines]))
+    table = read_folder(root, "*.nii.gz", "", participants="p.tsv")
+    assert table["age"].tolist()[2] == 26.9 and table["sex"].tolist() == ["", "", "F", "", ""]
+    age = "p.tsv: 3 values of age cannot be read and are unknown: '20-30' (2), '999' (1); write a number of years"
+    sex = "p.tsv: 3 values of sex cannot be read and are unknown: '1' (2), 'O' (1); write M or F, or codes with Levels in"
+    assert [message[: len(text)] for message, text in zip(sorted(caplog.messages), (age, sex), strict=True)] == [age, sex]
+    caplog.clear()
+    columns = {"file": "{participant_id}.nii.gz", "participant": "participant_id", "age": "age", "sex": "sex"}
+    table_source.list_table(root, "p.tsv", columns)
+    assert len(caplog.messages) == 2
+
+
+@pytest.mark.parametrize("theirs", ["1", "001", "SUB-01", "1.0"])
+def test_ids_with_other_leading_zeros_are_joined_if_unique(folder, caplog, theirs):
+    root = folder("sub-01.nii.gz", "sub-12.nii.gz", p=f"participant_id\tage\n{theirs}\t30\n12\t40\n")
+    table = read_folder(root, "*.nii.gz", "(?P<participant>.+)", participants="p.tsv")
+    assert table[["participant", "age", "problem"]].values.tolist() == [["01", 30, ""], ["12", 40, ""]]
+    shown = theirs.removeprefix("sub-")
+    assert caplog.messages == [
+        "p.tsv: 1 ids differ from those of scans in leading zeros or capitals and are joined, such as "
+        f"{shown} with 01"
+    ]
+
+
+def test_ids_are_not_joined_if_two_are_alike(folder):
+    root = folder("sub-01.nii.gz", "sub-001.nii.gz", p="participant_id\tage\n1\t30\n")
+    table = read_folder(root, "*.nii.gz", "(?P<participant>.+)", participants="p.tsv")
+    assert table["age"].isna().sum() == 2 and table["problem"].tolist()[2].startswith("missing file: p.tsv lists 1")
+    root = folder(p="participant_id\tage\n1\t30\n0001\t31\n")
+    assert read_folder(root, "sub-01.nii.gz", "(?P<participant>.+)", participants="p.tsv")["age"].isna().sum() == 1
+
+
+def test_blank_rows_of_a_spreadsheet_are_skipped(folder):
+    root = folder("a.nii.gz")
+    (root / "p.csv").write_text("participant_id,age,sex\na,30,F\n,,\n , ,\n,,\n")
+    assert len(read_folder(root, "*.nii.gz", "", participants="p.csv")) == 1
+    (root / "t.csv").write_text("file,id\na.nii.gz,a\n,\n")
+    assert len(table_source.list_table(root, "t.csv", {"file": "file", "participant": "id"})) == 1
 
 
 def test_unicode_forms_of_an_id_are_one_participant(folder):

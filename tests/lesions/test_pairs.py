@@ -235,6 +235,46 @@ def test_unusable_pairs_are_quarantined_with_their_reason(case, tmp_path):
     assert {path.name for path in volumes.iterdir()} == {"good_FLAIR.nii.gz", "good_mask.nii.gz"}
 
 
+def ball(radius, shape=(40, 50, 40)):
+    return (np.stack(np.indices(shape)) - np.array(shape).reshape(3, 1, 1, 1) / 2 + 0.5).__pow__(2).sum(0) < radius**2
+
+
+@pytest.mark.parametrize(
+    ("mask", "looks"),
+    [
+        (lambda: (brain() > 0) & ~(lesion() > 0), "it looks like a lesion mask inverted inside the brain"),
+        (lambda: brain() > 0, "it looks like a brain mask, or a mask of the head"),
+        (lambda: ball(13), "it looks like a brain mask, or a mask of the head"),
+        (lambda: lesion() == 0, "marks all corners of its image; it looks inverted: exchange 0 and 1"),
+    ],
+)
+def test_a_mask_that_is_no_lesion_says_what_it_looks_like(case, tmp_path, mask, looks):
+    case("good")
+    root = case("odd", mask=mask().astype(np.uint8))
+    _, qc = prepared(root, tmp_path / "out")
+    good, odd = qc.set_index("scan").loc[["good", "odd"], "reason"]
+    assert good == "" and odd.startswith("no lesion: odd_lesion.nii.gz marks ") and odd.endswith(looks)
+
+
+def test_a_large_lesion_is_a_lesion(case, tmp_path):
+    """A quarter of the brain: 142 ml of about 560 in the largest glioma of the real data is a quarter, too."""
+    root = case("c", mask=ball(9).astype(np.uint8))
+    assert prepared(root, tmp_path / "out")[1]["reason"].tolist() == [""]
+
+
+def test_the_same_image_under_two_names_is_one_pair_and_splits_stay(case, tmp_path):
+    for name in "abcdefgh":
+        root = case(name)
+    settings = {"source": "pairs", "pairs": {"root": root}, "volumes": GRID, "split": HALF}
+    before = prepare_pairs(**settings, folder=tmp_path / "v", out=tmp_path / "before").set_index("scan")
+    image, mask = (nib.load(root / f"c/c_{kind}.nii.gz").get_fdata(dtype=np.float32) for kind in ("FLAIR", "lesion"))
+    case("h", image=image, mask=np.roll(mask, 2, axis=1))  # another rater's mask
+    after = prepare_pairs(**settings, folder=tmp_path / "v", out=tmp_path / "after").set_index("scan")
+    assert after.loc["h", "reason"] == "duplicate: same content as c; remove one of the two files"
+    assert after["split"].drop("h").to_dict() == before["split"].drop("h").to_dict() and after.loc["h", "split"] == ""
+    assert "h" not in read_table(tmp_path / "after/pairs.tsv")["scan"].tolist()
+
+
 def test_splits_are_by_participant_with_usable_pairs(case, tmp_path):
     for k in range(8):
         case(f"p{k}a", mask=0 * lesion() if k < 4 else None)

@@ -9,12 +9,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import nibabel as nib
+import numpy as np
 import pytest
 import yaml
 
+from neuromf.config.lesions import Pairs
 from neuromf.config.study import Cohort
 from neuromf.workflow import digests, listing
+from neuromf.workflow.file_stamps import file_stamps
 from neuromf.workflow.params import as_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,6 +166,129 @@ def test_the_digest_of_a_table_changes_with_its_rows_and_asks_nothing_of_its_fil
     assert listing.list_scans(cohort).digest != before.digest
 
 
+@pytest.fixture
+def sources(tmp_path):
+    """Four scans with masks and a table, read by each source."""
+    names = [f"sub-{k}" for k in range(4)]
+    for name in names:
+        for kind in ("T1w", "mask"):
+            path = tmp_path / name / "anat" / f"{name}_{kind}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"image")
+    lines = [f"{name}/anat/{name}_T1w.nii.gz\t{name}/anat/{name}_mask.nii.gz\t{name}" for name in names]
+    (tmp_path / "scans.tsv").write_text("\n".join(["file\tmask\tid", *lines]))
+    regex, masks = r"(?P<scan>(?P<participant>sub-\d+)).*", "{scan}/anat/{scan}_mask.nii.gz"
+    columns = {"file": "file", "mask": "mask", "participant": "id"}
+    return {
+        "folder": {"root": str(tmp_path), "pattern": "**/*_T1w.nii.gz", "scan_regex": regex, "masks": masks},
+        "bids": {"root": str(tmp_path), "masks": "{folder}/{entities}_mask.nii.gz"},
+        "table": {"root": str(tmp_path), "scans": "scans.tsv", "columns": columns},
+    }
+
+
+def shard_digests(cohort):
+    plan = listing.list_scans(cohort)
+    return [listing.shard_digest(cohort, plan, shard, 2) for shard in range(2)], plan.digest
+
+
+def replace_keeping_size(path):
+    """Other content of the same size, a second later."""
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+
+
+@pytest.mark.parametrize("source", ["folder", "bids", "table"])
+@pytest.mark.parametrize("kind", ["T1w", "mask"])
+@pytest.mark.parametrize("replace", [replace_keeping_size, lambda path: path.write_bytes(b"another image")])
+def test_a_replaced_file_makes_its_shard_stale_and_no_other(sources, source, kind, replace):
+    """Scan 1 is in shard 1 of 2; the list of scans is the same, so the cohort is not made again."""
+    cohort = section(**{source: sources[source]})
+    (first, second), plan = shard_digests(cohort)
+    assert shard_digests(cohort) == ([first, second], plan)
+    replace(Path(sources[source]["root"]) / f"sub-1/anat/sub-1_{kind}.nii.gz")
+    (same, other), plan_after = shard_digests(cohort)
+    assert same == first and other != second and plan_after == plan
+
+
+@pytest.mark.parametrize("source", ["folder", "bids", "table"])
+def test_a_mask_that_appears_makes_the_cohort_stale(sources, source):
+    cohort = section(**{source: sources[source]})
+    mask = Path(sources[source]["root"]) / "sub-1/anat/sub-1_mask.nii.gz"
+    mask.unlink()
+    before = listing.list_scans(cohort).digest
+    mask.write_bytes(b"image")
+    assert listing.list_scans(cohort).digest != before
+
+
+def test_a_replaced_header_of_a_pair_of_files_is_noticed(tmp_path):
+    for end in ("hdr", "img"):
+        (tmp_path / f"a.{end}").write_bytes(b"half")
+    before = file_stamps([[str(tmp_path / "a.img"), ""]])
+    replace_keeping_size(tmp_path / "a.hdr")
+    assert file_stamps([[str(tmp_path / "a.img"), ""]]) != before
+    assert file_stamps([[str(tmp_path / "no.nii")], []]) == ["missing", ""]
+
+
+def test_a_changed_unit_in_participants_json_makes_the_cohort_stale(scans):
+    cohort = section(folder={"root": str(scans), "participants": "participants.tsv"})
+    before = listing.list_scans(cohort).digest
+    (scans / "participants.json").write_text('{"age": {"Units": "months"}}')
+    assert listing.list_scans(cohort).digest != before
+
+
+@pytest.mark.parametrize("kind", ["FLAIR", "lesion", "brain"])
+def test_a_replaced_file_makes_the_pairs_stale(tmp_path, kind):
+    for end in ("FLAIR", "lesion", "brain"):
+        (tmp_path / "in/p").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"in/p/p_{end}.nii.gz").write_bytes(b"image")
+    pairs = SimpleNamespace(source="pairs", pairs=Pairs(root=str(tmp_path / "in"), brains="{scan}/{scan}_brain.nii.gz"))
+    before = listing.pairs_digest(pairs)
+    assert listing.pairs_digest(pairs) == before
+    replace_keeping_size(tmp_path / f"in/p/p_{kind}.nii.gz")
+    assert listing.pairs_digest(pairs) != before
+
+
+def test_jobs_get_the_number_of_scans_and_look_at_no_file(sources, monkeypatch):
+    cohort = section(folder=sources["folder"])
+    monkeypatch.delenv(listing.N_SCANS, raising=False)
+    assert listing.plan_scans(cohort, main=True).n == 4
+
+    def fail(*_, **__):
+        raise AssertionError("a job looked at the scans")
+
+    monkeypatch.setattr(listing, "list_scans", fail)
+    plan = listing.plan_scans(cohort, main=False)
+    assert plan.n == 4 and listing.shard_digest(cohort, plan, 0, 2) == ""
+    with pytest.raises(AssertionError):
+        listing.plan_scans(cohort, main=True)
+
+
+def test_a_root_inside_the_results_is_refused(sources, monkeypatch):
+    root = Path(sources["folder"]["root"])
+    (root / "results/volumes").mkdir(parents=True)
+    (root / "results/volumes/a.nii.gz").write_bytes(b"scan")
+    monkeypatch.chdir(root)
+    with pytest.raises(SystemExit, match="cohort.folder.root is .*results, inside the results of this study; set it to"):
+        listing.list_scans(section(folder={"root": str(root / "results")}))
+    pairs = SimpleNamespace(source="pairs", pairs=Pairs(root=str(root / "results/volumes")))
+    with pytest.raises(SystemExit, match="lesions.pairs.root is .*volumes, inside the results of this study"):
+        listing.pairs_digest(pairs)
+
+
+def test_replaced_scans_of_ixi_are_noticed_after_the_download(tmp_path):
+    cohort = section(ixi={"folder": str(tmp_path / "ixi"), "expected": 2})
+    plan = listing.list_scans(cohort)
+    assert listing.shard_digest(cohort, plan, 1, 2) == ""
+    (tmp_path / "ixi/T1").mkdir(parents=True)
+    for k in range(2):
+        (tmp_path / f"ixi/T1/IXI00{k}-HH-1-T1.nii.gz").write_bytes(b"scan")
+    before = [listing.shard_digest(cohort, plan, shard, 2) for shard in range(2)]
+    replace_keeping_size(tmp_path / "ixi/T1/IXI001-HH-1-T1.nii.gz")
+    after = [listing.shard_digest(cohort, plan, shard, 2) for shard in range(2)]
+    assert before[0] == after[0] != "" and before[1] != after[1]
+
+
 def test_scans_of_ixi_are_planned_before_they_are_fetched(tmp_path):
     cohort = section(ixi={"folder": str(tmp_path / "ixi"), "expected": 5})
     before = listing.list_scans(cohort)
@@ -257,6 +385,33 @@ def test_a_wrong_key_is_refused_before_any_job(tmp_path):
     assert done.returncode != 0
     message = "meanflow.train.step: unknown key; allowed here: accumulate, batch, checkpoint_every"
     assert message in done.stderr + done.stdout
+
+
+@pytest.mark.slow
+def test_a_scan_copied_again_makes_its_shard_stale_and_nothing_else_does(tmp_path):
+    """Snakemake itself: a quarantined scan is replaced under its name by one that can be used."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for k in range(9):
+        data = rng.uniform(50, 100, (20, 20, 20)).astype(np.float32) * (k != 8)
+        nib.save(nib.Nifti1Image(data, np.diag([5.0, 5, 5, 1])), tmp_path / f"in/s{k}.nii.gz")
+    folder = {"source": "folder", "folder": {"root": str(tmp_path / "in")}, "scans_per_shard": 8}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"cohort": folder}))
+
+    def run(*more):
+        arguments = ["results/cohort/qc.tsv", *SNAKEFILE, *more]
+        return snakemake(*arguments, cwd=tmp_path, study=tmp_path / "study.yaml").stdout
+
+    run()
+    qc = (tmp_path / "results/cohort/qc.tsv").read_text()
+    assert "constant: every voxel of s8.nii.gz is 0" in qc and "Nothing to be done" in run("-n")
+    data = rng.uniform(50, 100, (20, 20, 20)).astype(np.float32)
+    nib.save(nib.Nifti1Image(data, np.diag([5.0, 5, 5, 1])), tmp_path / "in/s8.nii.gz")
+    counted = run("-n", "--quiet", "rules")
+    assert re.search(r"^prepare +1$", counted, re.M) and not re.search(r"^cohort ", counted, re.M)
+    run()
+    assert "constant" not in (tmp_path / "results/cohort/qc.tsv").read_text()
+    assert "Nothing to be done" in run("-n")
 
 
 def test_a_study_from_a_table_is_planned_without_its_files(tmp_path):
