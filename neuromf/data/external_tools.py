@@ -1,8 +1,8 @@
 """External tools: N4 bias field correction (SimpleITK), skull stripping (deepbet, SynthStrip or HD-BET).
 
 All are optional. A tool is searched for once, before any scan is read. deepbet is a Python package and runs in this
-process. The others run for each scan without a shell, in a temporary folder and with a time limit. They get the scan in RAS+, because HD-BET before version 2 expects the
-axes of MNI152. A failure on one scan excludes that scan (`BadScan`).
+process. The others run for each scan without a shell, in a temporary folder and with a time limit. They get the scan in
+RAS+, because HD-BET before version 2 expects the axes of MNI152. A failure on one scan excludes that scan (`BadScan`).
 
 References:
     N4ITK: Improved N3 Bias Correction (Tustison et al., 2010), doi:10.1109/TMI.2010.2046908

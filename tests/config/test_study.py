@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pydantic import ValidationError
+from snakemake.cli import parse_config
 from snakemake.utils import update_config
 
 from neuromf.config.lesions import Arm
@@ -44,6 +45,37 @@ def refusal(config):
 
 
 # --- shipped configs ---------------------------------------------------------------------------------
+
+
+def from_command_line(*entries):
+    """The study of IXI with `--config` entries on top, as Snakemake reads them: all values are text."""
+    config = default()
+    update_config(config, load("studies/ixi_2mm.yaml"))
+    update_config(config, parse_config(entries))
+    return config
+
+
+def test_null_on_the_command_line_removes_masks_and_table():
+    plain, without = (
+        read_config(from_command_line(*entries)).cohort.folder
+        for entries in ((), ("cohort={folder: {masks: null, participants: null, columns: {age: null, sex: SEX}}}",))
+    )
+    assert plain.masks and plain.participants == "participants.tsv"
+    assert without.masks is without.participants is None and without.columns == {"sex": "SEX"}
+    assert without.pattern == plain.pattern and without.root == plain.root
+
+
+def test_null_in_a_further_file_removes_an_entry():
+    config = from_command_line()
+    update_config(config, {"cohort": {"folder": {"masks": None, "columns": {"age": "AGE", "sex": None}}}})
+    folder = read_config(config).cohort.folder
+    assert folder.masks is None and folder.columns == {"age": "AGE"}
+
+
+def test_null_is_text_where_a_value_is_needed():
+    (line,) = refusal(from_command_line("cohort={folder: {pattern: a}}", "seed=null"))
+    assert line.startswith("  seed: ") and "'null'" in line
+    assert read_config(from_command_line("cohort={folder: {pattern: null}}")).cohort.folder.pattern == "null"
 
 
 def test_the_default_config_is_read():

@@ -129,7 +129,9 @@ def test_air_of_zero_around_a_head_does_not_make_it_a_brain(save):
 
 def test_scouts_are_excluded_by_their_extent(tmp_path):
     nib.save(nib.Nifti1Image(whole_head()[:, :, 18:21], np.diag([3.0, 3, 8, 1])), tmp_path / "s.nii.gz")
-    with pytest.raises(scans.BadScan, match="scout: s.nii.gz covers 120x144x24 mm, at least volumes.min_extent_mm = 60 mm"):
+    with pytest.raises(
+        scans.BadScan, match="scout: s.nii.gz covers 120x144x24 mm, at least volumes.min_extent_mm = 60 mm"
+    ):
         preprocessing.prepare(tmp_path / "s.nii.gz", **GRID, min_extent_mm=60.0)
     assert preprocessing.prepare(tmp_path / "s.nii.gz", **GRID, min_extent_mm=24.0)[2]["coverage"] == 1
 
@@ -168,7 +170,9 @@ def test_the_brain_has_its_volume_in_masks_of_any_kind(save, name):
 
 
 def test_an_inverted_brain_mask_is_refused(save):
-    with pytest.raises(scans.BadScan, match="inverted mask: all corners of m.nii.gz are marked as brain; exchange 0 and 1"):
+    with pytest.raises(
+        scans.BadScan, match="inverted mask: all corners of m.nii.gz are marked as brain; exchange 0 and 1"
+    ):
         preprocessing.prepare(save(whole_head()), mask=save(1 - BRAIN.astype(int), "m.nii.gz"), **GRID)
     full = save(np.ones(SHAPE), "m.nii.gz")
     assert preprocessing.prepare(save(whole_head()), mask=full, **GRID)[2]["stripped_by"] == "mask"

@@ -93,7 +93,9 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, module):
         return real_import(name, *arguments, **settings)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(external_tools.MissingTool, match=r"volumes.skull_strip is deepbet, but No module named .*: pip "):
+    with pytest.raises(
+        external_tools.MissingTool, match=r"volumes.skull_strip is deepbet, but No module named .*: pip "
+    ):
         external_tools.find_skull_stripper("deepbet")
 
 

@@ -162,8 +162,16 @@ SMALL_TURN = nib.affines.from_matvec(nib.eulerangles.euler2mat(np.radians(4)))
 @pytest.mark.parametrize(
     ("sform", "qform", "message"),
     [
-        (RAS, MIRROR @ RAS, "two orientations: the sform of s.nii.gz has the axes RAS, its qform LAS, so left and right"),
-        (MIRROR @ RAS, RAS, "two orientations: the sform of s.nii.gz has the axes LAS, its qform RAS, so left and right"),
+        (
+            RAS,
+            MIRROR @ RAS,
+            "two orientations: the sform of s.nii.gz has the axes RAS, its qform LAS, so left and right",
+        ),
+        (
+            MIRROR @ RAS,
+            RAS,
+            "two orientations: the sform of s.nii.gz has the axes LAS, its qform RAS, so left and right",
+        ),
         (SWAP @ RAS, RAS, "two orientations: the sform of s.nii.gz has the axes ARS, its qform RAS, so left and right"),
         (
             RAS @ np.diag([2, 2, 2, 1.0]),
@@ -237,13 +245,16 @@ def test_units_of_the_header_are_heeded(tmp_path, noise, unit, per_mm):
 
 
 @pytest.mark.parametrize(
-    ("unit", "size", "view"), [(1, 2.0, "2e+04x4e+04x6e+04"), (2, 200.0, "2000x4000x6000"), (2, 1e6, "1e+07x2e+07x3e+07")]
+    ("unit", "size", "view"),
+    [(1, 2.0, "2e+04x4e+04x6e+04"), (2, 200.0, "2000x4000x6000"), (2, 1e6, "1e+07x2e+07x3e+07")],
 )
 def test_a_field_of_view_beyond_a_metre_takes_no_memory(tmp_path, noise, unit, size, view):
     image = nib.Nifti1Image(noise, np.diag([size, size, size, 1]))
     image.header["xyzt_units"] = unit
     nib.save(image, tmp_path / "s.nii.gz")
-    with pytest.raises(scans.BadScan, match=re.escape(f"field of view: s.nii.gz is {view} mm, at most 1000 mm are read")):
+    with pytest.raises(
+        scans.BadScan, match=re.escape(f"field of view: s.nii.gz is {view} mm, at most 1000 mm are read")
+    ):
         scans.read_image(tmp_path / "s.nii.gz")
 
 
@@ -262,10 +273,10 @@ def test_a_tiny_field_of_view_is_refused(tmp_path, noise):
          "although its name ends in .gz; rename it to s.nii"),
         ("s.nii", header_with(), "wrong name: s.nii is compressed by gzip, although its name does not end in .gz; "
          "rename it to s.nii.gz"),
-        ("s.nii.gz", b"/annex/objects/MD5E-s1--0.nii.gz\n", "missing file: s.nii.gz is a pointer to content that is not "
-         "on this machine; run: datalad get {path}"),
-        ("s.nii.gz", b"version https://git-lfs.github.com/spec/v1\noid", "missing file: s.nii.gz is a pointer to content "
-         "that is not on this machine; run: git lfs pull --include {path}"),
+        ("s.nii.gz", b"/annex/objects/MD5E-s1--0.nii.gz\n", "missing file: s.nii.gz is a pointer to content that is "
+         "not on this machine; run: datalad get {path}"),
+        ("s.nii.gz", b"version https://git-lfs.github.com/spec/v1\noid", "missing file: s.nii.gz is a pointer to "
+         "content that is not on this machine; run: git lfs pull --include {path}"),
         ("s.nii.gz", bytes(128) + b"DICM" + bytes(99), "DICOM: s.nii.gz is a DICOM file; convert it with dcm2niix"),
     ],
 )  # fmt: skip

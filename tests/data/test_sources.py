@@ -12,8 +12,8 @@ import pytest
 
 from neuromf.data import participants
 from neuromf.data.sources import bids, delimited, table, values
-from neuromf.data.sources import table as table_source
 from neuromf.data.sources import folder as folder_source
+from neuromf.data.sources import table as table_source
 
 REAL = Path(os.environ.get("NEUROMF_REAL_DATA", Path(__file__).parents[2] / "../shared/data"))
 LAYOUT = REAL / "fcd_ds004199_layout"
@@ -200,7 +200,9 @@ def test_an_ambiguous_age_is_unknown(text):
 
 def test_units_of_participants_json_are_heeded(folder):
     root = folder("a.nii.gz", "b.nii.gz", p="participant_id\tage\tsex\na\t18\t1\nb\t34 y\t2\n")
-    (root / "p.json").write_text('{"age": {"Units": "Months"}, "sex": {"Levels": {"1": "Male", "2": {"Description": "female"}}}}')
+    (root / "p.json").write_text(
+        '{"age": {"Units": "Months"}, "sex": {"Levels": {"1": "Male", "2": {"Description": "female"}}}}'
+    )
     table = read_folder(root, "*.nii.gz", "", participants="p.tsv")
     assert table[["age", "sex"]].values.tolist() == [[1.5, "M"], [34, "F"]]
     columns = {"file": "{participant_id}.nii.gz", "participant": "participant_id", "age": "age", "sex": "sex"}
@@ -221,8 +223,13 @@ def test_values_that_cannot_be_read_are_counted_with_an_example(folder, caplog):
     table = read_folder(root, "*.nii.gz", "", participants="p.tsv")
     assert table["age"].tolist()[2] == 26.9 and table["sex"].tolist() == ["", "", "F", "", ""]
     age = "p.tsv: 3 values of age cannot be read and are unknown: '20-30' (2), '999' (1); write a number of years"
-    sex = "p.tsv: 3 values of sex cannot be read and are unknown: '1' (2), 'O' (1); write M or F, or codes with Levels in"
-    assert [message[: len(text)] for message, text in zip(sorted(caplog.messages), (age, sex), strict=True)] == [age, sex]
+    sex = (
+        "p.tsv: 3 values of sex cannot be read and are unknown: '1' (2), 'O' (1); write M or F, or codes with Levels in"
+    )
+    assert [message[: len(text)] for message, text in zip(sorted(caplog.messages), (age, sex), strict=True)] == [
+        age,
+        sex,
+    ]
     caplog.clear()
     columns = {"file": "{participant_id}.nii.gz", "participant": "participant_id", "age": "age", "sex": "sex"}
     table_source.list_table(root, "p.tsv", columns)
@@ -236,8 +243,7 @@ def test_ids_with_other_leading_zeros_are_joined_if_unique(folder, caplog, their
     assert table[["participant", "age", "problem"]].values.tolist() == [["01", 30, ""], ["12", 40, ""]]
     shown = theirs.removeprefix("sub-")
     assert caplog.messages == [
-        "p.tsv: 1 ids differ from those of scans in leading zeros or capitals and are joined, such as "
-        f"{shown} with 01"
+        f"p.tsv: 1 ids differ from those of scans in leading zeros or capitals and are joined, such as {shown} with 01"
     ]
 
 

@@ -1,6 +1,5 @@
 """Scans are found below links, and not among results, hidden files or folders that cannot be read."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -86,8 +85,6 @@ def test_linked_folders_are_listed_once_and_loops_end(folder, caplog):
     (root / "in/self").symlink_to(root / "in")
     assert names(root / "in", "**/*.nii.gz") == ["linked/deep/s2.nii.gz", "s1.nii.gz"]
     assert caplog.messages == [f"{root}/in: not listed: 2 links to folders that are listed already"]
-
-
 
 
 def test_a_folder_that_cannot_be_read_is_a_row_with_a_problem(folder, monkeypatch, caplog):

@@ -244,7 +244,7 @@ def ball(radius, shape=(40, 50, 40)):
     [
         (lambda: (brain() > 0) & ~(lesion() > 0), "it looks like a lesion mask inverted inside the brain"),
         (lambda: brain() > 0, "it looks like a brain mask, or a mask of the head"),
-        (lambda: ball(13), "it looks like a brain mask, or a mask of the head"),
+        (lambda: ball(16), "it looks like a brain mask, or a mask of the head"),
         (lambda: lesion() == 0, "marks all corners of its image; it looks inverted: exchange 0 and 1"),
     ],
 )

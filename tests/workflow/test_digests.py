@@ -269,7 +269,9 @@ def test_a_root_inside_the_results_is_refused(sources, monkeypatch):
     (root / "results/volumes").mkdir(parents=True)
     (root / "results/volumes/a.nii.gz").write_bytes(b"scan")
     monkeypatch.chdir(root)
-    with pytest.raises(SystemExit, match="cohort.folder.root is .*results, inside the results of this study; set it to"):
+    with pytest.raises(
+        SystemExit, match="cohort.folder.root is .*results, inside the results of this study; set it to"
+    ):
         listing.list_scans(section(folder={"root": str(root / "results")}))
     pairs = SimpleNamespace(source="pairs", pairs=Pairs(root=str(root / "results/volumes")))
     with pytest.raises(SystemExit, match="lesions.pairs.root is .*volumes, inside the results of this study"):
