@@ -101,7 +101,7 @@ def test_a_sample_is_finite(run):
 
 
 def test_an_adapted_network_trains(run):
-    run["flow"] |= {"prior_axes": 4}
+    run["flow"] |= {"prior": {"axes": [4], "block": [4], "shrinkage": [0.1]}}
     u = memory_jobs.new_module(**run, shape=LATENT).u
     adapted = add_adapters(u, 5, rank=16, alpha=16.0, targets="attention").cuda()
     z, t = torch.randn(4, 5, *LATENT[1:], device="cuda"), torch.full((4,), 0.5, device="cuda")

@@ -19,7 +19,7 @@ from neuromf.benchmarks.memory_jobs import CONTEXT_MB, Account, gpu_autocast, ne
 from neuromf.vae.maisi import ARCHITECTURES, DOWNSAMPLING, LATENT_CHANNELS, MAISIVAEWrapper
 
 HALF = 2  # the real autoencoder runs on volumes of half the side, with an eighth of the memory
-FLOW = ("prediction", "prior_axes", "tangent", "target", "derivative")  # settings of the flow that change memory
+FLOW = ("prediction", "prior", "tangent", "target", "derivative")  # settings of the flow that change memory
 TRAIN = ("batch", "precision", "averages", "checkpoint_activations")
 
 

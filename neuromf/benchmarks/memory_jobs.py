@@ -93,7 +93,7 @@ def new_module(
     """
     batch = batch or train["batch"]
     moving = moving_pairs(flow, batch) if moving is None else moving
-    prior = flat_prior(shape, flow["prior_axes"]) if flow["prediction"] == "x" else None
+    prior = flat_prior(shape, flow["prior"]) if flow["prediction"] == "x" else None
     u = build_network(net, flow["prediction"], prior=prior, velocity_head=flow["tangent"] == "head")
     if train.get("checkpoint_activations"):
         checkpoint_activations(u.net)
@@ -110,10 +110,12 @@ def moving_pairs(flow: dict, batch: int) -> int:
     return batch - round(batch * flow["times"]["fraction_r_equals_t"])
 
 
-def flat_prior(shape: tuple[int, ...], n_axes: int) -> GaussianPrior:
-    """A prior of the right size, with unit variances."""
-    axes = torch.eye(n_axes, torch.Size(shape).numel())
-    return GaussianPrior(torch.zeros(shape), axes, torch.ones(n_axes), torch.ones(shape))
+def flat_prior(shape: tuple[int, ...], prior: dict) -> GaussianPrior:
+    """A prior with unit variances, of the size of the largest candidate of the config section meanflow.flow.prior."""
+    n_axes, size = max(prior["axes"]), max(prior["block"]) ** 3
+    axes, elements = torch.eye(n_axes, torch.Size(shape).numel()), shape[0] * size
+    eigenvectors = torch.eye(elements).repeat(torch.Size(shape[1:]).numel() // size, 1, 1)
+    return GaussianPrior(torch.zeros(shape), axes, torch.ones(n_axes), torch.ones(shape), eigenvectors)
 
 
 def optimiser_of(module: MeanFlowModule) -> torch.optim.Optimizer:
@@ -140,7 +142,7 @@ def new_sampling(
     *, net: dict, flow: dict, shape: tuple[int, ...], batch: int
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Network of a run, and a function that draws one batch of one-step samples."""
-    prior = flat_prior(shape, flow["prior_axes"]) if flow["prediction"] == "x" else None
+    prior = flat_prior(shape, flow["prior"]) if flow["prediction"] == "x" else None
     u = build_network(net, flow["prediction"], prior=prior, velocity_head=flow["tangent"] == "head")
     u.requires_grad_(False).eval()
 
