@@ -55,6 +55,18 @@ def write_mask(path: str | Path, mask: NDArray, affine: NDArray) -> None:
     _write(Path(path), mask, affine, np.uint8)
 
 
+def write_labels(path: str | Path, labels: NDArray, affine: NDArray) -> None:
+    """Write a label map of integers from 0 to 255 as uint8 NIfTI, atomically; equal maps give equal bytes.
+
+    Raises:
+        ValueError: If the map is not 3D or holds other values.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 3 or not ((labels >= 0) & (labels <= 255) & (labels == np.rint(labels))).all():
+        raise ValueError(f"a label map must be 3D and of integers from 0 to 255; got shape {labels.shape}")
+    _write(Path(path), labels, affine, np.uint8)
+
+
 def compress(image: nib.Nifti1Image, level: int = 3) -> bytes:
     """The bytes of an image as a .nii.gz file, without a date: equal images give equal bytes."""
     return gzip.compress(image.to_bytes(), compresslevel=level, mtime=0)
