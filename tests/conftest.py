@@ -13,16 +13,22 @@ import yaml
 import workflow_scripts  # noqa: F401  # before MONAI, as in the jobs of the workflow
 
 ROOT = Path(__file__).resolve().parents[1]
-CRITERION = re.compile(r"test_(P(\d)_T\d+[a-z]?)_")
+CRITERION = re.compile(r"test_(?:(P(\d)_T\d+[a-z]?)|(G\d\d))_")
 KINDS = dict(re.findall(r"^\| (P\d-T\d+[a-z]?) \| \w+, ([ci]) \|", (ROOT / "docs/criteria.md").read_text(), re.M))
+KINDS |= dict(re.findall(r"^\| (G\d\d) \| ([ci]) \|", (ROOT / "docs/growth_criteria.md").read_text(), re.M))
 
 
 def pytest_collection_modifyitems(items):
-    """Mark `test_P3_T6_...` with phase3 and with critical or informational, as docs/criteria.md has it."""
+    """Mark `test_P3_T6_...` and `test_G05_...` with critical or informational, as the tables of criteria have it.
+
+    Tests of a phase are also marked with phase0 to phase8.
+    """
     for item in items:
         if found := CRITERION.match(item.name):
-            item.add_marker(f"phase{found[2]}")
-            item.add_marker("critical" if KINDS[found[1].replace("_", "-")] == "c" else "informational")
+            if found[2]:
+                item.add_marker(f"phase{found[2]}")
+            name = (found[1] or found[3]).replace("_", "-")
+            item.add_marker("critical" if KINDS[name] == "c" else "informational")
 
 
 @pytest.fixture
