@@ -1,4 +1,4 @@
-# make demo: the default study with all figures.  make test: the tests.  Both set up .venv first.
+# make demo: the default study with all figures.  make growth: the growth system.  make test: the tests.  All set up .venv first.
 PYTHON ?= python3.11
 VENV := .venv
 LOCK := envs/requirements.lock
@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 BRAINS ?= 16
 
-.PHONY: demo brains test tiny lint check config results-page coverage history overhead clean
+.PHONY: demo brains growth test tiny lint check config results-page coverage history overhead clean
 
 demo: $(VENV)/installed
 	snakemake --cores all
@@ -17,6 +17,9 @@ demo: $(VENV)/installed
 # Volumes from the packaged generator, one network evaluation each, and their contact sheet: no study, no training.
 brains: $(VENV)/installed
 	python -m tools.brains $(RESULTS)/brains --n $(BRAINS)
+
+growth: $(VENV)/installed
+	snakemake growth --cores all
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile

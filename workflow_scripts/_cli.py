@@ -28,6 +28,7 @@ HELP = {
     "gaussian": "gaussian.safetensors: the prior of a fine-tuned run",
     "gpus": "GPUs of all nodes; 0: the machine's own GPU, or its CPU",
     "history": "history.csv of a training",
+    "index": "folder of the splits and the list of subjects",
     "inputs": "result files and folders that may be read",
     "latents": "files of encoded latents",
     "lesions": "table with one row per lesion",

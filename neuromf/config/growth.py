@@ -7,6 +7,8 @@ from pydantic import model_validator
 from neuromf.config.growth_data import DATA_SCALES, SIMULATION_SCALES, Simulation, Source
 from neuromf.config.types import Section, key
 
+PAPER = {"roi_size": [128, 128, 128], "spacing": [1.0, 1.0, 1.0]}  # of the presets
+
 
 class Growth(Section):
     scale: Literal["ci", "embedded", "bench", "paper"] = key(
@@ -29,5 +31,17 @@ class Growth(Section):
 
     def data_values(self) -> dict[str, Any]:
         """Values of the section `data` of a preset that scale and source set."""
-        names = {"label_map", "suffixes"}
-        return DATA_SCALES[self.scale] | self.data.model_dump(mode="json", include=names, exclude_defaults=False)
+        return DATA_SCALES[self.scale] | self.data.model_dump(mode="json", include={"label_map", "suffixes"})
+
+    def index_values(self) -> dict[str, Any]:
+        """Keyword arguments of `neuromf.data.multimodal_loaders.prepare_index`, without paths."""
+        names = {"modalities", "label_map", "suffixes", "patient_regex", "val_split", "test_split"}
+        geometry = {name: {**PAPER, **DATA_SCALES[self.scale]}[name] for name in PAPER}
+        return {**geometry, "seed": self.data.split_seed, **self.data.model_dump(mode="json", include=names)}
+
+    def statement(self) -> str:
+        """What figures state about simulated data; "" for real data."""
+        if self.data.source != "simulated":
+            return ""
+        kind = {"embedded": "generated anatomy (MNI152)", "ixi": "real anatomy (IXI)", "phantom": "generated anatomy"}
+        return f"Simulated growth in {kind[self.data.anatomy]}"

@@ -55,11 +55,13 @@ class Source(Section):
         "Anatomies of the simulated cohort. embedded: deformed from MNI152; ixi: T1 scans of simulation.ixi_root; "
         "phantom: ellipsoids."
     )
+    modalities: list[str] = key("Modalities in the order of channels.", ["t1c", "t1n", "t2f", "t2w"], min_length=1)
     label_map: dict[int, int] = key("Label codes beside 0 to 3; older BraTS files code enhancing tumour as 4.", {4: 3})
     suffixes: dict[SUFFIX_KEYS, str] = key("End of file names, where it is not -{modality}.nii.gz.", {})
     patient_regex: str = key(
         "Regular expression of a subject's folder name, whose first group is the patient.", r"(.+?)(?:-\d{3})?"
     )
+    val_split: Fraction = key("Fraction of patients, or of simulated anatomies, in validation.", 0.1)
     test_split: Fraction = key("Fraction of patients, or of simulated anatomies, in the test set.", 0.2)
     split_seed: Seed = key("Seed of the split.", 42)
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from neuromf.config.autoencoder import Autoencoder, Latents
 from neuromf.config.cohort import Cohort
 from neuromf.config.evaluation import Evaluation, Gates, Projection
+from neuromf.config.growth import Growth
 from neuromf.config.lesions import Lesions
 from neuromf.config.meanflow import MeanFlow
 from neuromf.config.types import Section, Seed, key
@@ -32,6 +33,7 @@ class Config(Section):
     meanflow: MeanFlow = key("The MeanFlow model.")
     evaluation: Evaluation = key("Metrics.")
     lesions: Lesions = key("Image-mask pairs of a rare pathology.")
+    growth: Growth = key("Tumour growth from MRI with four contrasts.")
     gates: Gates = key("Gates between phases.")
     projection: Projection = key("The study that results/scale.md projects the costs of.", Projection())
 

@@ -105,6 +105,30 @@ def build_loaders(
     )
 
 
+def prepare_index(
+    out: Path,
+    *,
+    root_dir: str | Path,
+    roi_size: Sequence[int],
+    spacing: Sequence[float],
+    val_split: float,
+    test_split: float,
+    seed: int,
+    modalities: Sequence[str] = MODALITIES,
+    orientation: str = "RAS",
+    label_map: Mapping[int, int] | None = None,
+    suffixes: Mapping[str, str] | None = None,
+    patient_regex: str = PATIENT,
+) -> dict[str, list[Subject]]:
+    """The index that several trainings share: `index_and_split`, and retention.csv for the ROI; see `build_loaders`."""
+    settings = ImageSettings(list(modalities), roi_size, spacing, orientation, label_map=label_map)
+    names: Any = {"suffixes": suffixes, "patient_regex": patient_regex}
+    fractions: Any = {"val_split": val_split, "test_split": test_split, "seed": seed}
+    parts = index_and_split(Path(out), settings, root_dir=root_dir, **fractions, **names)
+    write_retention(Path(out) / "retention.csv", parts, settings)
+    return parts
+
+
 def index_and_split(
     out: Path,
     settings: ImageSettings,

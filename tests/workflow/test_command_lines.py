@@ -17,7 +17,7 @@ def commands(tmp_path_factory):
     """One shell command per rule of the default study, from a dry run."""
     snakemake = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "2"]
     targets = "paper.pdf partial/report.html scale.md export/generator.onnx vae/packaged.safetensors bench/step.csv"
-    targets = ["all", *(f"results/{name}" for name in f"{targets} bench/store.csv bench/vae.csv".split())]
+    targets = ["all", "growth", *(f"results/{name}" for name in f"{targets} bench/store.csv bench/vae.csv".split())]
     where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path_factory.mktemp("plan"))]
     done = subprocess.run([*snakemake, *targets, *where], cwd=ROOT, capture_output=True, text=True, check=True)
     lines = re.findall(r"^.*python -m workflow_scripts\.(\w+) (.*?) 2>&1 \| tee .*$", done.stdout, re.M)

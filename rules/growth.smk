@@ -1,0 +1,89 @@
+"""Growth of tumours: subjects with four contrasts, simulated or your own; their index and splits; figures."""
+
+GROWTH = cfg.growth
+GROWTH_SIMULATED = GROWTH.data.source == "simulated"
+GROWTH_ROOT = "results/growth/cohort" if GROWTH_SIMULATED else dump(GROWTH.data, "root")["root"]
+GROWTH_FILES = [] if GROWTH_SIMULATED else [str(path) for path in sorted(Path(GROWTH_ROOT).glob("*/*.nii.gz"))]
+
+
+rule growth_simulate:
+    """Simulate the longitudinal cohort: patients with growing tumours, four contrasts and a segmentation per visit."""
+    output:
+        out=directory("results/growth/cohort"),
+    log:
+        "results/logs/growth_simulate.log",
+    benchmark:
+        "results/benchmarks/growth_simulate.tsv"
+    priority: 5  # the chain of growth starts here
+    conda:
+        "../envs/neuromf.yaml"
+    threads: half_the_cores()
+    resources:
+        mem_mb=4000 if GROWTH.scale in ("ci", "embedded") else 16000,
+        runtime=30,
+    params:
+        files=files,
+        cfg=as_json(**GROWTH.simulated_cohort(), **dump(GROWTH.simulation, "ixi_root")),
+        code=code_digest("workflow_scripts.growth_simulate"),
+    shell:
+        "python -m workflow_scripts.growth_simulate {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+
+
+rule growth_index:
+    """List the subjects, exclude those that cannot be used with the reason, and split the others by patient."""
+    input:
+        after=rules.growth_simulate.output.out if GROWTH_SIMULATED else [],
+    output:
+        after=expand("results/growth/index/{name}.csv", name=["train", "val", "test", "retention"]),
+        subjects="results/growth/index/subjects.tsv",
+    log:
+        "results/logs/growth_index.log",
+    benchmark:
+        "results/benchmarks/growth_index.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: half_the_cores()
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        # A function, since the regular expression in the config is no wildcard.
+        cfg=lambda w: as_json(root_dir=GROWTH_ROOT, **GROWTH.index_values()),
+        digest=file_times(GROWTH_FILES),
+        folder=subpath(output.subjects, parent=True),
+        code=code_digest("workflow_scripts.growth_index"),
+    shell:
+        "python -m workflow_scripts.growth_index --out {params.folder:q} --config {params.cfg:q} 2>&1 | tee {log:q}"
+
+
+# Figure F1: patients, visits and contrasts.
+use rule fig_1 as growth_fig_1 with:
+    input:
+        after=[rules.growth_index.output.after, *rules.growth_index.input],
+    output:
+        pdf="results/growth/figures/fig_1.pdf",
+        png=in_report("results/growth/figures/fig_1.png", "Growth", figure="F1", shows="patients and visits"),
+        facts="results/growth/figures/fig_1.json",
+    log:
+        "results/logs/growth_fig_1.log",
+    benchmark:
+        "results/benchmarks/growth_fig_1.tsv"
+    params:
+        script="growth_fig_1",
+        files=lambda w, input: command_line({"index": os.path.dirname(input.after[0])}),
+        cfg=lambda w: as_json(
+            study=cfg.study,
+            values=GROWTH.model_dump(mode="json"),
+            simulated=GROWTH.statement(),
+            trajectories=f"{GROWTH_ROOT}/trajectories.tsv" if GROWTH_SIMULATED else None,
+            **dump(GROWTH.data, "modalities", "label_map"),
+        ),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.growth_fig_1"),
+
+
+rule growth:
+    """Target: the growth system so far."""
+    input:
+        rules.growth_fig_1.output,
+    localrule: True
