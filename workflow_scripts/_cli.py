@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 TYPES: dict[str, Callable[[str], Any]] = {"path": Path, "paths": Path, "int": int, "str": str, "json": json.loads}
+TYPES |= {"strings": str, "optional": Path}
 HELP = {
     "adapter": "adapter.safetensors of a fine-tuned run",
     "arm": "name of the arm",
@@ -22,7 +23,7 @@ HELP = {
     "card": "card.json: config, versions and cost of a training",
     "cards": "card.json of every fine-tuned run",
     "check": "JSON file for the comparison with torch",
-    "config": "JSON with the config sections that the script uses",
+    "config": "JSON with the config sections that the script uses, or file of a preset",
     "diagnostics": "diagnostics.csv of a training",
     "folder": "folder of one shard of prepared volumes, with its qc.tsv",
     "gaussian": "gaussian.safetensors: the prior of a fine-tuned run",
@@ -45,6 +46,7 @@ HELP = {
     "numbers": "JSON file with the source of every number of the paper",
     "odd": "table of outliers from the rule contact_sheet",
     "out": "file or folder to write",
+    "overrides": "values on top of the preset: key=value, or JSON",
     "page": "Markdown page to write",
     "pairs": "table of image-mask pairs, or of generated and nearest volumes",
     "participants": "table of scans and participants",
@@ -62,9 +64,11 @@ HELP = {
     "runs": "metrics and cards of runs",
     "samples": "folders or table of samples",
     "scans": "folder of downloaded scans",
+    "seed": "seed of a training",
     "shard": "number of the shard",
     "shards": "folders of prepared shards",
     "spectra": "table of power spectra",
+    "splits": "folder with the tables of splits",
     "stats": "stats.json: statistics of the training latents",
     "strategy": "JSON file with the chosen mask encoding",
     "summary": "summary.csv of the torus",
@@ -91,14 +95,15 @@ SMALLER = {  # config key that lowers the memory of a rule
 def arguments(doc: str | None, argv: Sequence[str] | None, *names: str) -> argparse.Namespace:
     """Parsed command line for names such as "volumes", "phase:int", "config:json" or "shards:paths".
 
-    A name without a type is a path; "paths" takes any number. Other arguments are required, except --gate (a blocked
-    gate ends the script here) and --code (digest of the code).
+    A name without a type is a path; "paths" and "strings" take any number, "optional" is a path or missing. Other
+    arguments are required, except --gate (a blocked gate ends the script here) and --code (digest of the code).
     """
     sys.excepthook = explain
     parser = argparse.ArgumentParser(description=doc)
     for name in names:
         name, _, kind = name.partition(":")
-        several: dict[str, Any] = {"nargs": "*", "default": []} if kind == "paths" else {"required": True}
+        several: dict[str, Any] = {"nargs": "*", "default": []} if kind in ("paths", "strings") else {"required": True}
+        several = {"required": False} if kind == "optional" else several
         parser.add_argument(f"--{name}", type=TYPES[kind or "path"], help=HELP[name], **several)
     parser.add_argument("--gate", type=Path, help="gate of the phase before; a blocked one ends the script")
     parser.add_argument("--code", default="", help="digest of the code that runs")

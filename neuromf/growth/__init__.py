@@ -1,0 +1,1 @@
+"""Growth of tumours: variational autoencoders of four contrasts, their training, diagnostics and collapse study."""

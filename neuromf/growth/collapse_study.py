@@ -1,0 +1,174 @@
+"""Collapse study: which loss and which decoder lose the latent, from the same network, data and number of steps.
+
+Each arm is one training with changes of the same preset, then one row: active units, KL, reconstruction with and
+without the latent, linear probes of the tumour on test patients, errors of the mean image and of PCA, and a verdict.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from neuromf.growth import train as training
+from neuromf.growth.callbacks import diagnose, write_table
+from neuromf.growth.latents import encode, load_module, split_loader
+from neuromf.growth.models import BaselineVAE, VAEOutput
+from neuromf.growth.module import VAELitModule
+from neuromf.growth.probes import probe, volume_and_centroid
+from neuromf.metrics.images.linear_baselines import compare_with_baselines, linear_baselines
+from neuromf.vae.collapse import verdict
+
+DELAYED = {"lambda_start_epoch": 0.3, "lambda_cov_annealing_epochs": 0.3}  # fractions of the training
+FREE = {"kl_free_bits": 0.2}
+ARMS: dict[str, dict[str, dict[str, Any]]] = {
+    "sum": {},
+    "mean": {"loss": {"reduction": "mean"}},
+    "free_bits": {"loss": {"reduction": "mean"}, "train": FREE},
+    "dip1": {"model": {"variant": "dipvae_sbd"}, "loss": {"reduction": "mean", "dip": "I", **DELAYED}, "train": FREE},
+    "dip2": {"model": {"variant": "dipvae_sbd"}, "loss": {"reduction": "mean", "dip": "II", **DELAYED}, "train": FREE},
+    "broadcast": {"model": {"use_sbd": True}, "loss": {"reduction": "mean"}, "train": FREE},
+    "standard": {"model": {"upsample": "resize_conv"}, "loss": {"reduction": "mean"}, "train": FREE},
+    "supervised": {"loss": {"supervision": 200.0}},
+}
+
+
+class SupervisedModule(VAELitModule):
+    """`VAELitModule` and weight sum_k (mu_k - y_k)^2 on the first four dimensions: ln V_mass and the centroid.
+
+    Arguments:
+        supervision: Weight of the squared error of a sample.
+        mean, std: Moments of the targets of training subjects, shape (4,).
+        spacing_mm: Voxel size.
+        options: See `VAELitModule`.
+    """
+
+    def __init__(
+        self,
+        model: BaselineVAE,
+        *,
+        supervision: float,
+        mean: Tensor,
+        std: Tensor,
+        spacing_mm: Sequence[float],
+        **options: Any,
+    ) -> None:
+        super().__init__(model, **options)
+        self.supervision, self.spacing_mm = supervision, spacing_mm
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def objective(self, batch: dict[str, Any], out: VAEOutput, beta: float) -> dict[str, Tensor]:
+        """Terms of the ELBO and `supervised`, the weighted squared error; absent tumours contribute 0."""
+        terms = super().objective(batch, out, beta)
+        targets = (volume_and_centroid(batch["seg"], self.spacing_mm).to(out.mu) - self.mean) / self.std
+        errors = (out.mu[:, : targets.shape[1]].float() - targets).nan_to_num().square().sum()
+        cost = self.supervision * errors
+        return terms | {"loss": terms["loss"] + cost, "supervised": cost.detach()}
+
+
+def arm_config(preset: Mapping[str, Any], arm: str, seed: int, max_epochs: int | None = None) -> dict[str, Any]:
+    """Sections of a preset with the changes of an arm; delays are fractions of the training.
+
+    Raises:
+        ValueError: If the arm is not known.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"growth.collapse.arms must be among {', '.join(ARMS)}; got {arm!r}")
+    config = {name: {**preset[name], **ARMS[arm].get(name, {})} for name in preset if name != "name"}
+    if max_epochs:
+        old, new = config["train"]["max_epochs"], max_epochs
+        config["train"] |= {
+            "max_epochs": new,
+            "kl_annealing_epochs": config["train"]["kl_annealing_epochs"] * new / old,
+        }
+    for name in DELAYED:
+        if name in ARMS[arm].get("loss", {}):
+            config["loss"][name] = DELAYED[name] * config["train"]["max_epochs"]
+    config["train"]["seed"] = seed
+    return config
+
+
+def run_arm(
+    *, preset: dict[str, Any], arm: str, seed: int, out: Path, splits: Path | None = None,
+    max_epochs: int | None = None, code: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """Train one arm with one seed and write its row to `out`; an interrupted training resumes.
+
+    Arguments:
+        preset: Sections of the preset that all arms share.
+        arm: Name in `ARMS`.
+        seed: Seed of weights, batches and noise.
+        out: CSV of one row, in the run directory of the arm.
+        splits: Folder of the index that all arms share.
+        max_epochs: Epochs; None: those of the preset. The ramp of beta keeps its fraction.
+        code: Digest of the code.
+    """
+    config = arm_config(preset, arm, seed, max_epochs)
+    supervision = config["loss"].pop("supervision", None)
+    build = None if supervision is None else supervised_builder(supervision, config["data"]["spacing"])
+    run = training.train(**config, name=f"collapse_{arm}", out=out.parent, splits=splits, code=code, build=build)
+    row = {"arm": arm, "seed": seed, **evaluate_arm(run, config)}
+    write_table(out, pd.DataFrame([row]))
+    return row
+
+
+def supervised_builder(
+    supervision: float, spacing_mm: Sequence[float]
+) -> Callable[[VAELitModule, DataLoader], VAELitModule]:
+    """Function that makes a `SupervisedModule` of a module and the training loader, which its targets come from."""
+
+    def build(module: VAELitModule, loader: DataLoader) -> VAELitModule:
+        targets = torch.cat([volume_and_centroid(batch["seg"], spacing_mm) for batch in loader])
+        known = targets[targets.isfinite().all(1)]
+        names = ("lr", "kl_beta", "weight_decay", "reduction", "seed", "provenance")
+        own = {"supervision": supervision, "mean": known.mean(0), "std": known.std(0), "spacing_mm": spacing_mm}
+        made = SupervisedModule(module.model, **own, **{name: getattr(module, name) for name in names})
+        made.schedules, made.weights = module.schedules, module.weights
+        return made
+
+    return build
+
+
+def evaluate_arm(run: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Diagnostics on validation, probes on test patients, baselines and verdict of the last checkpoint of a run."""
+    module, spacing = load_module(run, "last"), config["data"]["spacing"]
+    values = diagnose(module, split_loader(run, "val"), spacing, seed=0)
+    test = "test" if (run / "splits" / "test.csv").exists() else "val"
+    known, unseen = (encode(module, split_loader(run, split), spacing) for split in ("train", test))
+    volume, centroid = probe(known["mu"], known["targets"], unseen["mu"], unseen["targets"])
+    baselines = linear_baselines(images(run, "train"), images(run, "val"), config["model"]["z_dim"])
+    floor = config["train"]["kl_free_bits"] * config["model"]["z_dim"]
+    found = verdict(values, config["model"]["z_dim"], floor)
+    return values | {
+        "floor": floor,
+        "r2_log_volume": volume,
+        "r2_centroid": centroid,
+        "mse_mean_image": baselines[0].mse,
+        "mse_pca": baselines[1].mse,
+        "baselines": compare_with_baselines(values["recon_mu_mse"], baselines),
+        "verdict": found.state,
+        "failing": " ".join(found.failing),
+        "reading": "; ".join(found.reading),
+        "next": found.recipe,
+        "epochs": config["train"]["max_epochs"],
+    }
+
+
+def images(run: Path, split: str) -> NDArray:
+    """Images of a split as rows (N, F), float32."""
+    return np.concatenate([batch["image"].flatten(1).numpy() for batch in split_loader(run, split)])
+
+
+def merge_rows(tables: list[Path], out: Path) -> pd.DataFrame:
+    """Table of all arms and seeds, in the order of `ARMS`."""
+    rows = pd.concat([pd.read_csv(path, keep_default_na=True) for path in tables], ignore_index=True)
+    order = {arm: k for k, arm in enumerate(ARMS)}
+    rows = rows.sort_values(["arm", "seed"], key=lambda column: column.map(order) if column.name == "arm" else column)
+    write_table(out, rows)
+    return rows
