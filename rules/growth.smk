@@ -1,5 +1,7 @@
 """Growth of tumours: subjects with four contrasts, simulated or your own; their index and splits; figures."""
 
+from neuromf.core.files import sha256
+
 GROWTH = cfg.growth
 GROWTH_SIMULATED = GROWTH.data.source == "simulated"
 GROWTH_ROOT = "results/growth/cohort" if GROWTH_SIMULATED else dump(GROWTH.data, "root")["root"]
@@ -82,8 +84,57 @@ use rule fig_1 as growth_fig_1 with:
         code=code_digest("workflow_scripts.growth_fig_1"),
 
 
+rule growth_train:
+    """Train one experiment into its run directory: exp1, a variational autoencoder, or exp2, DIP-VAE."""
+    input:
+        after=rules.growth_index.output.after,
+    output:
+        # The last file that a training writes. Checkpoints are no outputs, since a killed training resumes from them.
+        after="results/growth/runs/{experiment}/provenance.json",
+        history="results/growth/runs/{experiment}/logs/epoch_metrics.csv",
+    log:
+        "results/logs/growth_train/{experiment}.log",
+    benchmark:
+        "results/benchmarks/growth_train/{experiment}.tsv"
+    wildcard_constraints:
+        experiment="exp[12]",
+    priority: 10  # as train
+    conda:
+        "../envs/neuromf.yaml"
+    threads: half_the_cores()
+    resources:
+        mem_mb=6000,
+        runtime=720,
+    params:
+        preset=lambda w: getattr(GROWTH, w.experiment).preset,
+        digest=lambda w: sha256(resolve(getattr(GROWTH, w.experiment).preset)),
+        cfg=as_json(**GROWTH.overrides(GROWTH_ROOT)),
+        splits="results/growth/index",
+        folder=subpath(output.after, parent=True),
+        code=code_digest("workflow_scripts.growth_train"),
+    shell:
+        "python -m workflow_scripts.growth_train --config {params.preset:q} --overrides {params.cfg:q}"
+        " --splits {params.splits:q} --out {params.folder:q} --code {params.code:q} 2>&1 | tee {log:q}"
+
+
+rule growth_exp1:
+    """Target: experiment 1 alone."""
+    input:
+        expand(rules.growth_train.output, experiment="exp1"),
+    localrule: True
+
+
+rule growth_exp2:
+    """Target: experiment 2 alone."""
+    input:
+        expand(rules.growth_train.output, experiment="exp2"),
+    localrule: True
+
+
 rule growth:
     """Target: the growth system so far."""
     input:
         rules.growth_fig_1.output,
+        rules.growth_exp1.input,
+        rules.growth_exp2.input,
     localrule: True

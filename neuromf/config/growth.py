@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from neuromf.config.growth_data import DATA_SCALES, SIMULATION_SCALES, Simulation, Source
+from neuromf.config.growth_model import Collapse, Experiment, scale_values
 from neuromf.config.types import Section, key
 
 PAPER = {"roi_size": [128, 128, 128], "spacing": [1.0, 1.0, 1.0]}  # of the presets
@@ -17,6 +18,9 @@ class Growth(Section):
     )
     data: Source = key("Subjects.")
     simulation: Simulation = key("The simulated cohort.", Simulation())
+    exp1: Experiment = key("Experiment 1: a variational autoencoder.")
+    exp2: Experiment = key("Experiment 2: DIP-VAE.")
+    collapse: Collapse = key("Study of posterior collapse.", Collapse())
 
     @model_validator(mode="after")
     def check_ixi(self) -> "Growth":
@@ -29,9 +33,10 @@ class Growth(Section):
         own = self.simulation.model_dump(exclude={"ixi_root"}, exclude_none=True)
         return {**SIMULATION_SCALES[self.scale], **own, "anatomy": self.data.anatomy}
 
-    def data_values(self) -> dict[str, Any]:
-        """Values of the section `data` of a preset that scale and source set."""
-        return DATA_SCALES[self.scale] | self.data.model_dump(mode="json", include={"label_map", "suffixes"})
+    def overrides(self, root_dir: str) -> dict[str, Any]:
+        """Values of scale and source on top of a preset, by section."""
+        source = self.data.model_dump(mode="json", include={"modalities", "label_map", "suffixes"})
+        return scale_values(self.scale, {**DATA_SCALES[self.scale], **source, "root_dir": root_dir})
 
     def index_values(self) -> dict[str, Any]:
         """Keyword arguments of `neuromf.data.multimodal_loaders.prepare_index`, without paths."""

@@ -16,7 +16,7 @@ from neuromf.workflow.params import evaluation_settings
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(
-    path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("studies/*"), *ROOT.glob("tests/config/*.yaml")]
+    path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("studies/*.yaml"), *ROOT.glob("tests/config/*.yaml")]
 )
 
 
@@ -145,8 +145,8 @@ def test_keys_that_a_study_does_not_set_keep_the_default():
 
 def test_an_unknown_section_is_named_with_those_there_are():
     assert refusal(default("sample", value={"n": 3})) == [
-        "  sample: unknown key; allowed here: autoencoder, cohort, evaluation, gates, latents, lesions, meanflow, "
-        "projection, seed, study, systems, volumes"
+        "  sample: unknown key; allowed here: autoencoder, cohort, evaluation, gates, growth, latents, lesions, "
+        "meanflow, projection, seed, study, systems, volumes"
     ]
 
 

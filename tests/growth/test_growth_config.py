@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from neuromf.config.growth import Growth
 from neuromf.config.growth_data import PresetData
+from neuromf.config.growth_model import Preset
 from neuromf.config.study import read_config
 from neuromf.data import multimodal
 from neuromf.data.multimodal_loaders import build_loaders, prepare_index
@@ -23,7 +24,11 @@ def test_values_of_every_scale_are_arguments_of_the_library(base_config, scale):
     block = growth(base_config, scale=scale)
     inspect.signature(simulate_cohort).bind(out="x", **block.simulated_cohort())
     inspect.signature(prepare_index).bind("x", root_dir="y", **block.index_values())
-    assert block.data_values().keys() <= PresetData.model_fields.keys()
+    overrides = block.overrides("/data")
+    assert overrides["data"]["root_dir"] == "/data"
+    for section, values in overrides.items():
+        kind = Preset.model_fields[section].annotation
+        assert values.keys() <= kind.model_fields.keys(), section
 
 
 def test_keys_of_a_scale_are_overridden_by_those_of_the_config(base_config):
@@ -62,5 +67,5 @@ def test_wrong_values_are_refused(base_config, changed, message):
 
 def test_an_unknown_key_is_refused_before_any_job(base_config):
     base_config["growth"]["sizes"] = 3
-    with pytest.raises(SystemExit, match="growth.sizes: unknown key; allowed here: data, "):
+    with pytest.raises(SystemExit, match="growth.sizes: unknown key; allowed here: collapse, data, "):
         read_config(base_config)

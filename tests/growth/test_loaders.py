@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 from monai.data import CacheDataset, DataLoader, PersistentDataset
-from monai.transforms import LoadImage
+from monai.transforms import Compose, LoadImage, MapTransform
 
 from neuromf.data.multimodal import MODALITIES, index_subjects
 from neuromf.data.multimodal_loaders import EpochSampler, build_loaders, make_dataset, make_loader
-from neuromf.data.multimodal_transforms import ImageSettings, val_transforms
+from neuromf.data.multimodal_transforms import ImageSettings, train_transforms, val_transforms
 
 SETTINGS = ImageSettings(roi_size=(8, 8, 8), spacing=(4.0, 4.0, 4.0))
 GEOMETRY = {"roi_size": [16, 16, 16], "spacing": [12.0, 12.0, 12.0], "batch_size": 4, "seed": 0, "val_split": 0.2}
@@ -77,6 +77,16 @@ def test_G07_a_cache_in_memory_reads_once_and_none_reads_always(subject_folder, 
     assert "cache_rate has no effect" in caplog.text
     with pytest.raises(ValueError, match="data.cache must be disk, memory or none"):
         dataset(root, tmp_path, cache="ram")
+
+
+def test_G75_datasets_loaders_and_transforms_are_those_of_MONAI(subject_folder, tmp_path):
+    data = dataset(subject_folder("A", "B"), tmp_path)
+    assert isinstance(data, PersistentDataset) and isinstance(make_loader(data, 2, 0), DataLoader)
+    for settings in (SETTINGS, ImageSettings(pad_value="background", label_map={4: 3})):
+        for transforms in (train_transforms(settings), val_transforms(settings)):
+            assert isinstance(transforms, Compose) and all(
+                isinstance(step, MapTransform) for step in transforms.transforms
+            )
 
 
 # --- loaders -----------------------------------------------------------------------------------------
