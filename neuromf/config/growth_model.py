@@ -7,7 +7,7 @@ Exp1 specification, whose preset exp1_baseline_vae.yaml holds no other keys than
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, ValidationError
 
@@ -118,11 +118,22 @@ class Experiment(Section):
     preset: str = key("File of a preset in studies/growth.", path=True)
 
 
+LONG: dict[str, Any] = {"arms": list(get_args(ARMS)), "seeds": [0, 1], "max_epochs": 30}  # of the target growth_long
+
+
 class Collapse(Section):
     preset: str = key("File of the preset that arms change.", "studies/growth/collapse.yaml", path=True)
     arms: list[ARMS] = key("Losses and decoders that are compared.", ["sum", "mean", "dip2", "supervised"])
     seeds: list[Seed] = key("Seeds of every arm.", [0], min_length=1)
     max_epochs: Count | None = key("Epochs of every arm; null: those of the preset.", None)
+
+    def overrides(self, scale: str, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Values on top of the preset: section data, epochs with a ramp of beta over 40 % of them, small networks."""
+        small = MODEL_SCALES["ci"] if scale == "ci" else {"model": {}, "train": {}}
+        epochs = (
+            {"max_epochs": self.max_epochs, "kl_annealing_epochs": 0.4 * self.max_epochs} if self.max_epochs else {}
+        )
+        return {"data": dict(data), "model": small["model"], "train": {**epochs, **small["train"]}}
 
 
 def read_preset(path: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> dict[str, Any]:

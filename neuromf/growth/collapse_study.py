@@ -72,7 +72,7 @@ class SupervisedModule(VAELitModule):
         return terms | {"loss": terms["loss"] + cost, "supervised": cost.detach()}
 
 
-def arm_config(preset: Mapping[str, Any], arm: str, seed: int, max_epochs: int | None = None) -> dict[str, Any]:
+def arm_config(preset: Mapping[str, Any], arm: str, seed: int) -> dict[str, Any]:
     """Sections of a preset with the changes of an arm; delays are fractions of the training.
 
     Raises:
@@ -81,12 +81,6 @@ def arm_config(preset: Mapping[str, Any], arm: str, seed: int, max_epochs: int |
     if arm not in ARMS:
         raise ValueError(f"growth.collapse.arms must be among {', '.join(ARMS)}; got {arm!r}")
     config = {name: {**preset[name], **ARMS[arm].get(name, {})} for name in preset if name != "name"}
-    if max_epochs:
-        old, new = config["train"]["max_epochs"], max_epochs
-        config["train"] |= {
-            "max_epochs": new,
-            "kl_annealing_epochs": config["train"]["kl_annealing_epochs"] * new / old,
-        }
     for name in DELAYED:
         if name in ARMS[arm].get("loss", {}):
             config["loss"][name] = DELAYED[name] * config["train"]["max_epochs"]
@@ -106,10 +100,9 @@ def run_arm(
         seed: Seed of weights, batches and noise.
         out: CSV of one row, in the run directory of the arm.
         splits: Folder of the index that all arms share.
-        max_epochs: Epochs; None: those of the preset. The ramp of beta keeps its fraction.
         code: Digest of the code.
     """
-    config = arm_config(preset, arm, seed, max_epochs)
+    config = arm_config(preset, arm, seed)
     supervision = config["loss"].pop("supervision", None)
     build = None if supervision is None else supervised_builder(supervision, config["data"]["spacing"])
     run = training.train(**config, name=f"collapse_{arm}", out=out.parent, splits=splits, code=code, build=build)

@@ -125,8 +125,11 @@ class VAELitModule(pl.LightningModule):
     # --- steps ---------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:
-        """Set the weights of this epoch."""
+        """Set and log the weights of this epoch."""
         self.weights = {name: at(self.current_epoch) for name, at in self.schedules.items()}
+        for name, value in self.weights.items():
+            self.log(f"sched/{name}", value)
+        self.log("opt/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
 
     def posterior_noise(self, n: int, index: int) -> Tensor:
         """Standard normal noise (n, d) of this process's part of batch `index`."""
@@ -165,11 +168,6 @@ class VAELitModule(pl.LightningModule):
             if name != "kl":
                 key = f"{split}_epoch/{name}"
                 self.log(key, value.detach() / scale, on_step=False, on_epoch=True, batch_size=n)
-
-    def on_train_epoch_end(self) -> None:
-        for name, value in self.weights.items():
-            self.log(f"sched/{name}", value)
-        self.log("opt/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
 
     def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
         """Log the gradient norm before clipping, and count the steps in which it is not finite."""

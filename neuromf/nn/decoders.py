@@ -103,7 +103,7 @@ class BroadcastDecoder(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        depth = depth or halvings(roi_size, 6, len(BROADCAST))
+        depth = depth or halvings(roi_size, 6, len(BROADCAST)) or 1
         start, widths = stage_widths(BROADCAST, width, depth)
         axes = [torch.linspace(-1, 1, side >> depth) for side in roi_size]
         self.register_buffer("coordinates", torch.stack(torch.meshgrid(*axes, indexing="ij"))[None])

@@ -97,7 +97,7 @@ def elbo_terms(
         recon, kl = errors.mean() / n, raw
         loss = recon + beta * cost
     else:
-        variance = torch.as_tensor(variance).to(errors)
+        variance = torch.as_tensor(variance, dtype=errors.dtype, device=errors.device)
         recon, kl = errors.mean() / (2 * variance * n) + 0.5 * torch.log(2 * math.pi * variance), raw
         loss = recon + beta * cost / n
     return {"loss": loss, "recon": recon, "kl": kl, "kl_raw": raw, "kl_constrained": constrained}
