@@ -1,11 +1,29 @@
 """Growth of tumours: subjects with four contrasts, simulated or your own; their index and splits; figures."""
 
-from neuromf.core.files import sha256
+from neuromf.config.growth_model import LONG, read_preset
 
 GROWTH = cfg.growth
 GROWTH_SIMULATED = GROWTH.data.source == "simulated"
 GROWTH_ROOT = "results/growth/cohort" if GROWTH_SIMULATED else dump(GROWTH.data, "root")["root"]
 GROWTH_FILES = [] if GROWTH_SIMULATED else [str(path) for path in sorted(Path(GROWTH_ROOT).glob("*/*.nii.gz"))]
+
+COLLAPSE = {"collapse": GROWTH.collapse, "collapse_long": GROWTH.collapse.model_copy(update=LONG)}
+
+
+def collapse_rows(length):
+    """Rows of all arms and seeds of a collapse study."""
+    study = COLLAPSE[length]
+    return expand("results/growth/{length}/{arm}-{seed}/row.csv", length=length, arm=study.arms, seed=study.seeds)
+
+
+def collapse_overrides(length):
+    """Values of a collapse study on top of its preset."""
+    return COLLAPSE[length].overrides(GROWTH.scale, GROWTH.overrides(GROWTH_ROOT)["data"])
+
+
+def preset_values(path, overrides):
+    """Values of a preset, which refuses wrong keys before any job; equal values make nothing stale."""
+    return as_json(**read_preset(resolve(path), overrides))
 
 
 rule growth_simulate:
@@ -106,8 +124,8 @@ rule growth_train:
         mem_mb=6000,
         runtime=720,
     params:
-        preset=lambda w: getattr(GROWTH, w.experiment).preset,
-        digest=lambda w: sha256(resolve(getattr(GROWTH, w.experiment).preset)),
+        preset=lambda w: str(resolve(getattr(GROWTH, w.experiment).preset)),
+        values=lambda w: preset_values(getattr(GROWTH, w.experiment).preset, GROWTH.overrides(GROWTH_ROOT)),
         cfg=as_json(**GROWTH.overrides(GROWTH_ROOT)),
         splits="results/growth/index",
         folder=subpath(output.after, parent=True),
@@ -131,10 +149,85 @@ rule growth_exp2:
     localrule: True
 
 
+rule growth_collapse:
+    """Train one arm of the collapse study with one seed, and evaluate its latent; a killed training resumes."""
+    input:
+        after=rules.growth_index.output.after,
+    output:
+        after="results/growth/{length}/{arm}-{seed}/row.csv",
+    log:
+        "results/logs/growth_collapse/{length}-{arm}-{seed}.log",
+    benchmark:
+        "results/benchmarks/growth_collapse/{length}-{arm}-{seed}.tsv"
+    wildcard_constraints:
+        length="collapse|collapse_long",
+        arm="[a-z0-9_]+",
+        seed=r"\d+",
+    conda:
+        "../envs/neuromf.yaml"
+    threads: half_the_cores()
+    resources:
+        mem_mb=6000,
+        runtime=120,
+    params:
+        preset=str(resolve(GROWTH.collapse.preset)),
+        values=lambda w: preset_values(GROWTH.collapse.preset, collapse_overrides(w.length)),
+        cfg=lambda w: as_json(**collapse_overrides(w.length)),
+        splits="results/growth/index",
+        code=code_digest("workflow_scripts.growth_collapse"),
+    shell:
+        "python -m workflow_scripts.growth_collapse --config {params.preset:q} --overrides {params.cfg:q}"
+        " --arm {wildcards.arm} --seed {wildcards.seed} --splits {params.splits:q} --out {output.after:q}"
+        " --code {params.code:q} 2>&1 | tee {log:q}"
+
+
+# Figure F2: the collapse study.
+use rule fig_1 as growth_fig_2 with:
+    input:
+        tables=lambda w: collapse_rows("collapse"),
+    output:
+        table="results/growth/tables/collapse.csv",
+        pdf="results/growth/figures/fig_2.pdf",
+        png=in_report("results/growth/figures/fig_2.png", "Growth", figure="F2", shows="collapse of the latent"),
+        facts="results/growth/figures/fig_2.json",
+    log:
+        "results/logs/growth_fig_2.log",
+    benchmark:
+        "results/benchmarks/growth_fig_2.tsv"
+    params:
+        script="growth_fig_2",
+        files=files,
+        cfg=as_json(study=cfg.study, values=GROWTH.collapse.model_dump(mode="json"), simulated=GROWTH.statement()),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.growth_fig_2"),
+
+
+use rule growth_fig_2 as growth_fig_2_long with:
+    input:
+        tables=lambda w: collapse_rows("collapse_long"),
+    output:
+        table="results/growth/tables/collapse_long.csv",
+        pdf="results/growth/figures/fig_2_long.pdf",
+        png="results/growth/figures/fig_2_long.png",
+        facts="results/growth/figures/fig_2_long.json",
+    log:
+        "results/logs/growth_fig_2_long.log",
+    benchmark:
+        "results/benchmarks/growth_fig_2_long.tsv"
+
+
+rule growth_long:
+    """Target: the collapse study with all losses and decoders, two seeds, at length; it resumes."""
+    input:
+        rules.growth_fig_2_long.output,
+    localrule: True
+
+
 rule growth:
     """Target: the growth system so far."""
     input:
         rules.growth_fig_1.output,
         rules.growth_exp1.input,
         rules.growth_exp2.input,
+        rules.growth_fig_2.output,
     localrule: True

@@ -1,0 +1,71 @@
+"""Arms of the collapse study, the supervised arm, and figure F2."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from growth.training_helpers import config, loaders, module_of
+
+from neuromf.config.growth_model import Preset, read_preset
+from neuromf.figures import growth_collapse
+from neuromf.growth.collapse_study import ARMS, arm_config, evaluate_arm, merge_rows, run_arm, supervised_builder
+
+PRESET = Path(__file__).parents[2] / "studies/growth/collapse.yaml"
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_changes_the_same_preset_in_loss_decoder_or_free_bits_alone(arm):
+    preset = read_preset(PRESET)
+    found = arm_config(preset, arm, seed=3)
+    changed = {(section, key) for section in found for key, value in found[section].items()
+               if value != preset[section].get(key)}  # fmt: skip
+    assert changed <= {("train", "seed"), ("train", "kl_free_bits"), ("model", "variant"), ("model", "use_sbd"),
+                       ("model", "upsample"), ("loss", "supervision"),
+                       *(("loss", key) for key in ("reduction", "dip", "lambda_start_epoch",
+                                                   "lambda_cov_annealing_epochs"))}  # fmt: skip
+    found["loss"].pop("supervision", None)
+    Preset.model_validate(found)
+    if arm.startswith("dip"):
+        assert (found["loss"]["lambda_start_epoch"], found["loss"]["dip"]) == (3.0, "I" * int(arm[-1]))
+
+
+def test_an_unknown_arm_is_named():
+    with pytest.raises(ValueError, match="among sum, mean, .*; got 'median'"):
+        arm_config(read_preset(PRESET), "median", 0)
+
+
+def test_the_supervised_arm_adds_the_weighted_squared_error_of_four_dimensions():
+    torch.manual_seed(0)
+    data = loaders()
+    module = supervised_builder(200.0, [2.0] * 3)(module_of(config()), data[0])
+    batch = next(iter(data[1]))
+    out = module.model.forward_full(batch["image"])
+    terms, plain = module.objective(batch, out, 1.0), module_of(config()).objective(batch, out, 1.0)
+    volume = torch.log1p((batch["seg"] == 1).flatten(1).sum(1) * 8.0)
+    errors = (out.mu[:, 0] - (volume - module.mean[0]) / module.std[0]).square().sum()
+    assert float(terms["supervised"]) >= 200 * errors.item()
+    torch.testing.assert_close(terms["loss"], plain["loss"] + terms["supervised"])
+    batch["seg"].zero_()  # no tumour
+    assert float(module.objective(batch, out, 1.0)["supervised"]) == 0
+
+
+def test_an_arm_is_trained_and_evaluated_into_one_row(tiny_cohort, tmp_path):
+    changes = {"data": {"root_dir": str(tiny_cohort), "roi_size": [16] * 3, "spacing": [12.0] * 3, "batch_size": 4,
+                        "val_split": 0.3}, "model": {"z_dim": 4, "base_filters": 4},
+               "train": {"max_epochs": 1, "steps_per_epoch": 2}}  # fmt: skip
+    row = run_arm(preset=read_preset(PRESET, changes), arm="supervised", seed=0, out=tmp_path / "supervised-0/row.csv")
+    table = merge_rows([tmp_path / "supervised-0/row.csv"], tmp_path / "collapse.csv")
+    assert table["arm"].tolist() == ["supervised"] and table["verdict"].tolist() == [row["verdict"]]
+    assert row["mse_mean_image"] > 0 and row["mse_pca"] > 0 and "autoencoder" in row["baselines"]
+    assert (
+        evaluate_arm(tmp_path / "supervised-0", arm_config(read_preset(PRESET, changes), "sum", 0)).keys() < row.keys()
+    )
+
+
+def test_figure_f2_is_drawn_from_the_table_alone(tmp_path):
+    rows = [{"arm": arm, "seed": seed, "au_frac": 0.5, "kl_raw": 20.0 - seed, "bypass_ratio": 0.3, "r2_log_volume": -4.0,
+             "verdict": state} for arm, state in (("sum", "healthy"), ("mean", "collapsed")) for seed in (0, 1)]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "collapse.csv", index=False)
+    growth_collapse.render(table=tmp_path / "collapse.csv", out=tmp_path / "fig_2", simulated="Simulated growth")
+    assert {path.suffix for path in tmp_path.glob("fig_2.*")} == {".pdf", ".png", ".json"}
