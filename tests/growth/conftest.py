@@ -9,7 +9,7 @@ from neuromf.simulation.tumour_cohort import simulate_cohort
 
 
 def write_subject(root, name, *, shape=(12, 14, 10), spacing=2.0, codes=(0, 1, 2, 3), seed=0, **changed):
-    """A folder of a subject: noise inside a box, 0 outside; `changed` holds arrays in place of those of some files."""
+    """A folder of a subject: noise along the first axis inside a box, 0 outside; `changed` holds arrays in place of those of some files."""
     random, folder = np.random.default_rng([seed, *name.encode()]), root / name
     folder.mkdir(parents=True)
     inside = np.zeros(shape, np.float32)
@@ -17,7 +17,9 @@ def write_subject(root, name, *, shape=(12, 14, 10), spacing=2.0, codes=(0, 1, 2
     seg = np.zeros(shape, np.uint8)
     box = tuple(slice(n // 2 - 2, n // 2 + 2) for n in shape)
     seg[box] = random.choice([code for code in codes if code], (4, 4, 4))
-    files = {key: inside * random.uniform(50 + 100 * k, 100 + 100 * k, shape) for k, key in enumerate(MODALITIES)}
+    files = {
+        key: inside * random.uniform(50 + 100 * k, 100 + 100 * k, (shape[0], 1, 1)) for k, key in enumerate(MODALITIES)
+    }
     for key, data in (files | {"seg": seg} | changed).items():
         affine = np.diag([spacing, spacing, spacing, 1.0])
         nib.save(nib.Nifti1Image(np.asarray(data, np.uint8 if key == "seg" else np.float32), affine),
@@ -41,7 +43,7 @@ def subject_folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def tiny_cohort(tmp_path_factory):
-    """A simulated cohort: 6 patients in 6 phantoms, 16^3 voxels of 12 mm."""
+    """A simulated cohort: 8 patients in 4 phantoms, 16^3 voxels of 12 mm."""
     root = tmp_path_factory.mktemp("cohort")
-    simulate_cohort(out=root, anatomy="phantom", n_patients=6, n_anatomies=6, shape=16, spacing_mm=12.0, seed=0)
+    simulate_cohort(out=root, anatomy="phantom", n_patients=8, n_anatomies=4, shape=16, spacing_mm=12.0, seed=0)
     return root

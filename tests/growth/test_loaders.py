@@ -104,7 +104,7 @@ def test_G08_a_batch_carries_the_segmentation(tiny_cohort, tmp_path):
 
 def test_G08_the_run_folder_holds_splits_exclusions_retention_and_cache(tiny_cohort, tmp_path):
     train, val = build_loaders(tmp_path, root_dir=tiny_cohort, test_split=0.2, **GEOMETRY)
-    next(iter(val))
+    assert len(list(val)) > 0
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     wanted = {f"splits/{name}.csv" for name in ("train", "val", "test")} | {"splits/subjects.tsv"}
     assert wanted | {"diagnostics/retention.csv"} <= names
@@ -112,7 +112,7 @@ def test_G08_the_run_folder_holds_splits_exclusions_retention_and_cache(tiny_coh
     splits = {name: pd.read_csv(tmp_path / f"splits/{name}.csv") for name in ("train", "val", "test")}
     anatomy = pd.read_csv(tiny_cohort / "trajectories.tsv", sep="\t").set_index("patient_id")["anatomy"]
     found = [set(anatomy[table["patient"]]) for table in splits.values()]
-    assert len(set().union(*found)) == sum(map(len, found)) == 6
+    assert len(set().union(*found)) == sum(map(len, found)) == 4
     again, _ = build_loaders(tmp_path / "again", root_dir="/nowhere", splits=tmp_path / "splits", **GEOMETRY)
     assert [one["id"] for one in again.dataset.data] == [one["id"] for one in train.dataset.data]
 

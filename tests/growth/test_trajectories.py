@@ -18,7 +18,7 @@ def test_G11_a_table_with_real_time_is_read_with_log_volumes(tmp_path, tiny_coho
     table = read_trajectories(write(tmp_path, [0.0, 7.3, 0.0, 1.0]))
     np.testing.assert_allclose(table["y"], np.log1p([1000.0, 1200.0, 500.0, 0.0]))
     simulated = read_trajectories(tiny_cohort / "trajectories.tsv")
-    assert simulated["patient_id"].nunique() == 6 and (simulated["sigma_v"] == 0.06).all()
+    assert simulated["patient_id"].nunique() == 8 and (simulated["sigma_v"] == 0.06).all()
 
 
 @pytest.mark.parametrize("t_months", [[0.0, 0.0, 0.0, 3.0], [0.0, 5.0, 2.5, 1.5], [0.0, np.nan, 0.0, 1.5]])
