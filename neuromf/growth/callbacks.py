@@ -42,8 +42,8 @@ class Reconstructions(pl.Callback):
         self.folder, self.modalities, self.every, self.n = folder, modalities, every, n
 
     @torch.no_grad()
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, module: VAELitModule, _: object, batch: dict, index: int, dataloader_idx: int = 0
+    def on_validation_batch_end(  # type: ignore[override]  # of modules of this package
+        self, trainer: pl.Trainer, module: VAELitModule, outputs: object, batch: dict, index: int, *_: object
     ) -> None:
         if index or trainer.current_epoch % self.every or not trainer.is_global_zero:
             return
@@ -163,8 +163,7 @@ class Diagnostics(pl.Callback):
         found = verdict(values, module.model.z_dim, module.weights["expected_kl_floor"])
         module.log_dict({f"diag/{name}": value for name, value in values.items() if name != "kl_raw"})
         module.log_dict({f"val_epoch/{name}": value for name, value in self.similarity(module).items()})
-        if hasattr(module, "set_active_units"):
-            module.set_active_units(values["au_count"])
+        module.set_active_units(values["au_count"])
         self.rows.append({"epoch": epoch, **values, "floor": module.weights["expected_kl_floor"],
                           "verdict": found.state, "failing": " ".join(found.failing),
                           "reading": "; ".join(found.reading), "next": found.recipe})  # fmt: skip

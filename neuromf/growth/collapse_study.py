@@ -48,6 +48,9 @@ class SupervisedModule(VAELitModule):
         options: See `VAELitModule`.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         model: BaselineVAE,
@@ -120,7 +123,12 @@ def supervised_builder(
         targets = torch.cat([volume_and_centroid(batch["seg"], spacing_mm) for batch in loader])
         known = targets[targets.isfinite().all(1)]
         names = ("lr", "kl_beta", "weight_decay", "reduction", "seed", "provenance")
-        own = {"supervision": supervision, "mean": known.mean(0), "std": known.std(0), "spacing_mm": spacing_mm}
+        own: dict[str, Any] = {
+            "supervision": supervision,
+            "mean": known.mean(0),
+            "std": known.std(0),
+            "spacing_mm": spacing_mm,
+        }
         made = SupervisedModule(module.model, **own, **{name: getattr(module, name) for name in names})
         made.schedules, made.weights = module.schedules, module.weights
         return made

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ class BaselineVAE(nn.Module):
         if norm != "GROUP":
             raise ValueError(f"model.norm must be GROUP: batches are small; got {norm!r}")
         self.z_dim, self.logvar_min, self.upsample = z_dim, logvar_min, upsample
-        shared = {"width": base_filters, "checkpointing": gradient_checkpointing}
+        shared: dict[str, Any] = {"width": base_filters, "checkpointing": gradient_checkpointing}
         self.encoder = ResNetEncoder(
             input_channels, z_dim, roi_size, depth=encoder_depth, pool=encoder_pool, narrow=encoder_narrow, **shared
         )

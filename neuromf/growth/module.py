@@ -122,6 +122,9 @@ class VAELitModule(pl.LightningModule):
                 "weights are unchanged: lower train.lr, set train.gradient_clip_val, or inspect these subjects"
             )
 
+    def set_active_units(self, count: float) -> None:
+        """Take notice of the active units of a validation; penalties with a gate do."""
+
     # --- steps ---------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self) -> None:

@@ -71,7 +71,7 @@ def train(
     """
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     run = Path(out) if out else Path(logging["save_dir"]) / f"{stamp}_{name}"
-    config = {"data": data, "model": model, "loss": loss, "train": train, "logging": logging}
+    config: dict[str, Any] = {"data": data, "model": model, "loss": loss, "train": train, "logging": logging}
     run.mkdir(parents=True, exist_ok=True)
     with log_file(run / "train.log"):
         pl.seed_everything(train["seed"], workers=True, verbose=False)

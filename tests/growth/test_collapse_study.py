@@ -64,8 +64,10 @@ def test_an_arm_is_trained_and_evaluated_into_one_row(tiny_cohort, tmp_path):
 
 
 def test_figure_f2_is_drawn_from_the_table_alone(tmp_path):
-    rows = [{"arm": arm, "seed": seed, "au_frac": 0.5, "kl_raw": 20.0 - seed, "bypass_ratio": 0.3, "r2_log_volume": -4.0,
-             "verdict": state} for arm, state in (("sum", "healthy"), ("mean", "collapsed")) for seed in (0, 1)]  # fmt: skip
+    shared = {"au_frac": 0.5, "bypass_ratio": 0.3, "r2_log_volume": -4.0}
+    verdicts = (("sum", "healthy"), ("mean", "collapsed"))
+    rows = [{**shared, "arm": arm, "seed": seed, "kl_raw": 20.0 - seed, "verdict": state}
+            for arm, state in verdicts for seed in (0, 1)]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "collapse.csv", index=False)
     growth_collapse.render(table=tmp_path / "collapse.csv", out=tmp_path / "fig_2", simulated="Simulated growth")
     assert {path.suffix for path in tmp_path.glob("fig_2.*")} == {".pdf", ".png", ".json"}
