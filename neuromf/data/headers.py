@@ -71,15 +71,15 @@ def read_header(path: Path) -> Header:
     _check_size(path.name, image)
     unit, scale = UNITS.get(int(raw["xyzt_units"]) & 7, ("mm", 1.0))
     affine, notes = _affine(path.name, image)
-    scaling = np.diag([scale, scale, scale, 1.0])
-    _check_affine(path.name, scaling @ affine, scale * np.asarray(raw["pixdim"][1:4], float))
-    view = nib.affines.voxel_sizes(affine) * image.shape[:3] * scale
+    affine = np.vstack([affine[:3] * scale, affine[3:]])
+    _check_affine(path.name, affine, scale * np.asarray(raw["pixdim"][1:4], float))
+    view = nib.affines.voxel_sizes(affine) * image.shape[:3]
     require(
         (view <= MAX_VIEW_MM).all(),
         f"field of view: {path.name} is {format_shape(view, '.4g')} mm, at most {MAX_VIEW_MM:g} mm are read along each "
         f"axis; its voxel sizes are in {unit}: correct the unit of its header (xyzt_units), or the voxel sizes",
     )
-    return Header(image, scaling @ affine, notes + ([f"voxel sizes in {unit}"] if scale != 1 else []))
+    return Header(image, affine, notes + ([f"voxel sizes in {unit}"] if scale != 1 else []))
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401  # any image of nibabel
