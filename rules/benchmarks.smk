@@ -1,6 +1,5 @@
 """Benchmarks. The cost of generation is part of a study; the others run when they are asked for by name."""
 
-
 # Config sections of a run that its memory depends on.
 SECTIONS = ("net", "flow", "train", "samples")
 

@@ -113,18 +113,23 @@ def sampling_job(run: dict, latent: tuple[int, ...]) -> Job:
 def autoencoder_job(settings: dict) -> Job:
     """Job that encodes or decodes one volume."""
     half = {**settings, "shape": [n // HALF for n in settings["shape"]]}
-    return Job(settings["task"], lambda: memory_fake.inference_account(lambda: new_autoencoder(**settings)),
-               lambda: memory_cpu.inference_account(lambda: new_autoencoder(**half), scale=HALF**3))  # fmt: skip
+
+    def fake() -> Account:
+        return memory_fake.inference_account(lambda: new_autoencoder(**settings, onednn=False))
+
+    return Job(
+        settings["task"], fake, lambda: memory_cpu.inference_account(lambda: new_autoencoder(**half), scale=HALF**3)
+    )
 
 
 def new_autoencoder(
-    *, architecture: str, num_splits: int, shape: Sequence[int], task: str, precision: str
+    *, architecture: str, num_splits: int, shape: Sequence[int], task: str, precision: str, onednn: bool = True
 ) -> tuple[list[nn.Module], Callable[[], Tensor]]:
     """Autoencoder with random weights, and a function that encodes or decodes one volume."""
     vae = MAISIVAEWrapper(ARCHITECTURES[architecture], num_splits=num_splits)
-    for module in vae.modules():
-        if isinstance(module, nn.Conv3d):
-            module.__class__ = nn.Conv3d  # a GPU has no oneDNN
+    if not onednn:
+        for module in vae.modules():
+            module.__class__ = nn.Conv3d if isinstance(module, nn.Conv3d) else type(module)
 
     def call() -> Tensor:
         with gpu_autocast(precision):

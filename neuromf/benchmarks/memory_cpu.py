@@ -2,6 +2,8 @@
 
 A small batch is run, and counts are scaled to the batch of the job. Copies of the weights in bfloat16 do not grow with
 the batch. States are computed from the number of weights. It shares no counting with `memory_fake`.
+
+Tensors of a graph that is dropped before the backward pass (`flow.single_pass`) count as activations here, not there.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,6 +47,8 @@ class Stored:
         self.sizes: dict[int, int] = {}
 
     def pack(self, a: Tensor) -> Tensor:
+        if a._is_zerotensor():  # a tangent of zeros, without memory
+            return a
         storage = a.untyped_storage()
         if storage.data_ptr() not in self.existing:
             self.sizes[storage.data_ptr()] = storage.nbytes()

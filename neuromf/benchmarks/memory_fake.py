@@ -83,10 +83,10 @@ def fake_tensors(batch: int = 1, moving: int = 0) -> Iterator[None]:
 class StorageTracker(MemTracker):
     """MemTracker without its statistics per module, which fail for frozen networks and for a network called twice."""
 
-    def _pre_fw_hook(self, *_: object) -> None:
-        pass
-
-    _post_fw_hook = _pre_bw_hook = _post_bw_hook = _pre_fw_hook
+    def __init__(self) -> None:
+        super().__init__()
+        for hook in ("_pre_fw_hook", "_post_fw_hook", "_pre_bw_hook", "_post_bw_hook"):
+            setattr(self, hook, lambda *_: None)
 
     def megabytes(self, kind: str) -> float:
         """Size of all storages in MB; `kind` is "current" or "peak"."""
@@ -160,12 +160,3 @@ def training_operations(*, net: dict, flow: dict, train: dict, shape: tuple[int,
                 module.training_step(None, 0).backward()
         counts.append(float(counter.get_total_flops()))
     return counts[0], counts[1] - counts[0]
-
-
-def inference_operations(build: Callable[[], tuple[list[nn.Module], Callable[[], Tensor]]]) -> float:
-    """Floating-point operations of a call without gradient."""
-    with fake_tensors(), torch.no_grad():
-        _, call = build()
-        with FlopCounterMode(display=False) as counter:
-            call()
-    return float(counter.get_total_flops())

@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def commands(tmp_path_factory):
     """One shell command per rule of the default study, from a dry run."""
     snakemake = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "2"]
-    targets = "paper.pdf partial/report.html scale.md export/generator.onnx vae/packaged.safetensors bench/step.csv"
+    targets = (
+        "paper.pdf partial/report.html scale.md memory.md export/generator.onnx vae/packaged.safetensors bench/step.csv"
+        " runs/meanflow/packaged.safetensors"
+    )
     targets = ["all", "growth", *(f"results/{name}" for name in f"{targets} bench/store.csv bench/vae.csv".split())]
     where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path_factory.mktemp("plan"))]
     done = subprocess.run([*snakemake, *targets, *where], cwd=ROOT, capture_output=True, text=True, check=True)
