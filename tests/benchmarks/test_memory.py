@@ -77,6 +77,15 @@ def test_the_cpu_stores_what_a_multilayer_perceptron_needs():
     assert stored.megabytes == 2 * 4 * 200_000 / 1e6
 
 
+def test_views_of_a_stored_tensor_count_once():
+    x = torch.ones(1000, requires_grad=True)
+    stored = memory_cpu.Stored([x])
+    with torch.autograd.graph.saved_tensors_hooks(stored.pack, lambda a: a):
+        a = x.exp()
+        (a * a[:]).sum()
+    assert stored.megabytes == 4 * 1000 / 1e6
+
+
 def test_the_allocator_of_the_cpu_gives_the_peak_of_a_sum():
     with memory_cpu.allocations() as peak:
         a = torch.ones(1_000_000)
