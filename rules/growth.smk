@@ -149,6 +149,32 @@ rule growth_exp2:
     localrule: True
 
 
+rule growth_latents:
+    """Encode the subjects of an experiment into a store of latents."""
+    input:
+        after=rules.growth_train.output,
+    output:
+        out="results/growth/latents/{experiment}.npz",
+    log:
+        "results/logs/growth_latents/{experiment}.log",
+    benchmark:
+        "results/benchmarks/growth_latents/{experiment}.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        files=files,
+        folder="results/growth/runs/{experiment}",
+        trajectories=["--trajectories", f"{GROWTH_ROOT}/trajectories.tsv"] if GROWTH_SIMULATED else [],
+        code=code_digest("workflow_scripts.growth_latents"),
+    shell:
+        "python -m workflow_scripts.growth_latents {params.files} --folder {params.folder:q} {params.trajectories:q}"
+        " 2>&1 | tee {log:q}"
+
+
 rule growth_collapse:
     """Train one arm of the collapse study with one seed, and evaluate its latent; a killed training resumes."""
     input:
@@ -229,5 +255,6 @@ rule growth:
         rules.growth_fig_1.output,
         rules.growth_exp1.input,
         rules.growth_exp2.input,
+        expand(rules.growth_latents.output, experiment=["exp1", "exp2"]),
         rules.growth_fig_2.output,
     localrule: True

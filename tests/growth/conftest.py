@@ -9,7 +9,7 @@ from neuromf.simulation.tumour_cohort import simulate_cohort
 
 
 def write_subject(root, name, *, shape=(12, 14, 10), spacing=2.0, codes=(0, 1, 2, 3), seed=0, **changed):
-    """A folder of a subject: noise along the first axis inside a box, 0 outside; `changed`: arrays of some files."""
+    """A folder of a subject: noise along the first axis in a box, 0 outside; `changed` has arrays of some files."""
     random, folder = np.random.default_rng([seed, *name.encode()]), root / name
     folder.mkdir(parents=True)
     inside = np.zeros(shape, np.float32)
