@@ -71,6 +71,14 @@ def test_G15_decoders_give_the_input_shape_without_output_non_linearity(upsample
         assert [block[0].out_channels for block in decoder.stages.blocks] == [256, 128, 64, 32, 32]
 
 
+def test_G15_the_output_is_unbounded():
+    for decoder in (ConvDecoder(4, 2, (8, 8, 8), width=4), BroadcastDecoder(4, 2, (8, 8, 8), width=4)):
+        before = decoder(torch.ones(1, 2))
+        with torch.no_grad():
+            decoder.stages.last.bias += 50
+        torch.testing.assert_close(decoder(torch.ones(1, 2)), before + 50)
+
+
 def test_G16_the_broadcast_decoder_sees_z_and_coordinates_ordered_dhw():
     decoder = BroadcastDecoder(4, 128, PAPER)
     z = torch.randn(2, 128)
