@@ -32,7 +32,7 @@ def render(*, qc: Path, latents: Sequence[Path], stats: Path, samples: Path, out
     from neuromf.vae import shards, statistics
 
     scans, scale = read_table(qc), statistics.read_stats(stats)
-    test = shards.select_split(shards.load_shards(latents), scans.set_index("scan")["split"], "test")
+    test = shards.load_split(latents, scans.set_index("scan")["split"], "test")
     latent = statistics.normalise(test["mean"][:1], scale)[0]
     sample = statistics.normalise(torch.load(samples / "latents.pt", weights_only=True)[:1], scale)[0]
     eps = seeds.noise(config["seed"], [0], tuple(scale["shape"]))[0]

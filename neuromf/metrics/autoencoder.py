@@ -51,11 +51,13 @@ def latent_statistics(
     stats = statistics(train["mean"], train["std"])
     decoded = decode(vae, test["mean"][:n_validated], precision=precision)
     volumes = read_volumes(table.loc[test["scans"][:n_validated], "volume"]).float()
+    functions, std = (vae.encode, vae.decode), stats["std"]
+    flips = equivariance.flip_error(*functions, volumes, std)
     report = {
         **stats,
         **check_shards(latents),
         "reconstruction_ssim": ssim(volumes[:, 0].numpy(), decoded.numpy()).tolist(),
-        **equivariance.flip_error(vae.encode, vae.decode, volumes, stats["std"]),
-        **equivariance.errors_by_axis(vae.encode, vae.decode, volumes, stats["std"], splits=vae.num_splits),
+        **flips,
+        **equivariance.errors_by_axis(*functions, volumes, std, flip_error=flips["flip_error"], splits=vae.num_splits),
     }
     write_json(out, report, sort_keys=False)

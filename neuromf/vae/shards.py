@@ -25,19 +25,9 @@ def open_shards(paths: Sequence[Path]) -> list[dict]:
     return [shard for shard in shards if shard["scans"]]
 
 
-def load_shards(paths: Sequence[Path]) -> dict:
-    """All shards as one dict, memory-mapped if there is only one."""
-    return _join(open_shards(paths))
-
-
 def load_split(paths: Sequence[Path], splits: Mapping[str, str], split: str) -> dict:
     """Scans of one split from all shards as one dict; the other scans are not read."""
-    return _join([select_split(shard, splits, split) for shard in open_shards(paths)])
-
-
-def _join(shards: list[dict]) -> dict:
-    if len(shards) == 1:
-        return shards[0]
+    shards = [select_split(shard, splits, split) for shard in open_shards(paths)]
     names = {key: [scan for shard in shards for scan in shard[key]] for key in ROW_NAMES.values()}
     return names | {key: torch.cat([shard[key] for shard in shards]) for key in ROW_NAMES}
 

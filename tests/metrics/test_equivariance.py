@@ -61,6 +61,20 @@ def test_an_asymmetric_autoencoder_has_its_known_flip_error():
     assert by_axis[0] == got["flip_error"] and by_axis[1:] == pytest.approx([0, 0], abs=1e-6)
 
 
+def test_a_known_flip_error_is_not_computed_again():
+    calls, x = [], volumes()
+
+    def counted(volume):
+        calls.append(volume)
+        return encode(volume)
+
+    computed = equivariance.errors_by_axis(counted, decode, x, STD)
+    n = len(calls)
+    known = equivariance.errors_by_axis(counted, decode, x, STD, flip_error=0.25)
+    assert len(calls) - n == n - len(x)
+    assert known["flip_error_by_axis"] == [0.25, *computed["flip_error_by_axis"][1:]]
+
+
 # --- flips, shifts and sizes along each axis ----------------------------------------------------------
 
 

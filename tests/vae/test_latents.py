@@ -12,8 +12,9 @@ import torch
 from neuromf.core import seeds
 from neuromf.data import augmentation, nifti
 from neuromf.metrics import autoencoder
+from neuromf.metrics.images import equivariance
 from neuromf.vae import latents, maisi, statistics, training_set, weights
-from neuromf.vae.shards import ROW_NAMES, check_shards, load_shards, load_split, select_split
+from neuromf.vae.shards import ROW_NAMES, check_shards, load_split, select_split
 from workflow_scripts import encode as encode_script
 from workflow_scripts import latent_statistics as stats_script
 
@@ -75,6 +76,13 @@ def shards(tmp_path):
         torch.save({"scans": scans, "augmented_scans": augmented_scans, **moments}, tmp_path / f"{shard}.pt")
         paths.append(tmp_path / f"{shard}.pt")
     return paths, {"a": "train", "b": "test", "c": "test", "d": "train", "e": "train"}
+
+
+def join(paths):
+    """All shards as one dict, in the order of the files."""
+    shards = [torch.load(path, weights_only=True) for path in paths]
+    names = {key: sum((shard[key] for shard in shards), []) for key in ROW_NAMES.values()}
+    return names | {key: torch.cat([shard[key] for shard in shards]) for key in ROW_NAMES}
 
 
 def message(error):
@@ -258,6 +266,8 @@ def test_a_killed_job_loses_only_the_volume_in_progress(command, encoded, monkey
 def test_the_scripts_encode_accepted_volumes_and_describe_their_latents(command, table, tmp_path, monkeypatch):
     # the volumes are smaller than an SSIM window
     monkeypatch.setattr(autoencoder, "ssim", lambda a, b: np.array([1.0] * len(a)))
+    axes, along = [], equivariance.flip_error_along
+    monkeypatch.setattr(equivariance, "flip_error_along", lambda axis, error: axes.append(axis) or along(axis, error))
     encode_script.main([*command, "--out", str(tmp_path / "0.pt")])
     config = json.dumps({"n_validated": 2, "precision": "float32"})
     where = ["--latents", str(tmp_path / "0.pt"), "--qc", str(tmp_path / "qc.tsv")]
@@ -268,6 +278,7 @@ def test_the_scripts_encode_accepted_volumes_and_describe_their_latents(command,
     assert stats["shapes"] == [str(stats["shape"])] and len(stats["reconstruction_ssim"]) == 2
     assert stats["flip_error"] > 0.01 and stats["psnr_of_flipped_latents"] != stats["psnr_of_flipped_volumes"]
     assert stats["flip_error_by_axis"][0] == stats["flip_error"]
+    assert axes == [1, 2]  # the error of the first axis is not computed twice
     for name in ("flip_error_by_axis", "shift_error_by_axis", "scale_error_by_axis", "psnr_of_shifted_latents"):
         assert len(stats[name]) == 3 and np.isfinite(stats[name]).all()
 
@@ -284,15 +295,16 @@ def test_decoding_in_threads_equals_decoding_in_one_batch_and_stays_in_range(net
 # --- shards and splits -------------------------------------------------------------------------------
 
 
-def test_shards_are_joined_in_order(shards):
-    paths, _ = shards
+def test_scans_of_a_split_are_joined_in_the_order_of_the_shards(shards):
+    paths, splits = shards
     first, second = (torch.load(path, weights_only=True) for path in paths)
-    joined = load_shards(paths)
-    assert joined["scans"] == ["a", "c", "e", "b", "d"] and joined["augmented_scans"] == ["a", "a", "e", "d"]
-    for name in ("mean", "std", "augmented"):
-        assert torch.equal(joined[name], torch.cat([first[name], second[name]]))
-    assert load_shards(paths[::-1])["scans"] == ["b", "d", "a", "c", "e"]
-    assert torch.equal(load_shards(paths[:1])["mean"], first["mean"])
+    train = load_split(paths, splits, "train")
+    assert train["scans"] == ["a", "e", "d"] and train["augmented_scans"] == ["a", "a", "e", "d"]
+    for name in ("mean", "std"):
+        assert torch.equal(train[name], torch.cat([first[name][[0, 2]], second[name][[1]]]))
+    assert torch.equal(train["augmented"], torch.cat([first["augmented"], second["augmented"]]))
+    assert load_split(paths[::-1], splits, "train")["scans"] == ["d", "a", "e"]
+    assert torch.equal(load_split(paths[:1], splits, "train")["mean"], first["mean"][[0, 2]])
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -300,7 +312,7 @@ def test_an_empty_shard_is_ignored(shards, encoded, tmp_path, first):
     paths, splits = shards
     encoded([], name="empty")
     some = [tmp_path / "empty.pt", *paths] if first else [*paths, tmp_path / "empty.pt"]
-    joined, expected = load_shards(some), load_shards(paths)
+    joined, expected = (load_split(files, splits, "train") for files in (some, paths))
     assert joined["scans"] == expected["scans"] and torch.equal(joined["mean"], expected["mean"])
     assert check_shards(some) == check_shards(paths)
     stats = {"mean": [0.0] * 4, "std": [1.0] * 4}
@@ -312,14 +324,14 @@ def test_an_empty_shard_is_ignored(shards, encoded, tmp_path, first):
 def test_shards_without_any_scan_are_refused(encoded, tmp_path):
     encoded([], name="empty")
     with pytest.raises(ValueError) as error:
-        load_shards([tmp_path / "empty.pt"])
+        load_split([tmp_path / "empty.pt"], {}, "train")
     assert message(error) == "none of 1 shards holds a scan: all are quarantined, see the reasons in qc.tsv"
 
 
 def test_a_shard_of_another_version_is_refused(tmp_path):
     torch.save({"scans": ["a"], "mean": normal(1), "std": normal(1), "mirrored": normal(1)}, tmp_path / "old.pt")
     with pytest.raises(ValueError) as error:
-        load_shards([tmp_path / "old.pt"])
+        load_split([tmp_path / "old.pt"], {"a": "train"}, "train")
     assert message(error) == (
         f"{tmp_path / 'old.pt'} holds mean, mirrored, scans, std, expected augmented, augmented_scans, mean, "
         "scans, std: another version of neuromf wrote it; encode again"
@@ -328,7 +340,7 @@ def test_a_shard_of_another_version_is_refused(tmp_path):
 
 def test_a_split_has_its_scans_moments_and_augmented_versions(shards):
     paths, splits = shards
-    joined = load_shards(paths)
+    joined = join(paths)
     train = select_split(joined, splits, "train")
     assert train["scans"] == ["a", "e", "d"] and train["augmented_scans"] == ["a", "a", "e", "d"]
     for name in ("mean", "std"):
@@ -343,7 +355,7 @@ def test_a_split_has_its_scans_moments_and_augmented_versions(shards):
 def test_loading_a_split_equals_selecting_it_from_all_shards(shards, split):
     paths, splits = shards
     for some in (paths, paths[:1]):
-        got, expected = load_split(some, splits, split), select_split(load_shards(some), splits, split)
+        got, expected = load_split(some, splits, split), select_split(join(some), splits, split)
         assert got.keys() == expected.keys()
         for name, value in expected.items():
             assert torch.equal(got[name], value) if torch.is_tensor(value) else got[name] == value
@@ -361,7 +373,7 @@ def test_check_shards_counts_scans_and_detects_values_that_are_not_finite(shards
 
 def test_P1_T6_training_latents_have_their_shape_type_and_normalisation(shards):
     paths, splits = shards
-    train = select_split(load_shards(paths), splits, "train")
+    train = select_split(join(paths), splits, "train")
     stats = statistics.statistics(train["mean"], train["std"])
     data = training_set.load_training_set(paths, splits, stats)
     assert data.shape == (7, 4, 2, 3, 2) and data.dtype == torch.float32 and data.isfinite().all()
@@ -375,7 +387,7 @@ def test_P1_T6_training_latents_have_their_shape_type_and_normalisation(shards):
 
 def test_memory_mapped_training_latents_are_the_same_bits(shards):
     paths, splits = shards
-    train = select_split(load_shards(paths), splits, "train")
+    train = select_split(join(paths), splits, "train")
     stats = statistics.statistics(train["mean"], train["std"])
     data = training_set.load_training_set(paths, splits, stats)
     mapped = training_set.load_training_set(paths, splits, stats, resident_mb=data.nbytes / 1e6 * 0.999)
@@ -395,4 +407,4 @@ def test_P1_T6_without_augmented_versions_the_training_set_is_the_scans(shards, 
         )
     stats = {"mean": [0.0] * 4, "std": [1.0] * 4}
     got = training_set.load_training_set([tmp_path / f"bare-{path.name}" for path in paths], splits, stats)
-    assert torch.equal(got, select_split(load_shards(paths), splits, "train")["mean"])
+    assert torch.equal(got, select_split(join(paths), splits, "train")["mean"])

@@ -53,7 +53,13 @@ def flip_error(encode: Encode, decode: Decode, volumes: Tensor, std: list[float]
 
 @torch.no_grad()
 def errors_by_axis(
-    encode: Encode, decode: Decode, volumes: Tensor, std: list[float], *, splits: int = 1
+    encode: Encode,
+    decode: Decode,
+    volumes: Tensor,
+    std: list[float],
+    *,
+    flip_error: float | None = None,
+    splits: int = 1,
 ) -> dict[str, list]:
     """Errors of flipping, shifting and resizing latents instead of volumes.
 
@@ -62,6 +68,7 @@ def errors_by_axis(
         decode: Function of a latent.
         volumes: Volumes, shape (N, 1, I, J, K).
         std: Standard deviation of each latent channel over the training set.
+        flip_error: Error of flipping left to right in s.d., as of `flip_error`; None to compute it.
         splits: Pieces of each convolution of the autoencoder.
 
     Returns:
@@ -71,8 +78,9 @@ def errors_by_axis(
     """
     latents = torch.cat([encode(volume)[0] for volume in volumes.split(1)])
     error = partial(latent_error, encode, volumes, latents, std)
+    left_right = flip_error_along(0, error) if flip_error is None else flip_error
     return {
-        "flip_error_by_axis": [flip_error_along(axis, error) for axis in range(3)],
+        "flip_error_by_axis": [left_right, *(flip_error_along(axis, error) for axis in (1, 2))],
         "shift_error_by_axis": [shift_error_along(axis, error) for axis in range(3)],
         "scale_error_by_axis": [scale_error_along(axis, error, latents, splits) for axis in range(3)],
         "psnr_of_shifted_latents": psnr_of_shifted_latents(decode, volumes, latents),
