@@ -5,6 +5,7 @@ from neuromf.workflow.arms import Arms
 from neuromf.workflow.digests import code_digest, files_digest, resolve
 from neuromf.workflow.listing import n_shards, plan_scans, shard_digest, source_values
 from neuromf.workflow.params import as_json, command_line, dump, provenance
+from neuromf.workflow.phases import inherited_phase
 
 SCANS = plan_scans(cfg.cohort, main=workflow.is_main_process)
 SHARDS = range(n_shards(SCANS.n, cfg.cohort.scans_per_shard))
@@ -139,9 +140,9 @@ def ablation_table(name):
 
 
 def gate_before(wildcards):
-    """The gate of the phase before, whose state this one inherits."""
-    before = [phase for phase in PHASES if phase < int(wildcards.phase)]
-    return [f"results/gates/phase_{phase}.json" for phase in before[-1:]]
+    """The gate whose state this one inherits, if there is one."""
+    before = inherited_phase(int(wildcards.phase), PHASES)
+    return [] if before is None else [f"results/gates/phase_{before}.json"]
 
 
 def samples_of(run, *nfe):

@@ -1,4 +1,7 @@
-"""Gates between phases: measured values against the criteria of the study. A blocked gate stops later stages."""
+"""Gates between phases: measured values against the criteria of the study. A blocked gate stops later stages.
+
+The gate of phase 5 rates the samples. It stops no stage and blocks no later gate: report and model card open with it.
+"""
 
 from neuromf.workflow.criteria import read_criteria
 

@@ -24,6 +24,7 @@ from neuromf.report.page import tables
 from neuromf.report.page.costs import costs
 from neuromf.report.page.pictures import picture, webp_uri
 from neuromf.report.results import Results
+from neuromf.report.samples_gate import blocked_paragraph
 
 TEMPLATES = Path(__file__).with_name("templates")
 PACKAGES = ("neuromf", "torch", "monai", "numpy", "scikit-image", "snakemake", "matplotlib")
@@ -76,6 +77,7 @@ def render_page(results: Results, preview: Path, viewer: Path, licences: Path, *
         **settings,
         "results": results,
         "run": results.run,
+        "blocked": blocked_paragraph(results),
         "gates": [gate(phase, reason, results) for phase, reason in settings["phases"].items()],
         "figures": [figure(name, reason, results) for name, reason in settings["figures"].items()],
         "tables": [table(name, reason, results) for name, reason in settings["tables"].items()],

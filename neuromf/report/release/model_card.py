@@ -16,6 +16,7 @@ from neuromf.data.licences import IXI
 from neuromf.figures import names
 from neuromf.report import templating
 from neuromf.report.results import Results
+from neuromf.report.samples_gate import blocked_paragraph
 from neuromf.report.tables.style import number
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -61,10 +62,12 @@ def card(results: Results, *, about: Mapping[str, Any], phases: Sequence[int]) -
         phases: Phases whose gates the card lists.
 
     Returns:
-        A dict with about, data, licences, metrics, privacy, gates, autoencoder, training, costs and missing.
+        A dict with about, blocked (failed criteria of gate 5 as text, "" if it is open), data, licences, metrics,
+        privacy, gates, autoencoder, training, costs and missing.
     """
     content = {
         "about": {**about, "run": results.run},
+        "blocked": blocked_paragraph(results),
         "data": data(results, about["source"]),
         "licences": licences(about["source"], about["decoder"]),
         "metrics": metrics(results, about["nfe"]),
