@@ -153,7 +153,6 @@ class Train(Section):
         "What training starts from. packaged: the generator inside neuromf (made by studies/generator.yaml), or the "
         "path of a model.pt or packed run: network, prior and latent statistics; rectified: published weights of a "
         "rectified flow, with prediction u (sign and time are converted); null: random weights.",
-        None,
         path=True,
     )
 

@@ -61,6 +61,7 @@ def test_a_partial_result_depends_on_the_files_that_exist(tmp_path):
 
 def test_paths_of_a_section_are_resolved_and_packaged_weights_are_not(base_config):
     base_config["autoencoder"]["weights"] = "data/vae.pt"
+    base_config["meanflow"]["train"]["init_from"] = None
     base_config["evaluation"]["features"] = [{"name": "radimagenet", "weights": "$HOME_OF_WEIGHTS/net.pt"}]
     config = read_config(base_config)
     assert dump(config.autoencoder, "weights", "steps") == {"weights": str(ROOT / "data/vae.pt"), "steps": 0}
