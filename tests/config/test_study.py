@@ -341,3 +341,18 @@ def test_every_default_is_a_value_its_own_section_takes():
 )
 def test_unusable_values_are_refused_before_any_job(keys, value):
     assert refusal(default(*keys, value=value))
+
+
+def test_packaged_weights_are_made_from_participants_of_no_other_study():
+    """A participant is named by the seed of the simulation and its number, so different seeds are different people."""
+    made = ("studies/compact_vae.yaml", "studies/equivariant_vae.yaml", "studies/generator.yaml")
+    seeds = {}
+    for path in STUDIES:
+        merged = default()
+        for layer in (made[0], path) if path == made[1] else (path,):
+            update_config(merged, load(layer))
+        seeds[path] = read_config(merged).cohort.embedded.seed
+    packaged = [seeds[path] for path in made]
+    others = {seed for path, seed in seeds.items() if path not in made} | {read_config(default()).cohort.embedded.seed}
+    lesions = read_config(default()).lesions.simulated.seed
+    assert len(set(packaged)) == 3 and not set(packaged) & (others | {lesions})
