@@ -24,6 +24,7 @@ REPORTED = [
     *expand("results/tables/{name}.csv", name=in_study(TABLES)),
     *expand("results/gates/phase_{phase}.json", phase=PHASES),
     *NUMBERS,
+    "results/report/reader.json",
 ]
 
 
@@ -106,6 +107,33 @@ rule report_volumes:
         code=code_digest("workflow_scripts.report_volumes"),
     shell:
         "python -m workflow_scripts.report_volumes {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+
+
+rule report_reader:
+    """The volumes of the reader test: one-step samples and decoded latents of test participants, in random order."""
+    input:
+        qc=rules.qc.output.out,
+        latents=rules.latent_statistics.input.latents,
+        weights=rules.autoencoder.output.out,
+        samples=samples_of(RUN, 1),
+    output:
+        out="results/report/reader.json",
+    log:
+        "results/logs/report_reader.log",
+    benchmark:
+        "results/benchmarks/report_reader.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    params:
+        files=files,
+        cfg=as_json(n_pairs=12, seed=cfg.seed, spacing_mm=cfg.volumes.spacing_mm),
+        code=code_digest("workflow_scripts.report_reader"),
+    shell:
+        "python -m workflow_scripts.report_reader {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
 rule report:

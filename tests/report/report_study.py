@@ -89,10 +89,20 @@ def put_preview(folder, seed=0):
     )
 
 
+def put_reader(root, volumes=None, n_pairs=12):
+    """24 volumes that differ in brightness, in an order that is not that of their brightness."""
+    truth = np.random.default_rng(1).permutation([True] * n_pairs + [False] * n_pairs).tolist()
+    tiles = [np.full((30, 24), 40 + 8 * k, np.uint8) for k in range(2 * n_pairs)]
+    volumes = volumes or [[pictures.webp_uri(pictures.grey(tile))] * 3 for tile in tiles]
+    numbers = {"n_pairs": n_pairs, "requested": 12, "n_samples": 40, "n_test": 48}
+    put(root / "report/reader.json", {**numbers, "volumes": volumes, "sizes": [[24, 30]] * 3, "generated": truth})
+
+
 def put_study(root):
     for fill in (put_gates, put_numbers, put_cohort, put_artefacts):
         fill(root)
     put_preview(root / "report/look")
+    put_reader(root)
     return root
 
 

@@ -1,6 +1,8 @@
-"""The report page in headless Chromium: no errors or requests, sortable tables, keyboard control, volume viewer."""
+"""The report page in headless Chromium: no errors or requests, sortable tables, keyboard control, viewer, reader."""
 
 import io
+import json
+import re
 import shutil
 import subprocess
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from report.report_study import put, put_study, render
+from statsmodels.stats.proportion import proportion_confint
 
 from neuromf.report.page import viewer
 
@@ -136,6 +139,115 @@ def test_without_webgl_pictures_follow_the_slider(visit):
     assert not tab.locator("canvas").first.is_visible()
 
 
+# --- reader test ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def truth(root):
+    """Whether each volume of the reader test was generated."""
+    return json.loads((root / "report/reader.json").read_text())["generated"]
+
+
+def start_reader(tab):
+    tab.locator("#reader-test [data-start]").first.click()
+    return {True: tab.locator("#reader-test [data-answer='1']"), False: tab.locator("#reader-test [data-answer='0']")}
+
+
+def question(tab):
+    """HTML of the reader without pictures and numbers: whatever could give a volume away."""
+    html = tab.locator("#reader-test").evaluate("box => box.outerHTML")
+    return re.sub(r'src="[^"]*"|Volume \d+|value="\d+"', "", html)
+
+
+@pytest.mark.parametrize("n_wrong", [0, 9, 24])
+def test_the_reader_counts_right_answers_with_a_wilson_interval_and_names_the_wrong_ones(visit, truth, n_wrong):
+    tab = visit()
+    buttons, wrong = start_reader(tab), [*range(0, 24, 2), *range(1, 24, 2)][:n_wrong]
+    for k, generated in enumerate(truth):
+        assert tab.locator("#reader-test [role=status]").inner_text() == f"Volume {k + 1} of 24"
+        buttons[generated != (k in wrong)].click()
+    assert tab.locator("#reader-test h3").inner_text() == f"{24 - n_wrong} of 24 right"
+    low, high = proportion_confint(24 - n_wrong, 24, method="wilson")
+    score = tab.locator("#reader-test .score").inner_text()
+    assert f"(95 % interval {round(100 * low)} to {round(100 * high)} %, Wilson)" in score
+    assert ("does not contain 50 %" in score) == (low > 0.5 or high < 0.5)
+    recognised = [sum(truth[k] == kind for k in range(24) if k not in wrong) for kind in (True, False)]
+    assert f"Recognised: {recognised[0]} of 12 generated and {recognised[1]} of 12 real volumes." in score
+    names, lines = ("real", "generated"), tab.locator("#reader-test .wrong li").all_inner_texts()
+    expected = [f"Volume {k + 1}: {names[truth[k]]}, answered {names[not truth[k]]}" for k in sorted(wrong)]
+    assert [line.strip() for line in lines] == expected
+    assert tab.locator("#reader-test .right li").count() == 24 - n_wrong
+
+
+def test_the_reader_shows_no_answer_before_the_end(visit, truth):
+    tab = visit()
+    buttons = start_reader(tab)
+    first = question(tab)
+    assert "answered" not in first
+    pictures = set()
+    for generated in truth[:-1]:
+        pictures.add(tab.locator("#reader-test .axial img").get_attribute("src"))
+        assert question(tab) == first
+        buttons[not generated].click()
+    assert question(tab) == first and len(pictures) == 23
+    assert not tab.locator("#reader-test [data-part=result]").is_visible()
+    buttons[True].click()
+    assert tab.locator("#reader-test [data-part=result]").is_visible()
+
+
+def test_the_reader_is_operated_by_keyboard(visit, truth):
+    tab = visit()
+    tab.locator("#reader-test [data-start]").first.focus()
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.dataset.answer") == "1"
+    assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    status = tab.locator("#reader-test [role=status]")
+    for key, n in (("g", 2), ("R", 3), ("x", 3), ("Control+g", 3), ("Enter", 4), ("Space", 5)):
+        tab.keyboard.press(key)
+        assert status.inner_text() == f"Volume {n} of 24", key
+    for _ in range(3):  # a key that is held
+        tab.keyboard.down("g")
+    tab.keyboard.up("g")
+    assert status.inner_text() == "Volume 6 of 24"
+    for _ in range(3):
+        tab.keyboard.down("Enter")
+    tab.keyboard.up("Enter")
+    assert status.inner_text() == "Volume 7 of 24"
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.dataset.answer") == "0"
+    for generated in truth[6:]:
+        tab.keyboard.press("g" if generated else "r")
+    assert tab.evaluate("document.activeElement.tagName") == "H3"
+    given = [True, False, True, True, True, True]  # g, R, Enter, Space and two held keys
+    right = 18 + sum(a == b for a, b in zip(given, truth, strict=False))
+    assert tab.locator("#reader-test h3").inner_text() == f"{right} of 24 right"
+    tab.keyboard.press("g")  # keys answer nothing after the end
+    again = tab.locator("#reader-test [data-part=result] [data-start]")
+    again.press("Enter")
+    assert status.inner_text() == "Volume 1 of 24"
+
+
+def test_a_double_click_answers_one_volume(visit):
+    tab = visit()
+    start_reader(tab)[True].dblclick()
+    assert tab.locator("#reader-test [role=status]").inner_text() == "Volume 2 of 24"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "least"), [(1280, [300, 300, 300]), (390, [200, 130, 130])])
+def test_slices_and_buttons_of_the_reader_fit_phone_and_desktop(visit, truth, scheme, width, least):
+    tab = visit(width, scheme)
+    buttons = start_reader(tab)
+    images = [image.bounding_box() for image in tab.locator("#reader-test .planes img").all()]
+    assert all(image["width"] >= least[k] for k, image in enumerate(images))
+    assert all(image["height"] == pytest.approx(image["width"] * 30 / 24, abs=2) for image in images)
+    boxes = [button.bounding_box() for button in buttons.values()]
+    assert all(box["height"] >= 44 and 0 <= box["y"] <= 800 - box["height"] for box in boxes)  # in view
+    for generated in truth:
+        buttons[not generated].click()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
 @pytest.fixture(scope="module")
 def live(root, tmp_path_factory):
     """The page with the viewer bundle."""
@@ -185,6 +297,12 @@ def test_axe_finds_no_serious_accessibility_fault(visit, tmp_path, scheme):
     tab.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     tab.evaluate((tmp_path / "npm/node_modules/axe-core/axe.min.js").read_text())
     found = tab.evaluate("axe.run(document)")["violations"]
+    answer = start_reader(tab)[True]
+    found += tab.evaluate("axe.run('#reader')")["violations"]
+    for _ in range(24):
+        answer.click()
+    tab.locator("#reader-test details").evaluate("details => { details.open = true; }")
+    found += tab.evaluate("axe.run('#reader')")["violations"]
     put(tmp_path / "axe.json", found)
     assert not [
         (fault["id"], fault["nodes"][0]["target"]) for fault in found if fault["impact"] in ("serious", "critical")

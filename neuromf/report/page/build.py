@@ -88,11 +88,13 @@ def render_page(results: Results, preview: Path, viewer: Path, licences: Path, *
         "runs": tables.data_table("runs", runs(results, settings["runs"])),
         "versions": {name: metadata.version(name) for name in PACKAGES} | results.run_record().get("versions", {}),
         "preview": previews(preview),
+        "reader": reader_test(results.json("report/reader.json")),
         "viewer": script,
         "no_viewer": script.removeprefix(NO_VIEWER).strip() if script.startswith(NO_VIEWER) else "",
         "licences": licences.read_text(encoding="utf-8") if licences.is_file() else "",
         "style": (TEMPLATES / "style.css").read_text(encoding="utf-8"),
         "script": (TEMPLATES / "page.js").read_text(encoding="utf-8"),
+        "reader_script": (TEMPLATES / "reader.js").read_text(encoding="utf-8"),
     }
     html = environment().get_template("page.html.j2").render(context)
     if len(html.encode()) > LIMIT:
@@ -193,6 +195,14 @@ def excluded(qc: pd.DataFrame) -> dict[str, int]:
         return {}
     reasons = qc.loc[qc["status"] != "accepted", "reason"].str.split(":").str[0]
     return {str(reason): int(n) for reason, n in reasons.value_counts().sort_index().items()}
+
+
+def reader_test(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Content of reader.json with the truth of all volumes as one key, which is not readable at a glance."""
+    if not record:
+        return None
+    key = "".join("1" if generated else "0" for generated in record["generated"])
+    return {**record, "key": base64.b64encode(key.encode()).decode()}
 
 
 def previews(folder: Path) -> dict[str, Any] | None:

@@ -40,13 +40,13 @@ def picture(path: Path, width: int = WIDTH) -> Picture:
     return Picture(webp_uri(content), image.width, image.height)
 
 
-def grey(image: NDArray, width: int = 0) -> bytes:
-    """A grey image (rows, columns) in uint8 as WebP, enlarged to at least `width` pixels.
+def grey(image: NDArray, width: int = 0, quality: int = QUALITY) -> bytes:
+    """A grey image (rows, columns) in uint8 as WebP of a quality of 0 to 100, enlarged to at least `width` pixels.
 
     Raises:
         ValueError: If the array is not two-dimensional and uint8.
     """
-    return _webp(_enlarge(image, width), quality=QUALITY)
+    return _webp(_enlarge(image, width), quality=quality)
 
 
 def overlay(mask: NDArray, width: int = 0) -> bytes:
