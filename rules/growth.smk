@@ -203,7 +203,7 @@ rule growth_collapse:
         code=code_digest("workflow_scripts.growth_collapse"),
     shell:
         "python -m workflow_scripts.growth_collapse --config {params.preset:q} --overrides {params.cfg:q}"
-        " --arm {wildcards.arm} --seed {wildcards.seed} --splits {params.splits:q} --out {output.after:q}"
+        " --arm {wildcards.arm:q} --seed {wildcards.seed:q} --splits {params.splits:q} --out {output.after:q}"
         " --code {params.code:q} 2>&1 | tee {log:q}"
 
 

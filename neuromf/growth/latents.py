@@ -106,7 +106,7 @@ def read_latents(path: Path, modalities: Sequence[str]) -> dict[str, dict[str, N
         ValueError: If the store was made with other modalities, or in another order.
     """
     groups: dict[str, dict[str, NDArray]] = {}
-    with np.load(path, allow_pickle=False) as store:
+    with np.load(path) as store:
         about = json.loads(str(store["provenance"]))
         check_modality_order(modalities, about["modalities"], str(path))
         for name in store.files:

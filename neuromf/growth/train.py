@@ -14,7 +14,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -69,7 +68,7 @@ def train(
         ValueError: If a setting is not known or no subject can be used.
         FloatingPointError: If a term of the loss is not finite.
     """
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
     run = Path(out) if out else Path(logging["save_dir"]) / f"{stamp}_{name}"
     config: dict[str, Any] = {"data": data, "model": model, "loss": loss, "train": train, "logging": logging}
     run.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ def edited(tmp_path, monkeypatch):
             set(),
         ),
         ("neuromf/meanflow/flow.py", "    v = eps - x\n", "    v = x - eps\n", USERS_OF_FLOW),
-        ("neuromf/training/module.py", "betas=(0.9, 0.95)", "betas=(0.9, 0.99)", {"train", "autoencoder"}),
+        ("neuromf/training/module.py", "(0.9, 0.95)", "(0.9, 0.99)", {"train", "autoencoder"}),
         ("neuromf/simulation/brains.py", "WHITE = 0.7", "WHITE = 0.8", {"simulate_participants"}),
         ("neuromf/figures/brains.py", "BAR_MM = 50", "BAR_MM = 60", {"fig_3"}),
     ],
@@ -385,7 +385,7 @@ def test_a_changed_value_reruns_and_swapped_values_are_noticed(checkout):
 def test_a_wrong_key_is_refused_before_any_job(tmp_path):
     done = snakemake("-n", "--config", "meanflow={'train': {'step': 3}}", *SNAKEFILE, cwd=tmp_path, check=False)
     assert done.returncode != 0
-    message = "meanflow.train.step: unknown key; allowed here: accumulate, batch, checkpoint_every"
+    message = "meanflow.train.step: unknown key; allowed here: accumulate, averages, batch, checkpoint_activations"
     assert message in done.stderr + done.stdout
 
 
