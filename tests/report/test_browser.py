@@ -241,8 +241,10 @@ def test_slices_and_buttons_of_the_reader_fit_phone_and_desktop(visit, truth, sc
     images = [image.bounding_box() for image in tab.locator("#reader-test .planes img").all()]
     assert all(image["width"] >= least[k] for k, image in enumerate(images))
     assert all(image["height"] == pytest.approx(image["width"] * 30 / 24, abs=2) for image in images)
-    boxes = [button.bounding_box() for button in buttons.values()]
-    assert all(box["height"] >= 44 and 0 <= box["y"] <= 800 - box["height"] for box in boxes)  # in view
+    in_view = "() => [...document.querySelectorAll('#reader-test [data-answer]')].every(button => {" \
+        " const box = button.getBoundingClientRect(); return box.top >= 0 && box.bottom <= innerHeight; })"  # fmt: skip
+    tab.wait_for_function(in_view, timeout=3000)  # the page scrolls to the question
+    assert all(button.bounding_box()["height"] >= 44 for button in buttons.values())
     for generated in truth:
         buttons[not generated].click()
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
