@@ -88,8 +88,8 @@ class Diagnostics:
         self.pairs, self.rows = state["pairs"], state["rows"]
 
     def record_start(self, u: MeanVelocityNet, latents: Tensor | MemoryMappedLatents, seed: int) -> None:
-        """Evaluate the untrained network on the fixed pairs."""
-        self.record_rows(0, fixed_pairs(u, *probe_pairs(u, latents, self.n, seed)))
+        """Evaluate the untrained network on the fixed pairs, also if training starts from trained weights."""
+        self.record_rows(0, fixed_pairs(untrained(u), *probe_pairs(u, latents, self.n, seed)))
 
     def evaluate(self, step: int, u: MeanVelocityNet, latents: Tensor | MemoryMappedLatents, seed: int) -> None:
         """Close the window at this step: add rows of its pairs and of the probe, then check the alarms."""
@@ -180,8 +180,16 @@ def at_bin_centres(x: Tensor, eps: Tensor) -> Iterator[tuple[str, Tensor, Tensor
         yield name, t, *flow.interpolate(x, eps, t)
 
 
+def untrained(u: MeanVelocityNet) -> flow.MeanVelocity:
+    """The velocity of a network before any training, which is that of its prior; without a prior, `u` as it is."""
+    if u.prior is None:
+        return u
+    prior, t_min = u.prior, u.EVALUATION_T_MIN
+    return lambda z, t, r: flow.velocity_from_data(prior(z, t, r), z, t, t_min)
+
+
 @torch.no_grad()
-def fixed_pairs(u: MeanVelocityNet, x: Tensor, eps: Tensor) -> list[Row]:
+def fixed_pairs(u: flow.MeanVelocity, x: Tensor, eps: Tensor) -> list[Row]:
     """Rows of the raw loss at r = t; without random draws, small changes are visible."""
     return [("fixed_fm", name, "", "", float(flow.raw_loss(u(z, t, t), v).mean()))
             for name, t, z, v in at_bin_centres(x, eps)]  # fmt: skip

@@ -16,4 +16,4 @@ def test_every_key_of_config_yaml_is_in_the_reference():
     page = configuration.page()
     for key in ("meanflow.train", "lesions.prior", "autoencoder", "cohort.split"):
         assert f"## `{key}`" in page
-    assert "| `lr` | number | `0.0001` | Peak learning rate" in page
+    assert "| `lr` | number | `3e-05` | Peak learning rate" in page

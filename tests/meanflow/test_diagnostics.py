@@ -217,3 +217,14 @@ def test_an_explosion_behind_a_flat_weighted_loss_raises_an_alarm(tmp_path, monk
     weighted = [row["loss"] for row in study.history]
     assert max(weighted) < weighted[0] + 1e-4 < 1.1 and study.history[-1]["raw_mf"] > 100 * study.history[3]["raw_mf"]
     assert "explosion" in {row["part"] for row in study.diagnostics.rows if row["quantity"] == "alarm"}
+
+
+def test_the_first_row_is_that_of_the_untrained_network_even_if_training_starts_from_trained_weights():
+    """A fresh network equals its prior; weights that were trained before do not enter the first row."""
+    prior = GaussianPrior.fit(latents(), 3)
+    trained, x, eps = awake(prior=prior).eval(), latents(4), seeds.noise(1, [0, 1, 2, 3], SHAPE)
+    first = diagnostics.fixed_pairs(diagnostics.untrained(trained), x, eps)
+    fresh = run.build_network(NET, "x", prior=prior, seed=5).eval()
+    assert first == diagnostics.fixed_pairs(fresh, x, eps) != diagnostics.fixed_pairs(trained, x, eps)
+    other = awake("u").eval()
+    assert diagnostics.untrained(other) is other
