@@ -146,7 +146,7 @@ def keys(section):
 
 def test_the_study_file_for_own_scans_is_valid():
     (block,) = re.findall(r"```yaml\n(.*?)\n *```", README, re.S)
-    assert len(block.splitlines()) == 12
+    assert len(block.splitlines()) == 16
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     update_config(config, yaml.safe_load(block))
     assert read_config(config).cohort.folder.root == "/data/my_scans"
