@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from report.report_study import put_reader, put_study, render
+from report.report_study import put, put_reader, put_study, render
 
 from neuromf.core import seeds
 from neuromf.figures import brains
@@ -136,21 +136,28 @@ def test_pictures_fit_into_the_limit_in_the_highest_quality_that_does(monkeypatc
     assert sum(len(uri) for images in reader.encode(noise) for uri in images) < best
 
 
+def section_of(html):
+    section = html[html.index('<section id="reader"') :]
+    return section[: section.index("</section>")]
+
+
 def test_the_page_shows_no_truth_and_names_a_reader_that_is_missing(tmp_path):
     root = put_study(tmp_path / "results")
-    html = render(root)
-    section = html[html.index('<section id="reader"') :]
-    section = section[: section.index("</section>")]
+    section = section_of(render(root))
     assert "in place of" not in section  # 12 pairs
     index = json.loads(re.search(r'id="reader-volumes">(.*?)</script>', section)[1])
     record = json.loads((root / "report/reader.json").read_text())
     assert set(index) == {"volumes", "key"} and index["volumes"] == record["volumes"]
     assert [one == "1" for one in base64.b64decode(index["key"]).decode()] == record["generated"]
+    put(root / "report/reader.json", record | {"generated": [not one for one in record["generated"]]})
+    other = section_of(render(root))
+    assert other != section and other.split("<script")[0] == section.split("<script")[0]
+    assert other.split("</script>")[1:] == section.split("</script>")[1:]
     (root / "report/reader.json").unlink()
     assert "<strong>The reader</strong> is missing: not generated yet." in render(root)
 
 
-def test_the_page_grows_by_less_than_3_mb(tmp_path, monkeypatch):
+def test_the_page_grows_by_less_than_3_mb(tmp_path):
     root = put_study(tmp_path / "results")
     (root / "report/reader.json").unlink()
     without = len(render(root).encode())
