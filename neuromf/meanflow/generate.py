@@ -15,7 +15,7 @@ from neuromf.vae import weights
 def generate(n: int, out: Path | str, *, seed: int = 0, nfe: int = 1, batch: int = 8) -> NDArray:
     """Generate n T1 volumes, write them as NIfTI files into `out`, and return them as an array (n, I, J, K) in [0, 1].
 
-    Volume k of a seed is the same in any number of volumes.
+    Volume k of a seed is the same, up to rounding, in any number of volumes.
 
     Arguments:
         n: Number of volumes.
