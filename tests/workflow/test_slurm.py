@@ -215,7 +215,8 @@ def trainable(tmp_path):
     results, scans = tmp_path / "work/results", [f"s{k}" for k in range(12)]
     for name in ("latents", "gates", "cohort"):
         (results / name).mkdir(parents=True)
-    write_table(pd.DataFrame({"scan": scans, "participant": scans, "split": "train"}), results / "cohort/qc.tsv")
+    splits = ["train"] * 9 + ["val"] * 3
+    write_table(pd.DataFrame({"scan": scans, "participant": scans, "split": splits}), results / "cohort/qc.tsv")
     mean = torch.randn(12, 4, 8, 12, 8, generator=torch.Generator().manual_seed(0))
     empty = {"augmented": mean[:0], "augmented_scans": []}
     for shard, rows in enumerate((range(8), range(8, 12))):
