@@ -1,5 +1,6 @@
 """What all rules share: the plan of the study, wildcards, and the command line of a job."""
 
+from neuromf.config.growth_model import read_preset
 from neuromf.figures.catalogue import FIGURES, TABLES
 from neuromf.workflow.arms import Arms
 from neuromf.workflow.digests import code_digest, files_digest, resolve
@@ -185,3 +186,19 @@ def pair_tables():
 def paper_files():
     """The paper as a PDF, or as LaTeX if no LaTeX is installed."""
     return rules.typeset.output.out if any(map(shutil.which, ("pdflatex", "tectonic"))) else rules.paper.output.out
+
+
+def collapse_rows(length):
+    """Rows of all arms and seeds of a collapse study."""
+    study = COLLAPSE[length]
+    return expand("results/growth/{length}/{arm}-{seed}/row.csv", length=length, arm=study.arms, seed=study.seeds)
+
+
+def collapse_overrides(length):
+    """Values of a collapse study on top of its preset."""
+    return COLLAPSE[length].overrides(GROWTH.scale, GROWTH.overrides(GROWTH_ROOT)["data"])
+
+
+def preset_values(path, overrides):
+    """Values of a preset, which refuses wrong keys before any job; equal values make nothing stale."""
+    return as_json(**read_preset(resolve(path), overrides))

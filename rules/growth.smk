@@ -1,6 +1,6 @@
 """Growth of tumours: subjects with four contrasts, simulated or your own; their index and splits; figures."""
 
-from neuromf.config.growth_model import LONG, read_preset
+from neuromf.config.growth_model import LONG
 
 GROWTH = cfg.growth
 GROWTH_SIMULATED = GROWTH.data.source == "simulated"
@@ -8,22 +8,6 @@ GROWTH_ROOT = "results/growth/cohort" if GROWTH_SIMULATED else dump(GROWTH.data,
 GROWTH_FILES = [] if GROWTH_SIMULATED else [str(path) for path in sorted(Path(GROWTH_ROOT).glob("*/*.nii.gz"))]
 
 COLLAPSE = {"collapse": GROWTH.collapse, "collapse_long": GROWTH.collapse.model_copy(update=LONG)}
-
-
-def collapse_rows(length):
-    """Rows of all arms and seeds of a collapse study."""
-    study = COLLAPSE[length]
-    return expand("results/growth/{length}/{arm}-{seed}/row.csv", length=length, arm=study.arms, seed=study.seeds)
-
-
-def collapse_overrides(length):
-    """Values of a collapse study on top of its preset."""
-    return COLLAPSE[length].overrides(GROWTH.scale, GROWTH.overrides(GROWTH_ROOT)["data"])
-
-
-def preset_values(path, overrides):
-    """Values of a preset, which refuses wrong keys before any job; equal values make nothing stale."""
-    return as_json(**read_preset(resolve(path), overrides))
 
 
 rule growth_simulate:
@@ -127,7 +111,7 @@ rule growth_train:
         preset=lambda w: str(resolve(getattr(GROWTH, w.experiment).preset)),
         values=lambda w: preset_values(getattr(GROWTH, w.experiment).preset, GROWTH.overrides(GROWTH_ROOT)),
         cfg=as_json(**GROWTH.overrides(GROWTH_ROOT)),
-        splits="results/growth/index",
+        splits=lambda w, input: os.path.dirname(input.after[0]),
         folder=subpath(output.after, parent=True),
         code=code_digest("workflow_scripts.growth_train"),
     shell:
@@ -167,7 +151,7 @@ rule growth_latents:
         runtime=60,
     params:
         files=files,
-        folder="results/growth/runs/{experiment}",
+        folder=lambda w, input: os.path.dirname(input.after[0]),
         trajectories=["--trajectories", f"{GROWTH_ROOT}/trajectories.tsv"] if GROWTH_SIMULATED else [],
         code=code_digest("workflow_scripts.growth_latents"),
     shell:
@@ -199,7 +183,7 @@ rule growth_collapse:
         preset=str(resolve(GROWTH.collapse.preset)),
         values=lambda w: preset_values(GROWTH.collapse.preset, collapse_overrides(w.length)),
         cfg=lambda w: as_json(**collapse_overrides(w.length)),
-        splits="results/growth/index",
+        splits=lambda w, input: os.path.dirname(input.after[0]),
         code=code_digest("workflow_scripts.growth_collapse"),
     shell:
         "python -m workflow_scripts.growth_collapse --config {params.preset:q} --overrides {params.cfg:q}"
