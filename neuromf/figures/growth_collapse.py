@@ -57,9 +57,9 @@ def draw(rows: pd.DataFrame, simulated: str = "") -> Figure:
         style.letter(ax, letter, left=8)
     axes[0].set_yticks(range(len(arms)), [LABELS[arm] for arm in arms])
     axes[0].invert_yaxis()
-    shown = [state for state in COLOURS if state in set(rows["verdict"])]
-    fig.legend(handles=[Patch(color=COLOURS[state], label=state) for state in shown], loc="outside upper right",
-               ncols=len(shown))  # fmt: skip
+    states = [state for state in COLOURS if state in set(rows["verdict"])]
+    fig.legend(handles=[Patch(color=COLOURS[state], label=state) for state in states], loc="outside upper right",
+               ncols=len(states))  # fmt: skip
     if simulated:
         fig.supxlabel(simulated, x=0.01, ha="left", fontsize=7, style="italic")
     return fig

@@ -344,7 +344,7 @@ def test_unusable_values_are_refused_before_any_job(keys, value):
 
 
 def test_packaged_weights_are_made_from_participants_of_no_other_study():
-    """A participant is named by the seed of the simulation and its number, so different seeds are different people."""
+    """Seed of the simulation and number name a participant: different seeds are different participants."""
     made = ("studies/compact_vae.yaml", "studies/equivariant_vae.yaml", "studies/generator.yaml")
     seeds = {}
     for path in STUDIES:

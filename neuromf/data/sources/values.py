@@ -1,4 +1,4 @@
-"""Cells of participants tables: age, sex and ids as people write them. What is ambiguous is unknown, with a warning."""
+"""Cells of participants tables: age, sex and ids in many spellings. What is ambiguous is unknown, with a warning."""
 
 import json
 import logging
