@@ -76,13 +76,17 @@ rule pack:
 
 
 rule encode:
-    """Encode one shard of the volumes: posterior moments, of training scans also mirrored and augmented."""
+    """Encode one shard of the volumes: posterior moments, of training scans also mirrored and augmented.
+
+    Latents of test scans are a file of their own, which no training reads.
+    """
     input:
         folder=rules.prepare.output.out,
         weights=rules.autoencoder.output.out,
         gate=ancient("results/gates/phase_0.json"),
     output:
         out="results/latents/{shard}.pt",
+        test="results/latents/test/{shard}.pt",
     log:
         "results/logs/encode/{shard}.log",
     benchmark:
@@ -105,7 +109,7 @@ rule encode:
 rule latent_statistics:
     """Statistics of the training latents, reconstructions of test latents, and the autoencoder's equivariance."""
     input:
-        latents=expand(rules.encode.output.out, shard=SHARDS),
+        latents=expand(rules.encode.output, shard=SHARDS),
         qc=rules.qc.output.out,
         weights=rules.autoencoder.output.out,
     output:

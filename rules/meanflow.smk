@@ -29,7 +29,7 @@ rule torus:
 rule train:
     """Train one run: weights, history, diagnostics, and a card with its provenance."""
     input:
-        latents=rules.latent_statistics.input.latents,
+        latents=expand(rules.encode.output.out, shard=SHARDS),  # not those of test scans
         stats=rules.latent_statistics.output.out,
         qc=rules.qc.output.out,
         gate=ancient("results/gates/phase_3.json"),

@@ -74,6 +74,7 @@ HELP = {
     "summary": "summary.csv of the torus",
     "table": "table to read or write",
     "tables": "tables to merge",
+    "test": "file to write with the latents of test scans",
     "tests": "test files",
     "text": "LaTeX file",
     "timing": "table of seconds per generated volume",

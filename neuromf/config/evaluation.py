@@ -34,7 +34,7 @@ class Evaluation(Section):
     n_anatomy: Count = key("Volumes of a set that are segmented.")
     n_boot: int = key("Bootstrap resamples of an interval.", ge=2)
     two_sample: bool = key(
-        "Classifier two-sample tests of each set against the test scans: metrics c2st_logistic and c2st_svm.", False
+        "Classifier two-sample tests of each set against test scans, and against autoencoded ones (c2st_*).", False
     )
 
 

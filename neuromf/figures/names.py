@@ -8,6 +8,8 @@ METRICS = {
     "sliced_wasserstein": "sliced Wasserstein",
     "c2st_logistic": "C2ST AUC, logistic regression",
     "c2st_svm": "C2ST AUC, RBF-SVM",
+    "c2st_logistic_reconstruction": "C2ST AUC against autoencoded, logistic regression",
+    "c2st_svm_reconstruction": "C2ST AUC against autoencoded, RBF-SVM",
     "pair_ms_ssim": "MS-SSIM of pairs",
 }
 FACTORS = {"mmd2": 1000}  # of printed values

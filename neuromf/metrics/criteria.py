@@ -155,6 +155,9 @@ def samples(files: Files) -> Rows:
         measured = metrics.has(metric, "reconstruction")  # small sets have no nearest neighbours
         yield f"P5-T8{name}", metrics.relative(metric, "reconstruction") if measured else math.nan, "metrics"
     yield "P5-T8e", abs(metrics.value("pair_ms_ssim") - metrics.value("pair_ms_ssim", "test")), "metrics"
+    if metrics.has("c2st_logistic_reconstruction", "samples"):
+        aucs = [metrics.value(f"c2st_{name}_reconstruction") for name in ("logistic", "svm")]
+        yield "P5-T9", largest(aucs), "metrics"
     posterior = pd.read_csv(files["posterior"]).set_index("t")["high"]
     yield "P5-T10", largest(posterior[list(NETWORK_TIMES)].tolist()), "posterior"
     has_prior = metrics.has("precision", "prior")

@@ -63,9 +63,11 @@ def reference(
     by_split = {split: shards.load_split(latents, splits, split) for split in ("train", "test")}
     scales = feature_scales(features, vae=vae, train=train)
     sets = open_feature_sets(features, vae=vae, scales=scales)
+    decoded = vae_latents.decode(vae, by_split["test"]["mean"]).numpy()
     known = Reference(
         train=extract(sets, train),
         test=extract(sets, test),
+        reconstruction=extract(sets, decoded),
         train_images=privacy.mirrored_block_means(train),
         test_images=privacy.mirrored_block_means(test),
         channel_std=by_split["train"]["mean"].double().transpose(0, 1).flatten(1).std(1).numpy(),
@@ -75,8 +77,7 @@ def reference(
 
     evaluator = Evaluator(known, sets, spacing_mm=spacing_mm, **settings)
     _add_controls(evaluator, test)
-    decoded = vae_latents.decode(vae, by_split["test"]["mean"]).numpy()
-    evaluator.add("reconstruction", decoded, paired=True)
+    evaluator.add("reconstruction", decoded, features=known.reconstruction, paired=True)
     for name, volumes in (("test", test), ("reconstruction", decoded)):
         evaluator.diversity(name, np.asarray(volumes, np.float32))
         evaluator.anatomy(name, np.asarray(volumes, np.float32))

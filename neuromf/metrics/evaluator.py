@@ -21,6 +21,8 @@ from neuromf.metrics.two_sample import two_sample_rows
 
 logger = logging.getLogger(__name__)
 
+AGAINST = {"test": "", "reconstruction": "_reconstruction"}  # ending of the names of two-sample tests
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -29,15 +31,17 @@ class Reference:
     Arguments:
         train: Features of the training scans by feature set.
         test: Features of the test scans.
+        reconstruction: Features of the autoencoded test scans.
         train_images: Block means of the training scans and their mirror images, shape (N, 2, P).
         test_images: Block means of the test scans and their mirror images.
         channel_std: Standard deviation of each latent channel over the training scans, shape (C,).
         scales: Scales of feature sets by name, see `features.registry.feature_scales`.
     """
 
-    BY_NAME: ClassVar = ("train", "test", "scales")  # dicts of arrays
+    BY_NAME: ClassVar = ("train", "test", "reconstruction", "scales")  # dicts of arrays
     train: Features
     test: Features
+    reconstruction: Features
     train_images: NDArray
     test_images: NDArray
     channel_std: NDArray
@@ -114,10 +118,10 @@ class Evaluator:
     def add(
         self, which: str | int, volumes: NDArray, *, features: Features | None = None, paired: bool = False
     ) -> None:
-        """Feature distances of a set, and its classifier two-sample tests against the test scans.
+        """Feature distances of a set, and its classifier two-sample tests against test scans and autoencoded test scans.
 
         Arguments:
-            which: Name of the set. The test scans themselves, "test", have no two-sample test.
+            which: Name of the set. "test" has no two-sample test, "reconstruction" none against itself.
             volumes: Volumes (N, I, J, K) in [0, 1].
             features: Their features; extracted if not given.
             paired: Whether volume k is a version of test scan k.
@@ -126,9 +130,11 @@ class Evaluator:
         self.features[which] = extract(self.sets, volumes) if features is None else features
         for name, train in self.reference.train.items():
             self.record(which, self._distances(train, self.features[which][name], name))
-        if which != "test":
-            for name, test in self.reference.test.items():
-                self.record(which, self._two_sample(test, self.features[which][name], name, paired=paired))
+        known = {"test": self.reference.test, "reconstruction": self.reference.reconstruction}
+        for other in known if which not in known else ("test",) if which == "reconstruction" else ():
+            for name, real in known[other].items():
+                rows = self._two_sample(real, self.features[which][name], name, paired=paired)
+                self.record(which, [{**one, "metric": one["metric"] + AGAINST[other]} for one in rows])
 
     def add_train_halves(self) -> None:
         """Distances and two-sample tests of two random halves of the training set: the effect of sample size alone."""

@@ -1,6 +1,7 @@
 """Encoding of a study's volumes into shards of latents, and decoding of latents.
 
-A shard is one file with a dict: `scans` (N names), `mean` and `std` of the posterior (N, 4, I, J, K) float32,
+A shard is two files, one of training and validation scans, one of test scans, so that no training opens a test latent.
+Each is a dict: `scans` (N names), `mean` and `std` of the posterior (N, 4, I, J, K) float32,
 `augmented` (M, 4, I, J, K), posterior means of mirrored and augmented versions of training scans, and
 `augmented_scans` (M names). Augmented versions are encoded as images: the autoencoder is not flip-equivariant
 (its padding is one-sided), so a flipped latent is not the latent of a flipped scan.
@@ -40,6 +41,7 @@ def encode_shard(
     folder: Path,
     weights: Path,
     out: Path,
+    test: Path,
     mirror: bool = True,
     n_augmented: int = 0,
     augmentation: Mapping[str, float] | None = None,
@@ -52,7 +54,8 @@ def encode_shard(
     Arguments:
         folder: Folder with volumes and their table qc.tsv.
         weights: File of the autoencoder.
-        out: Shard to write (.pt).
+        out: File to write with training and validation scans (.pt).
+        test: File to write with test scans (.pt).
         mirror: Also encode the mirrored version of each training scan.
         n_augmented: Additional augmented versions per training scan, half of them mirrored if `mirror`.
         augmentation: Largest change by name; replaces entries of `augmentation.AMOUNTS`.
@@ -65,13 +68,14 @@ def encode_shard(
     accepted = table[table["status"] == "accepted"]
     settings = {"mirror": mirror, "n_augmented": n_augmented, "augmentation": augmentation, "seed": seed}
     provenance = json.dumps({"weights": sha256(weights), "code": code})
-    encode_volumes(vae, accepted, out, precision=precision, provenance=provenance, **settings)
+    encode_volumes(vae, accepted, out, test, precision=precision, provenance=provenance, **settings)
 
 
 def encode_volumes(
     vae: MAISIVAEWrapper,
     table: pd.DataFrame,
     out: Path,
+    test: Path,
     *,
     precision: str = "float32",
     provenance: str = "",
@@ -84,6 +88,8 @@ def encode_volumes(
 
     Arguments:
         table: Columns scan, split and volume (file).
+        out: File to write with training and validation scans (.pt).
+        test: File to write with test scans (.pt).
         provenance: Text that identifies weights and code.
         settings: Keyword arguments of `scan_versions`.
     """
@@ -96,7 +102,9 @@ def encode_volumes(
         moments.append(_encode_scan(vae, row, changes, parts, key))
         if done % 10 == 0 or done == len(rows):
             logger.info("%d of %d scans encoded", done, len(rows))
-    save_tensors(_as_shard([row["scan"] for row in rows], moments), out)
+    for file, of_test in ((out, False), (test, True)):
+        chosen = [k for k, row in enumerate(rows) if (row["split"] == "test") == of_test]
+        save_tensors(_as_shard([rows[k]["scan"] for k in chosen], [moments[k] for k in chosen]), file)
     shutil.rmtree(parts)
 
 

@@ -56,7 +56,8 @@ def scans():
 
 @pytest.fixture(scope="module")
 def reference(scans):
-    features = [extract(SETS, volumes) for volumes in scans]
+    blurred = gaussian_filter(scans[1], (0, 1, 1, 1))
+    features = [extract(SETS, volumes) for volumes in (*scans, blurred)]
     images = [privacy.mirrored_block_means(volumes) for volumes in scans]
     shared = {"channel_std": np.array([1.0, 2.0, 0.5, 1.0]), "scales": {"blocks": np.ones((2, 1, 3, 64))}}
     return evaluator.Reference(*features, *images, **shared)
@@ -163,14 +164,17 @@ def test_two_sample_tests_are_made_only_if_asked_for(new, evaluated, scans, monk
     tested.add("test", scans[1])
     tested.add("blurred", gaussian_filter(scans[1], (0, 2, 2, 2)), paired=True)
     tested.add(1, noise(6))
-    found = [r for r in tested.rows if r["metric"].startswith("c2st")]
-    assert {r["set"] for r in found} == {"train_halves", "blurred", "samples"}
+    tested.add("reconstruction", scans[1], paired=True)
+    found = [r for r in tested.rows if r["metric"] in ("c2st_logistic", "c2st_svm")]
+    assert {r["set"] for r in found} == {"train_halves", "blurred", "samples", "reconstruction"}
     assert {(r["metric"], r["features"]) for r in found} == {
         (metric, features)
         for metric in ("c2st_logistic", "c2st_svm")
         for features in ("blocks", "slices-xy", "slices-yz")
     }
     assert value(tested, 1, "c2st_logistic") == 1 > value(tested, "train_halves", "c2st_logistic")
+    against = {r["set"] for r in tested.rows if r["metric"].endswith("_reconstruction")}
+    assert against == {"blurred", "samples"} and value(tested, 1, "c2st_svm_reconstruction") == 1
     others = [r for r in tested.rows if not r["metric"].startswith("c2st")]
     assert [r["metric"] for r in others if r["set"] == "samples"] == [
         r["metric"] for r in evaluated.rows if r["set"] == "samples" and r["metric"] in {x["metric"] for x in others}

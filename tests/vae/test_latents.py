@@ -50,12 +50,13 @@ def table(files):
 
 @pytest.fixture
 def encoded(net, table, tmp_path):
-    """Function that encodes some rows of the table and returns the shard."""
+    """Function that encodes some rows of the table and returns the shard, test scans last."""
 
     def make(rows=slice(None), name="shard", net=net, **settings):
-        latents.encode_volumes(net, table.iloc[rows], tmp_path / f"{name}.pt", **settings)
+        files = [tmp_path / f"{name}.pt", tmp_path / f"{name}.test.pt"]
+        latents.encode_volumes(net, table.iloc[rows], *files, **settings)
         assert not (tmp_path / f"{name}.parts").exists()
-        return torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        return join(files)
 
     return make
 
@@ -81,6 +82,7 @@ def shards(tmp_path):
 def join(paths):
     """All shards as one dict, in the order of the files."""
     shards = [torch.load(path, weights_only=True) for path in paths]
+    shards = [shard for shard in shards if shard["scans"]] or shards[:1]
     names = {key: sum((shard[key] for shard in shards), []) for key in ROW_NAMES.values()}
     return names | {key: torch.cat([shard[key] for shard in shards]) for key in ROW_NAMES}
 
@@ -94,19 +96,26 @@ def message(error):
 
 def test_a_shard_holds_posterior_moments_and_mirrored_training_scans(net, files, encoded):
     shard = encoded(mirror=True)
-    assert shard["scans"] == ["s0", "s1", "s2", "s3", "s4"] and shard["augmented_scans"] == ["s0", "s2", "s4"]
-    for k, file in enumerate(files):
+    assert shard["scans"] == ["s0", "s2", "s4", "s1", "s3"] and shard["augmented_scans"] == ["s0", "s2", "s4"]
+    for k, scan in enumerate(shard["scans"]):
+        file = files[int(scan[1:])]
         volume = torch.from_numpy(nifti.read_volume(file)[0])[None, None]
         mean, std = net.encode(volume)
         assert torch.equal(shard["mean"][k], mean[0]) and torch.equal(shard["std"][k], std[0])
-        if k % 2 == 0:
-            assert torch.equal(shard["augmented"][k // 2], net.encode(volume.flip(2))[0][0])
+        if k < 3:
+            assert torch.equal(shard["augmented"][k], net.encode(volume.flip(2))[0][0])
     assert {shard[name].dtype for name in ("mean", "std", "augmented")} == {torch.float32}
+
+
+def test_latents_of_test_scans_are_in_a_file_of_their_own(encoded, tmp_path):
+    encoded(mirror=True)
+    for name, scans in (("shard.pt", ["s0", "s2", "s4"]), ("shard.test.pt", ["s1", "s3"])):
+        assert torch.load(tmp_path / name, weights_only=True)["scans"] == scans
 
 
 def test_the_latent_of_a_mirrored_scan_is_not_the_flipped_latent(encoded):
     shard = encoded(mirror=True)
-    train = shard["mean"][::2]
+    train = shard["mean"][:3]
     assert (shard["augmented"] - train).abs().max() > 0.01
     assert (shard["augmented"] - train.flip(2)).abs().max() > 0.01
 
@@ -253,13 +262,13 @@ def command(net, table, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_job_loses_only_the_volume_in_progress(command, encoded, monkeypatch, tmp_path):
-    out = ["--out", str(tmp_path / "0.pt")]
+    out = ["--out", str(tmp_path / "0.pt"), "--test", str(tmp_path / "0.test.pt")]
     killed = subprocess.run([sys.executable, "-c", KILLED, *command, *out], check=False, capture_output=True)
     assert killed.returncode == -9 and not (tmp_path / "0.pt").exists()
     counter = Counter(monkeypatch)
     encode_script.main([*command, *out])
     assert counter.n == 8 - 2
-    got, expected = torch.load(tmp_path / "0.pt", weights_only=True), encoded(mirror=True)
+    got, expected = join([tmp_path / "0.pt", tmp_path / "0.test.pt"]), encoded(mirror=True)
     assert all(torch.equal(got[name], expected[name]) for name in ("mean", "std", "augmented"))
 
 
@@ -268,9 +277,9 @@ def test_the_scripts_encode_accepted_volumes_and_describe_their_latents(command,
     monkeypatch.setattr(autoencoder, "ssim", lambda a, b: np.array([1.0] * len(a)))
     axes, along = [], equivariance.flip_error_along
     monkeypatch.setattr(equivariance, "flip_error_along", lambda axis, error: axes.append(axis) or along(axis, error))
-    encode_script.main([*command, "--out", str(tmp_path / "0.pt")])
+    encode_script.main([*command, "--out", str(tmp_path / "0.pt"), "--test", str(tmp_path / "0.test.pt")])
     config = json.dumps({"n_validated": 2, "precision": "float32"})
-    where = ["--latents", str(tmp_path / "0.pt"), "--qc", str(tmp_path / "qc.tsv")]
+    where = ["--latents", str(tmp_path / "0.pt"), str(tmp_path / "0.test.pt"), "--qc", str(tmp_path / "qc.tsv")]
     where += ["--weights", str(tmp_path / "vae.safetensors")]
     stats_script.main([*where, "--config", config, "--out", str(tmp_path / "stats.json")])
     stats = statistics.read_stats(tmp_path / "stats.json")

@@ -45,3 +45,12 @@ def test_every_job_gives_its_script_the_options_it_declares(commands, monkeypatc
         monkeypatch.setattr(script, "arguments", stop)
         with pytest.raises(Parsed):
             script.main(shlex.split(line))
+
+
+@pytest.mark.critical
+def test_no_training_job_is_given_latents_of_test_participants(commands):
+    """Everything is chosen on training and validation participants; test participants are read by evaluation alone."""
+    given = {
+        name: [option for option in shlex.split(line) if "latents/test/" in option] for name, line in commands.items()
+    }
+    assert not given["train"] and len(given["latent_statistics"]) == len(given["posterior"]) > 0

@@ -20,7 +20,7 @@ BOUNDS = {
     "P4-T1": 100, "P4-T2": 1.0, "P4-T2b": 2.0, "P4-T3": 10.0, "P4-T4": 1.0, "P4-T4b": 1.0, "P4-T5": 0.7,
     "P4-T5b": 0.9, "P4-T5c": 0.5, "P4-T6": 1.0, "P4-T7": 0.1,
     "P5-T1": 1.0, "P5-T2": 1.0, "P5-T3": 0.7, "P5-T4": 1.0, "P5-T5": 1.0, "P5-T6": 2.0, "P5-T7": 0.5,
-    "P5-T8": 0.7, "P5-T8b": 0.6, "P5-T8c": 0.6, "P5-T8d": 0.7, "P5-T8e": 0.01, "P5-T10": 1.0, "P5-T10b": 0.1,
+    "P5-T8": 0.7, "P5-T8b": 0.6, "P5-T8c": 0.6, "P5-T8d": 0.7, "P5-T8e": 0.01, "P5-T9": 0.75, "P5-T10": 1.0, "P5-T10b": 0.1,
     "P6-T1": 1.0, "P6-T2": 0.05, "P6-T3": 3, "P6-T4": 2.0, "P6-T5": 2.0,
     "P7-T1": 0.85, "P7-T4": 1.0, "P7-T4b": 1.0, "P7-T5": 0.0, "P7-T5b": 0.5, "P7-T5c": 0.0,
     "P7-T6": 0.3, "P7-T6b": 0.3, "P7-T7": 0.0,
@@ -72,6 +72,7 @@ def metrics(**changes):
         "frechet_blurred": 3.0, "valid_fraction_1": 1.0, "nearest_ms_ssim_1": 0.8, "segmented_1": 1.0,
         "wasserstein_brain_sd_1": 0.4, "wasserstein_csf_sd_1": 0.9, "wasserstein_csf_sd_10": 2.0,
         "privacy_alarm_1": 0.0, "pair_ms_ssim_1": 0.8, "pair_ms_ssim_test": 0.805, "precision_prior": 0.2,
+        "c2st_logistic_reconstruction_1": 0.6, "c2st_svm_reconstruction_1": 0.7,
         **{f"{name}_{group}": value for name in ("precision", "density", "coverage", "recall")
            for group, value in (("1", 0.6), ("reconstruction", 0.8))},
     } | changes  # fmt: skip
@@ -254,6 +255,7 @@ FAULTS = {
     "P5-T8c": (5, {"metrics": metrics(coverage_1=0.4)}, 0.5),
     "P5-T8d": (5, {"metrics": metrics(recall_1=0.4)}, 0.5),
     "P5-T8e": (5, {"metrics": metrics(pair_ms_ssim_1=0.825)}, 0.02),
+    "P5-T9": (5, {"metrics": metrics(c2st_svm_reconstruction_1=0.9)}, 0.9),
     "P5-T10": (5, {"posterior": posterior(1.1)}, 1.1),
     "P5-T10b": (5, {"metrics": metrics(precision_prior=0.55)}, 0.05),
     "P6-T1": (6, {"lp": arms("lp", "2.0", "1.0", absent="1.5")}, 0.85714),
