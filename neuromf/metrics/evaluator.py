@@ -118,7 +118,7 @@ class Evaluator:
     def add(
         self, which: str | int, volumes: NDArray, *, features: Features | None = None, paired: bool = False
     ) -> None:
-        """Feature distances of a set, and its classifier two-sample tests against test scans and autoencoded test scans.
+        """Feature distances of a set, and its classifier two-sample tests against test scans and autoencoded ones.
 
         Arguments:
             which: Name of the set. "test" has no two-sample test, "reconstruction" none against itself.
