@@ -62,7 +62,8 @@ def draw(history: pd.DataFrame, diagnostics: pd.DataFrame) -> Figure:
     _losses(axes[0], history)
     _alarms(axes[0], diagnostics)
     _losses_by_t(axes[1], history)
-    for ax, (quantity, panel, labels) in zip(axes[2:], PANELS, strict=True):
+    last = FIXED_PAIRS if select(diagnostics, "validation").empty else VALIDATION
+    for ax, (quantity, panel, labels) in zip(axes[2:], (*PANELS, last), strict=True):
         ax.set(**labels)
         if select(diagnostics, quantity).empty:
             _note(ax, _reason(diagnostics, quantity))
@@ -193,6 +194,17 @@ def _fixed_pairs(ax: Axes, diagnostics: pd.DataFrame) -> None:
     ax.axhline(1, color=style.LIMIT, lw=0.8, zorder=1)
 
 
+def _validation(ax: Axes, diagnostics: pd.DataFrame) -> None:
+    """Draw the posterior error of validation participants over that of the prior alone, one line per time t."""
+    error = select(diagnostics, "validation").pivot_table(index=["t", "step"], columns="part", values="value")
+    ratio = error["network"] / error.get("prior", error["network"].groupby("t").transform("first"))
+    for t, part in ratio.groupby("t"):
+        part = part.droplevel("t")
+        _line(ax, part.index.to_series(), part, color=COLOURS[min(int(4 * float(t)), 3)], lw=1)
+        ax.annotate(f"$t$ = {t}", (part.index[-1], part.iloc[-1]), ha="right", **SMALL)
+    ax.axhline(1, color=style.LIMIT, lw=0.8, zorder=1)
+
+
 PANELS = (  # quantity that must have rows, drawing function, axis labels (x-axis: optimiser step by default)
     ("ratio", _ratios, {"ylabel": "raw $r < t$ / raw $r = t$"}),
     ("ratio", _ratio_map, {"xlabel": "$t$", "ylabel": "$h = t - r$"}),
@@ -200,8 +212,9 @@ PANELS = (  # quantity that must have rows, drawing function, axis labels (x-axi
     ("endpoint", _endpoint, {"ylabel": "distance / spread"}),
     ("latent_std", _spread, {"ylabel": "one-step std / data std"}),
     ("spectrum", _spectra, {"xlabel": "cycles per position", "ylabel": "one-step / data power"}),
-    ("fixed_fm", _fixed_pairs, {"ylabel": "raw $r = t$ / untrained"}),
 )
+FIXED_PAIRS = ("fixed_fm", _fixed_pairs, {"ylabel": "raw $r = t$ / untrained"})  # last panel without validation
+VALIDATION = ("validation", _validation, {"ylabel": "validation error / prior"})
 
 
 def _line(ax: Axes, x: pd.Series, y: pd.Series, **look: Any) -> None:

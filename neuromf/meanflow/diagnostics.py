@@ -269,6 +269,17 @@ def raw_explodes(rows: list[dict], factor: float = 10.0) -> str:
     return ""
 
 
+def overfits(rows: list[dict], bound: float = 1.02) -> str:
+    errors: dict[str, list[float]] = {}
+    for row in rows:
+        if row["quantity"] == "validation" and row["part"] == "network":
+            errors.setdefault(row["t"], []).append(row["value"])
+    rise, t = max(((values[-1] / min(values), t) for t, values in errors.items()), default=(0.0, ""))
+    if rise <= bound:
+        return ""
+    return f"the posterior error of validation participants at t = {t} is {rise:.3g} x its minimum (at most {bound:g})"
+
+
 def not_finite(rows: list[dict]) -> str:
     bad = [row for row in rows if row["step"] == rows[-1]["step"] and not math.isfinite(row["value"])]
     return f"{bad[0]['quantity']} is {bad[0]['value']}" if bad else ""
@@ -283,4 +294,6 @@ ALARMS = (
           "derivative: single_pass in float32, tangent: predicted, more flow_matching_steps, a lower lr"),
     Alarm("explosion", raw_explodes, "the adaptive weight shrinks the gradient of diverged samples, while the weighted "
           "loss stays flat", "resume from the last checkpoint with a lower lr or a smaller adaptive_power"),
+    Alarm("overfitting", overfits, "the network memorises its training participants",
+          "fewer steps, more participants, or latents.n_augmented"),
 )  # fmt: skip

@@ -215,6 +215,15 @@ def test_values_that_are_not_finite_leave_gaps(history):
     assert all(np.isfinite([*ax.get_xlim(), *ax.get_ylim()]).all() for ax in panels.values())
 
 
+def test_the_last_panel_is_the_validation_error_over_that_of_the_prior(history):
+    errors = [(step, "validation", t, "", part, value)
+              for step, network in ((100, 0.8), (200, 0.6)) for t, prior in (("0.3", 1.0), ("0.7", 2.0))
+              for part, value in (("network", network * prior), ("prior", prior))]  # fmt: skip
+    probes = pd.concat([table(), pd.DataFrame(errors, columns=diagnostics.COLUMNS)])
+    lines = draw(history, probes)["i"].lines[:2]
+    assert [points(line) for line in lines] == [[[100, 0.8], [200, 0.6]]] * 2
+
+
 def test_a_table_and_its_csv_give_the_same_figure(history, tmp_path):
     probes = table()
     probes.to_csv(tmp_path / "diagnostics.csv", index=False)

@@ -108,6 +108,11 @@ def test_a_probe_leaves_no_gradient_and_accepts_fewer_latents_than_n():
 SPATIAL = rows("spatial", [1.0, 1.5])
 
 
+def validation(values):
+    """Rows of a constant prior, and of a network with these errors."""
+    return rows("validation", values, part="network") + rows("validation", [0.1] * len(values), part="prior")
+
+
 def test_evaluations_are_due_regularly_and_at_the_end_once_per_step():
     watch = Diagnostics(every=40)
     assert [step for step in range(101) if watch.due(step, 100)] == [40, 80, 100]
@@ -125,6 +130,7 @@ def test_evaluations_are_due_regularly_and_at_the_end_once_per_step():
         (diagnostics.time_too_fast, SPATIAL + rows("temporal", [1.0, 3.1]), SPATIAL + rows("temporal", [9.0, 2.9])),
         (diagnostics.raw_explodes, rows("raw_mf", [5.0, 1.0, 10.1]), rows("raw_mf", [50.0, 1.0, 9.9])),
         (diagnostics.raw_explodes, rows("raw_fm", [1.0, 10.1]), rows("raw_fm", [100.0, 9.9])),
+        (diagnostics.overfits, validation([1.0, 0.9, 0.92]), validation([1.0, 0.91, 0.92])),
         (diagnostics.not_finite, rows("endpoint", [1.0, math.nan]), rows("endpoint", [math.nan, 1.0])),
     ],
 )
