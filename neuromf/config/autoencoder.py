@@ -28,6 +28,10 @@ class Autoencoder(Section):
     equivariance_weight: NotNegative = key(
         "Weight of the loss of decoded flipped or resized latents to volumes changed alike; 0: no such loss.", 0.0
     )
+    contrast_weight: NotNegative = key(
+        "Weight of the loss of local contrast, for sharper reconstructions; 0: no such loss.", 0.0
+    )
+    trained: Literal["all", "decoder"] = key("decoder: the encoder, and so all latents, stay as they are.", "all")
     precision: Literal["32-true", "bf16-mixed"] = key("Precision of training.", "bf16-mixed")
     num_splits: Count = key("Pieces in which convolutions are computed, to save memory at 256^3 and beyond.", 1)
     sha256: Digest | None = key("Expected SHA-256 of the weights file; null: not verified.", None)

@@ -115,6 +115,11 @@ class MAISIVAEWrapper(nn.Module):
         p = self.architecture.patch
         return rearrange(self.net.decode(latent), "b (c p q s) i j k -> b c (i p) (j q) (k s)", p=p, q=p, s=p)
 
+    def freeze_encoder(self) -> None:
+        """Leave the encoder, and so all latents, out of the training."""
+        for part in (self.net.encoder, self.net.quant_conv_mu, self.net.quant_conv_log_sigma):
+            part.requires_grad_(False)
+
     def reconstruct(self, volume: Tensor) -> Tensor:
         """Decoded posterior mean of volumes (B, 1, I, J, K)."""
         return self.decode(self.encode(volume)[0])

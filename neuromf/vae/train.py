@@ -16,6 +16,7 @@ from neuromf.training import checkpoints, run_record, trainer
 from neuromf.training.module import ResumableModule
 from neuromf.vae.equivariance import draw_transform, equivariance_loss
 from neuromf.vae.maisi import ARCHITECTURES, MAISIVAEWrapper
+from neuromf.vae.sharpness import contrast_loss
 from neuromf.vae.weights import build_autoencoder, resolve_weights, save_weights
 
 
@@ -34,6 +35,8 @@ def train(
     seed: int,
     num_splits: int = 1,
     equivariance_weight: float = 0.0,
+    contrast_weight: float = 0.0,
+    trained: str = "all",
     code: str = "",
 ) -> MAISIVAEWrapper:
     """Write and return the frozen autoencoder of a study: stored weights, trained further if `steps` > 0.
@@ -54,6 +57,8 @@ def train(
         seed: Seed of the random weights and of all draws.
         num_splits: Pieces in which each convolution is computed, to save memory; stored with the weights.
         equivariance_weight: Weight of the equivariance loss; 0 trains without it.
+        contrast_weight: Weight of the loss of local contrast; 0 trains without it.
+        trained: "all", or "decoder": the encoder and its latents stay as they are.
         code: Digest of the code; a checkpoint written by other code is not resumed.
     """
     start = resolve_weights(weights, sha256)
@@ -61,13 +66,16 @@ def train(
     checkpoint = out.parent / "ckpt" / "vae.ckpt"
     if steps:
         volumes = read_volumes(volumes_of_split(read_table(qc), "train"))
-        loss_weights = {"kl_weight": kl_weight, "equivariance_weight": equivariance_weight}
-        settings = {"steps": steps, "batch": batch, "lr": lr, "seed": seed, **loss_weights}
+        weights_of = {"kl": kl_weight, "equivariance": equivariance_weight, "contrast": contrast_weight}
+        loss_weights = {f"{name}_weight": weight for name, weight in weights_of.items()}
+        settings = {"steps": steps, "batch": batch, "lr": lr, "seed": seed, "trained": trained, **loss_weights}
         module = AutoencoderModule(vae, volumes, **settings)
         provenance = json.dumps([settings, architecture, weights, sha256, precision, num_splits, code, file_sha256(qc)])
         trainer.fit(module, checkpoint=checkpoint, provenance=provenance, keep_checkpoint=True, precision=precision)
         run_record.write_rows(module.history, out.with_name("history.csv"))
-        standardise_latents(vae.eval().requires_grad_(False), volumes)
+        vae.eval().requires_grad_(False)
+        if trained == "all":
+            standardise_latents(vae, volumes)
     save_weights(vae, out)
     checkpoints.delete_checkpoints(checkpoint)
     return vae
@@ -108,10 +116,12 @@ class AutoencoderModule(ResumableModule):
         volumes: Training volumes, shape (N, 1, I, J, K).
         kl_weight: Weight of the KL divergence.
         equivariance_weight: Weight of the equivariance loss; 0 draws and computes nothing for it.
+        contrast_weight: Weight of the loss of local contrast; 0 does not compute it.
+        trained: "all", or "decoder".
         settings: As of `ResumableModule`.
     """
 
-    PROGRESS = ("intensity", "gradient", "kl", "equivariance")
+    PROGRESS = ("intensity", "gradient", "kl", "equivariance", "contrast")
 
     def __init__(
         self,
@@ -120,11 +130,16 @@ class AutoencoderModule(ResumableModule):
         *,
         kl_weight: float,
         equivariance_weight: float = 0.0,
+        contrast_weight: float = 0.0,
+        trained: str = "all",
         **settings: Any,
     ) -> None:
         super().__init__(len(volumes), **settings)
         self.vae, self.volumes = vae.requires_grad_(True).train(), volumes
+        if trained == "decoder":
+            vae.freeze_encoder()
         self.kl_weight, self.equivariance_weight = kl_weight, equivariance_weight
+        self.contrast_weight = contrast_weight
 
     def training_step(self, _: object, __: int) -> Tensor:
         volume = self.volumes[self.batch_indices()].to(self.device, torch.float32)
@@ -138,6 +153,9 @@ class AutoencoderModule(ResumableModule):
         if self.equivariance_weight > 0:
             terms["equivariance"] = self.equivariance(latent.float(), volume)
             terms["loss"] = terms["loss"] + self.equivariance_weight * terms["equivariance"]
+        if self.contrast_weight > 0:
+            terms["contrast"] = contrast_loss(volume, reconstruction)
+            terms["loss"] = terms["loss"] + self.contrast_weight * terms["contrast"]
         self.record(**terms, std=std.float().mean())
         return terms["loss"]
 
