@@ -345,14 +345,18 @@ def test_unusable_values_are_refused_before_any_job(keys, value):
 
 def test_packaged_weights_are_made_from_participants_of_no_other_study():
     """Seed of the simulation and number name a participant: different seeds are different participants."""
-    made = ("studies/compact_vae.yaml", "studies/equivariant_vae.yaml", "studies/generator.yaml")
+    autoencoder = [
+        f"studies/{name}_vae.yaml" for name in ("compact", "equivariant", "sharp")
+    ]  # each on top of those before
+    made = [*autoencoder, "studies/generator.yaml"]
     seeds = {}
     for path in STUDIES:
         merged = default()
-        for layer in (made[0], path) if path == made[1] else (path,):
+        for layer in autoencoder[: autoencoder.index(path) + 1] if path in autoencoder else [path]:
             update_config(merged, load(layer))
         seeds[path] = read_config(merged).cohort.embedded.seed
     packaged = [seeds[path] for path in made]
+    assert packaged[1] == packaged[2]  # the decoder is trained on the participants of the encoder
     others = {seed for path, seed in seeds.items() if path not in made} | {read_config(default()).cohort.embedded.seed}
     lesions = read_config(default()).lesions.simulated.seed
     assert len(set(packaged)) == 3 and not set(packaged) & (others | {lesions})
