@@ -345,9 +345,8 @@ def test_unusable_values_are_refused_before_any_job(keys, value):
 
 def test_packaged_weights_are_made_from_participants_of_no_other_study():
     """Seed of the simulation and number name a participant: different seeds are different participants."""
-    autoencoder = [
-        f"studies/{name}_vae.yaml" for name in ("compact", "equivariant", "sharp")
-    ]  # each on top of those before
+    # Each of these goes on top of those before.
+    autoencoder = [f"studies/{name}_vae.yaml" for name in ("compact", "equivariant", "sharp")]
     made = [*autoencoder, "studies/generator.yaml"]
     seeds = {}
     for path in STUDIES:
