@@ -53,7 +53,7 @@ rule validate:
 
 
 rule pack:
-    """Store the autoencoder in half precision, as the package ships it (see studies/equivariant_vae.yaml)."""
+    """Store the autoencoder in half precision, as the package ships it (see studies/sharp_vae.yaml)."""
     input:
         weights=rules.autoencoder.output.out,
     output:
