@@ -64,6 +64,25 @@ use rule bench as bench_vae with:
         code=code_digest("workflow_scripts.bench_vae"),
 
 
+# A training step of the growth system: module against plain loop, bfloat16 against float32.
+use rule bench as bench_growth with:
+    output:
+        out="results/bench/growth.csv",
+    log:
+        "results/logs/bench_growth.log",
+    benchmark:
+        "results/benchmarks/bench_growth.tsv"
+    threads: half_the_cores()
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        script="bench_growth",
+        files=files,
+        cfg=as_json(side=32, batch=16, width=8, z_dim=32),
+        code=code_digest("workflow_scripts.bench_growth"),
+
+
 # GPU memory of every job in two accounts, and hours of every training, before anything runs and without a GPU.
 use rule bench as memory with:
     output:

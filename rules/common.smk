@@ -202,3 +202,14 @@ def collapse_overrides(length):
 def preset_values(path, overrides):
     """Values of a preset, which refuses wrong keys before any job; equal values make nothing stale."""
     return as_json(**read_preset(resolve(path), overrides))
+
+
+def experiment_preset(wildcards):
+    """Preset of an experiment of the growth system."""
+    return getattr(GROWTH, wildcards.experiment.partition("-")[0]).preset
+
+
+def experiment_overrides(wildcards):
+    """Values of scale and source on top of the preset of an experiment, and its random seed if it names one."""
+    values, seed = GROWTH.overrides(GROWTH_ROOT), wildcards.experiment.partition("-")[2]
+    return {**values, "train": {**values["train"], "seed": int(seed)}} if seed else values

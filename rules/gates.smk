@@ -122,6 +122,46 @@ rule gate:
         "python -m workflow_scripts.gate {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
+# Gates of the growth system: one per experiment. They stop no stage.
+use rule measure_criteria as growth_measure_criteria with:
+    input:
+        scores="results/growth/disentanglement/{experiment}.json",
+        history="results/growth/runs/{experiment}/logs/epoch_metrics.csv",
+    output:
+        out="results/growth/gates/measured_{experiment}.json",
+    log:
+        "results/logs/growth_measure_criteria/{experiment}.log",
+    benchmark:
+        "results/benchmarks/growth_measure_criteria/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENT,
+    params:
+        files=lambda w, output: command_line(output),
+        cfg=lambda w, input: as_json(phase="growth", files=dict(input.items())),
+        code=code_digest("workflow_scripts.measure_criteria"),
+
+
+use rule gate as growth_gate with:
+    input:
+        measured="results/growth/gates/measured_{experiment}.json",
+    output:
+        out="results/growth/gates/{experiment}.json",
+    log:
+        "results/logs/growth_gate/{experiment}.log",
+    benchmark:
+        "results/benchmarks/growth_gate/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENT,
+    params:
+        files=files,
+        cfg=lambda w: as_json(
+            study=cfg.study,
+            phase=w.experiment,
+            criteria={name: row._asdict() for name, row in CRITERIA.items() if name.startswith("G-")},
+        ),
+        code=code_digest("workflow_scripts.gate"),
+
+
 rule gates:
     """Target: the gate of every phase."""
     input:

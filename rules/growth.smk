@@ -7,6 +7,8 @@ GROWTH_SIMULATED = GROWTH.data.source == "simulated"
 GROWTH_ROOT = "results/growth/cohort" if GROWTH_SIMULATED else dump(GROWTH.data, "root")["root"]
 GROWTH_FILES = [] if GROWTH_SIMULATED else [str(path) for path in sorted(Path(GROWTH_ROOT).glob("*/*.nii.gz"))]
 
+EXPERIMENTS = ["exp1", "exp2", "exp3"]
+EXPERIMENT = r"exp[123](-\d+)?"  # exp1-2 is experiment 1 with random seed 2
 COLLAPSE = {"collapse": GROWTH.collapse, "collapse_long": GROWTH.collapse.model_copy(update=LONG)}
 
 
@@ -87,7 +89,7 @@ use rule fig_1 as growth_fig_1 with:
 
 
 rule growth_train:
-    """Train one experiment into its run directory: exp1, a variational autoencoder, or exp2, DIP-VAE."""
+    """Train one experiment: exp1, a variational autoencoder, exp2, DIP-VAE, exp3, supervised parts; exp1-1: seed 1."""
     input:
         after=rules.growth_index.output.after,
     output:
@@ -99,7 +101,7 @@ rule growth_train:
     benchmark:
         "results/benchmarks/growth_train/{experiment}.tsv"
     wildcard_constraints:
-        experiment="exp[12]",
+        experiment=EXPERIMENT,
     priority: 10  # as train
     conda:
         "../envs/neuromf.yaml"
@@ -108,9 +110,9 @@ rule growth_train:
         mem_mb=6000,
         runtime=720,
     params:
-        preset=lambda w: str(resolve(getattr(GROWTH, w.experiment).preset)),
-        values=lambda w: preset_values(getattr(GROWTH, w.experiment).preset, GROWTH.overrides(GROWTH_ROOT)),
-        cfg=as_json(**GROWTH.overrides(GROWTH_ROOT)),
+        preset=lambda w: str(resolve(experiment_preset(w))),
+        values=lambda w: preset_values(experiment_preset(w), experiment_overrides(w)),
+        cfg=lambda w: as_json(**experiment_overrides(w)),
         splits=lambda w, input: os.path.dirname(input.after[0]),
         folder=subpath(output.after, parent=True),
         code=code_digest("workflow_scripts.growth_train"),
@@ -133,6 +135,13 @@ rule growth_exp2:
     localrule: True
 
 
+rule growth_exp3:
+    """Target: experiment 3 alone."""
+    input:
+        expand(rules.growth_train.output, experiment="exp3"),
+    localrule: True
+
+
 rule growth_latents:
     """Encode the subjects of an experiment into a store of latents."""
     input:
@@ -143,6 +152,8 @@ rule growth_latents:
         "results/logs/growth_latents/{experiment}.log",
     benchmark:
         "results/benchmarks/growth_latents/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENT,
     conda:
         "../envs/neuromf.yaml"
     threads: 1
@@ -226,10 +237,115 @@ use rule growth_fig_2 as growth_fig_2_long with:
         "results/benchmarks/growth_fig_2_long.tsv"
 
 
+rule growth_disentangle:
+    """Evaluate which part of the latent predicts which factor on test patients, and traverse the volume."""
+    input:
+        latents=rules.growth_latents.output.out,
+    output:
+        "results/growth/disentanglement/{experiment}.npz",
+        out="results/growth/disentanglement/{experiment}.json",
+    log:
+        "results/logs/growth_disentangle/{experiment}.log",
+    benchmark:
+        "results/benchmarks/growth_disentangle/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=EXPERIMENT,
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        files=files,
+        folder="results/growth/runs/{experiment}",
+        code=code_digest("workflow_scripts.growth_disentangle"),
+    shell:
+        "python -m workflow_scripts.growth_disentangle {params.files} --folder {params.folder:q} 2>&1 | tee {log:q}"
+
+
+# Figure F3: disentanglement of the three experiments.
+use rule fig_1 as growth_fig_3 with:
+    input:
+        tables=expand(rules.growth_disentangle.output.out, experiment=EXPERIMENTS),
+    output:
+        table="results/growth/tables/disentanglement.csv",
+        pdf="results/growth/figures/fig_3.pdf",
+        png=in_report("results/growth/figures/fig_3.png", "Growth", figure="F3", shows="disentanglement"),
+        facts="results/growth/figures/fig_3.json",
+    log:
+        "results/logs/growth_fig_3.log",
+    benchmark:
+        "results/benchmarks/growth_fig_3.tsv"
+    params:
+        script="growth_fig_3",
+        files=files,
+        cfg=as_json(study=cfg.study, simulated=GROWTH.statement()),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.growth_fig_3"),
+
+
+rule growth_maisi:
+    """Encode the subjects with the frozen MAISI autoencoder, for comparison, and evaluate its latent."""
+    input:
+        after=rules.growth_train.output.after.format(experiment="exp1"),
+    output:
+        "results/growth/latents/maisi.npz",
+        out="results/growth/disentanglement/maisi.json",
+    log:
+        "results/logs/growth_maisi.log",
+    benchmark:
+        "results/benchmarks/growth_maisi.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        files=files,
+        folder=subpath(input.after, parent=True),
+        latents="results/growth/latents/maisi.npz",
+        code=code_digest("workflow_scripts.growth_maisi"),
+    shell:
+        "python -m workflow_scripts.growth_maisi {params.files} --folder {params.folder:q}"
+        " --latents {params.latents:q} 2>&1 | tee {log:q}"
+
+
+rule growth_seeds:
+    """Compare the three experiments over three random seeds, and the frozen MAISI autoencoder."""
+    input:
+        tables=[
+            *expand(
+                rules.growth_disentangle.output.out, experiment=[f"{e}-{k}" for e in EXPERIMENTS for k in range(3)]
+            ),
+            rules.growth_maisi.output.out,
+        ],
+    output:
+        table="results/growth/tables/seeds.csv",
+        out="results/growth/tables/seeds_summary.csv",
+    log:
+        "results/logs/growth_seeds.log",
+    benchmark:
+        "results/benchmarks/growth_seeds.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    params:
+        files=files,
+        code=code_digest("workflow_scripts.growth_seeds"),
+    shell:
+        "python -m workflow_scripts.growth_seeds {params.files} 2>&1 | tee {log:q}"
+
+
 rule growth_long:
-    """Target: the collapse study with all losses and decoders, two seeds, at length; it resumes."""
+    """Target: the collapse study with all losses and decoders at length, the experiments with three seeds; it resumes."""
     input:
         rules.growth_fig_2_long.output,
+        rules.growth_seeds.output,
     localrule: True
 
 
@@ -239,6 +355,9 @@ rule growth:
         rules.growth_fig_1.output,
         rules.growth_exp1.input,
         rules.growth_exp2.input,
-        expand(rules.growth_latents.output, experiment=["exp1", "exp2"]),
+        rules.growth_exp3.input,
+        expand(rules.growth_latents.output, experiment=EXPERIMENTS),
         rules.growth_fig_2.output,
+        rules.growth_fig_3.output,
+        expand("results/growth/gates/{experiment}.json", experiment=EXPERIMENTS),
     localrule: True

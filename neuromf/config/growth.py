@@ -20,6 +20,7 @@ class Growth(Section):
     simulation: Simulation = key("The simulated cohort.", Simulation())
     exp1: Experiment = key("Experiment 1: a variational autoencoder.")
     exp2: Experiment = key("Experiment 2: DIP-VAE.")
+    exp3: Experiment = key("Experiment 3: supervised parts.")
     collapse: Collapse = key("Study of posterior collapse.", Collapse())
 
     @model_validator(mode="after")

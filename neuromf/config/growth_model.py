@@ -14,20 +14,30 @@ from pydantic import BeforeValidator, ValidationError
 from neuromf.config.growth_data import PresetData
 from neuromf.config.types import Count, Fraction, NotNegative, Positive, Section, Seed, key
 
+NARROW = {
+    "vol": 1,
+    "loc": 3,
+    "shape": 4,
+}  # supervised dimensions at d = 32: volume and location as wide as their targets
 # Values by scale on top of those of a preset.
 MODEL_SCALES: dict[str, dict[str, Any]] = {
     "ci": {
-        "model": {"z_dim": 8, "base_filters": 8},
+        "model": {"z_dim": 12, "base_filters": 8, "partition": NARROW},
         "train": {"max_epochs": 2, "steps_per_epoch": 5, "precision": "32"},
     },
     "embedded": {
-        "model": {"z_dim": 32, "base_filters": 8},
+        "model": {"z_dim": 32, "base_filters": 8, "partition": NARROW},
         "train": {"max_epochs": 15, "lr": 2e-3, "precision": "32", "kl_annealing_epochs": 6},
     },
-    "bench": {"model": {"z_dim": 64, "base_filters": 16}, "train": {"max_epochs": 40, "lr": 5e-4, "precision": "32"}},
+    "bench": {
+        "model": {"z_dim": 64, "base_filters": 16, "partition": NARROW},
+        "train": {"max_epochs": 40, "lr": 5e-4, "precision": "32"},
+    },
     "paper": {},
 }
 DELAYS = {"ci": (0, 1), "embedded": (5, 5), "bench": (8, 12), "paper": None}  # epochs before and of the ramp of lambda
+Part = Literal["vol", "loc", "shape"]
+Ramp = tuple[NotNegative, NotNegative, NotNegative]
 ARMS = Literal["sum", "mean", "free_bits", "dip1", "dip2", "broadcast", "standard", "supervised"]
 
 
@@ -40,7 +50,11 @@ class PresetModel(Section):
     norm: Literal["GROUP"] = key("Normalisation: group normalisation only, since batches are small.", "GROUP")
     encoder_depth: Count | None = key("Stages of the encoder; null: 4, fewer for small ROIs.", None)
     decoder_depth: Count | None = key("x2 stages of the decoder; null: 5, fewer for small ROIs.", None)
-    variant: Literal["baseline", "dipvae_sbd", "tc"] = key("Loss: ELBO, DIP-VAE, total correlation.", "baseline")
+    variant: Literal["baseline", "dipvae_sbd", "tc", "semi"] = key(
+        "Loss: ELBO, DIP-VAE, total correlation, supervised parts.", "baseline"
+    )
+    partition: dict[Part, Count] = key("Widths of supervised parts (semi); the residual has the others.", NARROW)
+    isolate: dict[Part, Literal["trunk"]] = key("trunk: the error of a part stops before the layer of mu.", {})
     use_sbd: bool = key("Spatial broadcast decoder.", False)
     upsample: Literal["deconv", "resize_conv"] = key("Upsampling of the standard decoder.", "deconv")
     encoder_pool: Literal["flatten", "gap"] = key("gap averages over positions.", "flatten")
@@ -67,6 +81,22 @@ class PresetLoss(Section):
     use_ddp_gather: bool = key("Covariances of the batches of all processes.", False)
     beta_tc: NotNegative = key("Weight of the total correlation.", 6.0)
     tc_annealing_epochs: NotNegative = key("Epochs of its ramp.", 40)
+    semantic: dict[Part, Ramp] = key(
+        "Weight, first epoch and ramp of the squared error of each part.",
+        {"vol": (20, 30, 40), "loc": (12, 80, 40), "shape": (15, 120, 50)},
+    )
+    semantic_decay: Ramp = key("Fraction that these weights decay to, first and last epoch.", (0.5, 400, 550))
+    dcor: Ramp = key("Weight, first epoch and ramp of distance correlations across parts.", (5, 150, 50))
+    dcor_bank: Count = key("Earlier samples that they are computed with.", 256)
+    lambda_cross: NotNegative = key("Weight of covariances across parts.", 10.0)
+    lambda_hinge: NotNegative = key("Weight of the hinge on variances.", 0.0)
+    lambda_aux: NotNegative = key("Weight of the reconstruction from the residual alone.", 0.5)
+    beta_supervised: NotNegative = key("Weight of the KL of supervised parts, relative to kl_beta.", 0.0)
+    curriculum_epochs: Positive | None = key(
+        "Length of training that the epochs of semantic, semantic_decay and dcor refer to; they are scaled to "
+        "max_epochs. null: no scaling.",
+        None,
+    )
 
 
 class PresetTrain(Section):

@@ -12,13 +12,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from monai.data import CacheDataset, DataLoader, Dataset, PersistentDataset, list_data_collate
 from monai.transforms import Compose
 from torch.utils.data import Sampler
 
+from neuromf.core.distributed import world
 from neuromf.core.files import atomic_write
 from neuromf.core.parallel import map_in_threads
 from neuromf.core.seeds import generator
@@ -95,7 +96,7 @@ def build_loaders(
     write_retention(run_dir / "diagnostics" / "retention.csv", parts, settings)
     warn_of_padding(parts["train"][0], settings)
     store: dict[str, Any] = {"cache": cache, "cache_dir": run_dir / persistent_cache_subdir, "cache_rate": cache_rate}
-    train = make_dataset(parts["train"], train_transforms(settings), settings, **store)
+    train = make_dataset(parts["train"], train_transforms(settings), settings, seed=seed, **store)
     val = make_dataset(parts["val"], val_transforms(settings), settings, **store)
     sampler = EpochSampler(len(train), seed)
     drop = len(train) > batch_size
@@ -190,18 +191,22 @@ def make_dataset(
     cache: str = "disk",
     cache_dir: Path,
     cache_rate: float = 1.0,
+    seed: int = 0,
 ) -> Dataset:
-    """A dataset whose deterministic transforms run once, as `cache` says: "disk", "memory" or "none"."""
+    """A dataset whose deterministic transforms run once, as `cache` says: "disk", "memory" or "none".
+
+    Random transforms depend on `seed`, subject and epoch.
+    """
     items = [{**one, "paths": {key: one[key] for key in [*settings.modalities, SEG]}} for one in subjects]
     if cache == "memory":
-        return SubjectMemory(items, transforms, cache_rate=cache_rate, num_workers=0, progress=False)
+        return SubjectMemory(items, transforms, cache_rate=cache_rate, num_workers=0, progress=False).seeded(seed)
     if cache not in ("disk", "none"):
         raise ValueError(f"data.cache must be disk, memory or none; got {cache!r}")
     if cache == "disk" and cache_rate != 1.0:
         logger.info("data.cache_rate has no effect with data.cache: disk")
     names = [type(step).__name__ for step in transforms.transforms]
     key = functools.partial(cache_key, configuration=json.dumps([names, asdict(settings)], default=str))
-    return SubjectCache(items, transforms, cache_dir if cache == "disk" else None, hash_func=key)
+    return SubjectCache(items, transforms, cache_dir if cache == "disk" else None, hash_func=key).seeded(seed)
 
 
 def cache_key(item: Mapping[str, Any], configuration: str) -> bytes:
@@ -216,14 +221,36 @@ def _without_modalities(item: dict[str, Any]) -> dict[str, Any]:
     return fields | {"image": item["image"].clone(), SEG: item[SEG].to(torch.uint8)}
 
 
-class SubjectCache(PersistentDataset):
+class Draw(int):
+    """Number of a subject, with the epoch in which it is drawn."""
+
+    epoch = 0
+
+
+class _SeededTransforms(Dataset):
+    """Random transforms that depend on seed, subject and epoch, not on order, worker or an interruption."""
+
+    seed = 0
+
+    def seeded(self, seed: int) -> Self:
+        """This dataset with a seed."""
+        self.seed = seed
+        return self
+
+    def _transform(self, index: int) -> Any:  # noqa: ANN401  # as in MONAI
+        random = generator("growth crop", self.seed, self.data[index]["id"], getattr(index, "epoch", 0))
+        self.transform.set_random_state(random.initial_seed() % 2**32)
+        return super()._transform(index)
+
+
+class SubjectCache(_SeededTransforms, PersistentDataset):
     """PersistentDataset of images and segmentations without the single modalities."""
 
     def _pre_transform(self, item_transformed: Any) -> Any:  # noqa: ANN401  # as in MONAI
         return _without_modalities(super()._pre_transform(item_transformed))
 
 
-class SubjectMemory(CacheDataset):
+class SubjectMemory(_SeededTransforms, CacheDataset):
     """CacheDataset of images and segmentations without the single modalities."""
 
     def _load_cache_item(self, idx: int) -> Any:  # noqa: ANN401  # as in MONAI
@@ -234,7 +261,11 @@ class SubjectMemory(CacheDataset):
 
 
 class EpochSampler(Sampler[int]):
-    """Permutation of the subjects by seed and epoch, so that a resumed training sees the batches of an unbroken one."""
+    """Permutation of the subjects by seed and epoch, so that a resumed training sees the batches of an unbroken one.
+
+    Process r of W takes every W-th subject: together, batch k of all processes is batch k of one process with batches
+    W times as large. Subjects that cannot be divided evenly are left out of the epoch.
+    """
 
     def __init__(self, n: int, seed: int) -> None:
         self.n, self.seed, self.epoch = n, seed, 0
@@ -244,11 +275,15 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.n
+        return self.n // world()[1]
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(self.n, generator=generator("growth batches", self.seed, self.epoch))
-        return iter(order.tolist())
+        rank, size = world()
+        order = torch.randperm(self.n, generator=generator("growth batches", self.seed, self.epoch)).tolist()
+        for number in order[: size * len(self)][rank::size]:
+            draw = Draw(number)
+            draw.epoch = self.epoch
+            yield draw
 
 
 def make_loader(

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from neuromf.core.distributed import world
 from neuromf.core.files import atomic_write
 from neuromf.core.seeds import generator
-from neuromf.growth.distributed import world
 from neuromf.growth.module import VAELitModule
 from neuromf.growth.probes import cross_probe, volume_and_centroid
 from neuromf.metrics.images.masked import WINDOW, masked_similarity

@@ -4,28 +4,27 @@ Each arm is one training with changes of the same preset, then one row: active u
 without the latent, linear probes of the tumour on test patients, errors of the mean image and of PCA, and a verdict.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from neuromf.growth import train as training
 from neuromf.growth.callbacks import diagnose, write_table
 from neuromf.growth.latents import encode, load_module, split_loader
-from neuromf.growth.models import BaselineVAE, VAEOutput
-from neuromf.growth.module import VAELitModule
-from neuromf.growth.probes import probe, volume_and_centroid
+from neuromf.growth.probes import probe
 from neuromf.metrics.images.linear_baselines import compare_with_baselines, linear_baselines
 from neuromf.vae.collapse import verdict
 
 DELAYED = {"lambda_start_epoch": 0.3, "lambda_cov_annealing_epochs": 0.3}  # fractions of the training
 FREE = {"kl_free_bits": 0.2}
+# 200 times the squared errors of ln V and of the three coordinates of the centroid from the first epoch, nothing else.
+SUPERVISED = {"semantic": {"vol": (200.0, 0, 0), "loc": (600.0, 0, 0)}, "semantic_decay": (1.0, 0, 1),
+              "dcor": (0, 0, 0), "lambda_cross": 0.0, "lambda_aux": 0.0, "lambda_od": 0.0, "lambda_d": 0.0,
+              "beta_supervised": 1.0}  # fmt: skip
 ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "sum": {},
     "mean": {"loss": {"reduction": "mean"}},
@@ -34,45 +33,8 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "dip2": {"model": {"variant": "dipvae_sbd"}, "loss": {"reduction": "mean", "dip": "II", **DELAYED}, "train": FREE},
     "broadcast": {"model": {"use_sbd": True}, "loss": {"reduction": "mean"}, "train": FREE},
     "standard": {"model": {"upsample": "resize_conv"}, "loss": {"reduction": "mean"}, "train": FREE},
-    "supervised": {"loss": {"supervision": 200.0}},
+    "supervised": {"model": {"variant": "semi", "partition": {"vol": 1, "loc": 3}}, "loss": SUPERVISED},
 }
-
-
-class SupervisedModule(VAELitModule):
-    """`VAELitModule` and weight sum_k (mu_k - y_k)^2 on the first four dimensions: ln V_mass and the centroid.
-
-    Arguments:
-        supervision: Weight of the squared error of a sample.
-        mean, std: Moments of the targets of training subjects, shape (4,).
-        spacing_mm: Voxel size.
-        options: See `VAELitModule`.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        model: BaselineVAE,
-        *,
-        supervision: float,
-        mean: Tensor,
-        std: Tensor,
-        spacing_mm: Sequence[float],
-        **options: Any,
-    ) -> None:
-        super().__init__(model, **options)
-        self.supervision, self.spacing_mm = supervision, spacing_mm
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-
-    def objective(self, batch: dict[str, Any], out: VAEOutput, beta: float) -> dict[str, Tensor]:
-        """Terms of the ELBO and `supervised`, the weighted squared error; absent tumours contribute 0."""
-        terms = super().objective(batch, out, beta)
-        targets = (volume_and_centroid(batch["seg"], self.spacing_mm).to(out.mu) - self.mean) / self.std
-        errors = (out.mu[:, : targets.shape[1]].float() - targets).nan_to_num().square().sum()
-        cost = self.supervision * errors
-        return terms | {"loss": terms["loss"] + cost, "supervised": cost.detach()}
 
 
 def arm_config(preset: Mapping[str, Any], arm: str, seed: int) -> dict[str, Any]:
@@ -92,9 +54,8 @@ def arm_config(preset: Mapping[str, Any], arm: str, seed: int) -> dict[str, Any]
 
 
 def run_arm(
-    *, preset: dict[str, Any], arm: str, seed: int, out: Path, splits: Path | None = None,
-    max_epochs: int | None = None, code: str = "",
-) -> dict[str, Any]:  # fmt: skip
+    *, preset: dict[str, Any], arm: str, seed: int, out: Path, splits: Path | None = None, code: str = ""
+) -> dict[str, Any]:
     """Train one arm with one seed and write its row to `out`; an interrupted training resumes.
 
     Arguments:
@@ -106,34 +67,10 @@ def run_arm(
         code: Digest of the code.
     """
     config = arm_config(preset, arm, seed)
-    supervision = config["loss"].pop("supervision", None)
-    build = None if supervision is None else supervised_builder(supervision, config["data"]["spacing"])
-    run = training.train(**config, name=f"collapse_{arm}", out=out.parent, splits=splits, code=code, build=build)
+    run = training.train(**config, name=f"collapse_{arm}", out=out.parent, splits=splits, code=code)
     row = {"arm": arm, "seed": seed, **evaluate_arm(run, config)}
     write_table(out, pd.DataFrame([row]))
     return row
-
-
-def supervised_builder(
-    supervision: float, spacing_mm: Sequence[float]
-) -> Callable[[VAELitModule, DataLoader], VAELitModule]:
-    """Function that makes a `SupervisedModule` of a module and the training loader, which its targets come from."""
-
-    def build(module: VAELitModule, loader: DataLoader) -> VAELitModule:
-        targets = torch.cat([volume_and_centroid(batch["seg"], spacing_mm) for batch in loader])
-        known = targets[targets.isfinite().all(1)]
-        names = ("lr", "kl_beta", "weight_decay", "reduction", "seed", "provenance")
-        own: dict[str, Any] = {
-            "supervision": supervision,
-            "mean": known.mean(0),
-            "std": known.std(0),
-            "spacing_mm": spacing_mm,
-        }
-        made = SupervisedModule(module.model, **own, **{name: getattr(module, name) for name in names})
-        made.schedules, made.weights = module.schedules, module.weights
-        return made
-
-    return build
 
 
 def evaluate_arm(run: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +78,7 @@ def evaluate_arm(run: Path, config: dict[str, Any]) -> dict[str, Any]:
     module, spacing = load_module(run, "last"), config["data"]["spacing"]
     values = diagnose(module, split_loader(run, "val"), spacing, seed=0)
     test = "test" if (run / "splits" / "test.csv").exists() else "val"
-    known, unseen = (encode(module, split_loader(run, split), spacing) for split in ("train", test))
+    known, unseen = (encode(module.model, split_loader(run, split), spacing) for split in ("train", test))
     volume, centroid = probe(known["mu"], known["targets"], unseen["mu"], unseen["targets"])
     baselines = linear_baselines(images(run, "train"), images(run, "val"), config["model"]["z_dim"])
     floor = config["train"]["kl_free_bits"] * config["model"]["z_dim"]

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuromf.growth.distributed import gather
 from neuromf.growth.models import BaselineVAE, VAEOutput
 from neuromf.growth.module import VAELitModule
 from neuromf.vae.collapse import AU_FRACTION
@@ -26,6 +25,7 @@ class DIPVAELitModule(VAELitModule):
             while they do not; None: no gate.
         compute_in_fp32: Compute covariances in float32 at least.
         use_ddp_gather: Compute covariances of the batch of all processes, with gradient.
+        block: Dimensions that are penalised.
         options: See `VAELitModule`.
     """
 
@@ -46,6 +46,7 @@ class DIPVAELitModule(VAELitModule):
         bank_size: int = 512,
         compute_in_fp32: bool = True,
         use_ddp_gather: bool = False,
+        block: slice = slice(None),
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
@@ -55,7 +56,8 @@ class DIPVAELitModule(VAELitModule):
         self.start, self.ramp, self.gated = lambda_start_epoch, lambda_cov_annealing_epochs, dip_gate == "au"
         self.dip, self.estimator, self.pairs = dip, dip_estimator, dip_pairs
         self.fp32, self.use_ddp_gather = compute_in_fp32, use_ddp_gather
-        self.bank = PosteriorBank(model.z_dim, bank_size) if dip_estimator == "bank" else None
+        self.block = block
+        self.bank = PosteriorBank(len(range(model.z_dim)[block]), bank_size) if dip_estimator == "bank" else None
         self.register_buffer("gate_epoch", torch.tensor(-1))  # first epoch with an open gate; -1: closed
         self.schedules |= {name: self.gated_ramp(name) for name in self.targets}
         self.weights |= dict.fromkeys(self.targets, 0.0)
@@ -79,7 +81,9 @@ class DIPVAELitModule(VAELitModule):
     def objective(self, batch: dict[str, Any], out: VAEOutput, beta: float) -> dict[str, Tensor]:
         """Terms of the ELBO and cov_penalty, cov_penalty_od, cov_penalty_d, weighted as in the loss."""
         terms = super().objective(batch, out, beta)
-        mu, logvar = (gather(out.mu), gather(out.logvar)) if self.use_ddp_gather else (out.mu, out.logvar)
+        mu, logvar = out.mu[:, self.block], out.logvar[:, self.block]
+        if self.use_ddp_gather:
+            mu, logvar = self.gather(mu), self.gather(logvar)
         od, d = self.penalties(mu, logvar)
         od, d = self.weights["lambda_od"] * od, self.weights["lambda_d"] * d
         penalty = od + d

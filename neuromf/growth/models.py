@@ -40,6 +40,8 @@ class BaselineVAE(nn.Module):
         logvar_min: Lower bound of logvar, whose upper bound is then 6; None for no bounds.
     """
 
+    decoder_class = ConvDecoder
+
     def __init__(
         self,
         z_dim: int,
@@ -60,18 +62,16 @@ class BaselineVAE(nn.Module):
         super().__init__()
         if norm != "GROUP":
             raise ValueError(f"model.norm must be GROUP: batches are small; got {norm!r}")
-        self.z_dim, self.logvar_min, self.upsample = z_dim, logvar_min, upsample
+        self.z_dim, self.logvar_min = z_dim, logvar_min
         shared: dict[str, Any] = {"width": base_filters, "checkpointing": gradient_checkpointing}
         self.encoder = ResNetEncoder(
             input_channels, z_dim, roi_size, depth=encoder_depth, pool=encoder_pool, narrow=encoder_narrow, **shared
         )
-        self.decoder = self.make_decoder(input_channels, z_dim, roi_size, depth=decoder_depth, **shared)
+        self.decoder = self.decoder_class(
+            input_channels, z_dim, roi_size, depth=decoder_depth, upsample=upsample, **shared
+        )
         if spectral_norm:
             add_spectral_norm(self)
-
-    def make_decoder(self, channels: int, z_dim: int, roi_size: Sequence[int], **settings: int | None) -> nn.Module:
-        """Decoder of z (B, d)."""
-        return ConvDecoder(channels, z_dim, roi_size, upsample=self.upsample, **settings)  # type: ignore[arg-type]
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (B, d) of the posterior of x (B, C, I, J, K)."""
@@ -97,6 +97,4 @@ class BaselineVAE(nn.Module):
 class VAESBD(BaselineVAE):
     """`BaselineVAE` with the spatial broadcast decoder, whose stages are resize convolutions whatever `upsample` is."""
 
-    def make_decoder(self, channels: int, z_dim: int, roi_size: Sequence[int], **settings: int | None) -> nn.Module:
-        """Decoder of z (B, d)."""
-        return BroadcastDecoder(channels, z_dim, roi_size, **settings)  # type: ignore[arg-type]
+    decoder_class = BroadcastDecoder

@@ -5,14 +5,17 @@ over an epoch. Validation decodes the posterior mean.
 """
 
 import logging
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from neuromf.core.distributed import gather, world
 from neuromf.core.seeds import generator
-from neuromf.growth.distributed import gather, world
 from neuromf.growth.models import BaselineVAE, VAEOutput
 from neuromf.vae.elbo import elbo_terms, squared_error
 from neuromf.vae.schedules import Schedule, constant, linear, make_schedule
@@ -42,6 +45,8 @@ class VAELitModule(pl.LightningModule):
 
     variance: Tensor
     nonfinite: Tensor
+    kl_weights: Tensor | None
+    monitors: ClassVar[dict[str, tuple[str, str]]] = {}  # further checkpoints: what they are ranked by, min or max
 
     def __init__(
         self,
@@ -68,6 +73,7 @@ class VAELitModule(pl.LightningModule):
         self.reduction, self.free_bits, self.free_bits_mode = reduction, kl_free_bits, kl_free_bits_mode
         self.seed, self.provenance, self.learned = seed, provenance, sigma == "learned"
         self.register_buffer("variance", torch.tensor(-1.0 if self.learned else float(sigma) ** 2))
+        self.register_buffer("kl_weights", None)  # of dimensions, where not all have the same
         self.register_buffer("nonfinite", torch.zeros(()))  # optimiser steps with a gradient that is not finite
         cycles = {"cycles": kl_cycles, "ratio": kl_cycle_ratio} if kl_schedule == "cyclical" else {}
         ramp = [kl_beta] if kl_schedule == "constant" else [kl_beta, kl_annealing_epochs]
@@ -88,13 +94,13 @@ class VAELitModule(pl.LightningModule):
     def objective(self, batch: dict[str, Any], out: VAEOutput, beta: float) -> dict[str, Tensor]:
         """Terms of the loss of the global batch; see `elbo_terms`."""
         x = batch["image"]
-        errors, n = gather(squared_error(x, out.x_hat)), x[0].numel()
+        errors, n = self.gather(squared_error(x, out.x_hat)), x[0].numel()
         if self.training and self.learned:
             self.update_variance(errors.detach().mean() / n)
         return elbo_terms(
             errors,
-            gather(out.mu),
-            gather(out.logvar),
+            self.gather(out.mu),
+            self.gather(out.logvar),
             beta,
             n=n,
             reduction=self.reduction,
@@ -102,7 +108,16 @@ class VAELitModule(pl.LightningModule):
             free_bits=self.free_bits,
             free_bits_mode=self.free_bits_mode,
             capacity=self.weights.get("capacity"),
+            kl_weights=self.kl_weights,
         )
+
+    def processes(self) -> tuple[int, int]:
+        """Rank and number of processes that divide a batch: one in validation, which every process does in full."""
+        return world() if self.training else (0, 1)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows of the global batch, with gradient."""
+        return gather(rows) if self.training else rows
 
     def update_variance(self, mse: Tensor) -> None:
         """Moving average of the mean squared error, the s^2 that maximises the likelihood; the first value as it is."""
@@ -122,6 +137,9 @@ class VAELitModule(pl.LightningModule):
                 "weights are unchanged: lower train.lr, set train.gradient_clip_val, or inspect these subjects"
             )
 
+    def use_data(self, train: Dataset, val: Dataset, data: Mapping[str, Any], run: Path) -> None:
+        """Take notice of the subjects, the section `data` of the preset and the run directory before training."""
+
     def set_active_units(self, count: float) -> None:
         """Take notice of the active units of a validation; penalties with a gate do."""
 
@@ -136,7 +154,7 @@ class VAELitModule(pl.LightningModule):
 
     def posterior_noise(self, n: int, index: int) -> Tensor:
         """Standard normal noise (n, d) of this process's part of batch `index`."""
-        rank, size = world()
+        rank, size = self.processes()
         random = generator("posterior", self.seed, self.current_epoch, index)
         return torch.randn(n * size, self.model.z_dim, generator=random)[rank::size]
 
@@ -160,7 +178,7 @@ class VAELitModule(pl.LightningModule):
 
     def per_sample(self, n: int) -> int:
         """Divisor of a term of a batch: its size if the loss is a sum."""
-        return n * world()[1] if self.reduction == "sum" else 1
+        return n * self.processes()[1] if self.reduction == "sum" else 1
 
     def log_terms(self, split: str, terms: dict[str, Tensor], n: int, names: tuple[str, ...]) -> None:
         """Log the terms of a batch of n samples, and their means per sample over the epoch."""

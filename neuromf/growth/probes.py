@@ -5,17 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeCV
-from sklearn.metrics import r2_score
-from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from neuromf.data.multimodal import MASS
-
-FOLDS = 5
-ALPHAS = np.logspace(-2, 4, 13)
+from neuromf.metrics.disentanglement import FOLDS, cross_validated_r2, probe_r2
 
 
 def volume_and_centroid(seg: Tensor, spacing_mm: Sequence[float]) -> Tensor:
@@ -39,29 +32,17 @@ def volume_and_centroid(seg: Tensor, spacing_mm: Sequence[float]) -> Tensor:
     return torch.where(total[:, None] > 0, torch.stack(columns, 1), torch.nan)
 
 
-def _ridge() -> Pipeline:
-    return make_pipeline(StandardScaler(), RidgeCV(ALPHAS))
-
-
 def probe(mu: NDArray, targets: NDArray, test_mu: NDArray, test_targets: NDArray) -> tuple[float, float]:
     """R^2 of ln V and mean R^2 of the centroid of ridge regressions on test subjects; mu (N, d), targets (N, 4)."""
     known, test = np.isfinite(targets).all(1), np.isfinite(test_targets).all(1)
     if known.sum() < FOLDS or test.sum() < 2:
         return float("nan"), float("nan")
-    predicted = _ridge().fit(mu[known], targets[known]).predict(test_mu[test])
-    return _scores(test_targets[test], predicted)
+    scores = probe_r2(mu[known], targets[known], test_mu[test], test_targets[test])
+    return float(scores[0]), float(scores[1:].mean())
 
 
 def cross_probe(mu: NDArray, targets: NDArray, patients: Sequence[str]) -> tuple[float, float]:
     """R^2 as in `probe`, of 5-fold cross-validation by patient; NaN for fewer than 5 patients."""
     known = np.isfinite(targets).all(1)
-    groups = np.asarray(patients)[known]
-    if len(set(groups)) < FOLDS:
-        return float("nan"), float("nan")
-    predicted = cross_val_predict(_ridge(), mu[known], targets[known], groups=groups, cv=GroupKFold(FOLDS))
-    return _scores(targets[known], predicted)
-
-
-def _scores(targets: NDArray, predicted: NDArray) -> tuple[float, float]:
-    scores = r2_score(targets, predicted, multioutput="raw_values")
+    scores = cross_validated_r2(mu[known], targets[known], np.asarray(patients)[known])
     return float(scores[0]), float(scores[1:].mean())

@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor
 
-from neuromf.growth.distributed import gather
 from neuromf.growth.models import BaselineVAE, VAEOutput
 from neuromf.growth.module import VAELitModule
 from neuromf.vae.elbo import reparameterise
@@ -33,7 +32,7 @@ class TCLitModule(VAELitModule):
         """Terms of the ELBO with weight 0 of the KL, and mi, tc, dwkl and beta_tc."""
         terms = super().objective(batch, out, 0.0)
         z = out.z if self.training else reparameterise(out.mu, out.logvar, self.posterior_noise(len(out.mu), 0))
-        parts = decompose_kl(gather(z), gather(out.mu), gather(out.logvar), self.n_data)
+        parts = decompose_kl(self.gather(z), self.gather(out.mu), self.gather(out.logvar), self.n_data)
         cost = parts["mi"] + self.weights["beta_tc"] * parts["tc"] + parts["dwkl"]
         scale = self.penalty_scale(batch["image"]) * self.per_sample(len(z))
         weight = cost.new_tensor(self.weights["beta_tc"])

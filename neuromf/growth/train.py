@@ -12,7 +12,7 @@ import json
 import logging
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -52,7 +52,6 @@ def train(
     out: Path | None = None,
     splits: Path | None = None,
     code: str = "",
-    build: Callable[[VAELitModule, DataLoader], VAELitModule] | None = None,
 ) -> Path:
     """Train a VAE and return its run directory; an interrupted training with the same settings resumes.
 
@@ -62,7 +61,6 @@ def train(
         out: Run directory; by default a new one with a time stamp in logging.save_dir.
         splits: Folder of the CSVs of an earlier index, in place of data.root_dir.
         code: Digest of the code; a checkpoint of other code is not resumed.
-        build: Function that replaces the module, given it and the training loader.
 
     Raises:
         ValueError: If a setting is not known or no subject can be used.
@@ -81,7 +79,6 @@ def train(
         module = build_module(
             roi_size=data["roi_size"], model=model, loss=loss, train=train, n_train=n_train, provenance=provenance
         )
-        module = build(module, loaders[0]) if build else module
         started = time.monotonic()
         fit(module, *loaders, run=run, **config)
         record = {"git": git_revision(), "data": data_hash(run), "versions": versions(), "code": code, "name": name,
@@ -115,6 +112,7 @@ def fit(
         accelerator=train.get("accelerator") or "auto",
         devices=(devices := train.get("devices") or 1),
         plugins=[environment(devices)],
+        use_distributed_sampler=False,  # the sampler divides batches
         gradient_clip_val=train.get("gradient_clip_val"),
         logger=loggers(run, resumed, tensorboard=logging.get("tensorboard", False)),
         log_every_n_steps=max(1, min(10, len(train_loader))),
@@ -127,23 +125,24 @@ def fit(
                 run / "diagnostics", val_loader, names, data["spacing"], dense_epochs=dense, seed=train["seed"]
             ),
             EpochTable(run / "logs" / "epoch_metrics.csv", wandb),
-            *checkpoints(run / "checkpoints"),
+            *checkpoints(run / "checkpoints", module),
         ],  # fmt: skip
     )
     report_precision(train["precision"], trainer)
+    module.use_data(train_loader.dataset, val_loader.dataset, data, run)
     trainer.fit(module, train_loader, val_loader, ckpt_path=resumed, weights_only=True)
     if wandb:
         wandb.finish()
     return trainer
 
 
-def checkpoints(folder: Path) -> list[ModelCheckpoint]:
-    """best.ckpt: lowest val/loss; best_elbo.ckpt: lowest negative ELBO at the final beta; last.ckpt."""
-    shared: dict[str, Any] = {"dirpath": folder, "mode": "min", "save_on_train_epoch_end": True,
-                              "enable_version_counter": False}  # fmt: skip
+def checkpoints(folder: Path, module: VAELitModule) -> list[ModelCheckpoint]:
+    """best.ckpt: lowest val/loss; best_elbo.ckpt: lowest negative ELBO at the final beta; those of the module; last."""
+    ranked = {"best": ("val/loss", "min"), **module.monitors, "best_elbo": ("val/elbo_loss", "min")}
+    shared: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
     return [
-        ModelCheckpoint(monitor="val/loss", filename="best", **shared),
-        ModelCheckpoint(monitor="val/elbo_loss", filename="best_elbo", save_last=True, **shared),
+        ModelCheckpoint(monitor=monitor, mode=mode, filename=name, save_last=name == "best_elbo", **shared)
+        for name, (monitor, mode) in ranked.items()
     ]
 
 

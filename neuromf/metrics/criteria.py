@@ -15,7 +15,7 @@ Files = dict[str, Path]
 Rows = Iterator[tuple[str, float, str]]  # id, value, name of the file that holds it
 
 
-def measure(phase: int, files: Files) -> list[dict]:
+def measure(phase: int | str, files: Files) -> list[dict]:
     """Rows with id, value and source for every criterion of a phase whose files are given."""
     return [
         {"id": name, "value": float(value), "source": str(files[file])} for name, value, file in PHASES[phase](files)
@@ -239,6 +239,18 @@ def paper(files: Files) -> Rows:
     yield "P8-T1", sum(bool(read_json(path).get("study")) for path in files.values()), next(iter(files))
 
 
-PHASES: dict[int, Callable[[Files], Rows]] = {
+def growth(files: Files) -> Rows:
+    """Latent of an experiment of the growth system: use by the decoder, and what it holds of the tumour."""
+    history, scores = pd.read_csv(files["history"]), read_json(files["scores"])
+    columns = {"G-T1": "diag/au_frac", "G-T2": "val_epoch/kl_raw", "G-T3": "diag/bypass_ratio"}
+    for name, column in columns.items():
+        yield name, history[column].dropna().iloc[-1], "history"
+    yield "G-T4", scores["r2_vol"] - scores["r2_bright_voxels"], "scores"
+    yield "G-T5", scores["traversal_spearman"], "scores"
+    yield "G-T6", scores["ode_readiness"], "scores"
+
+
+PHASES: dict[int | str, Callable[[Files], Rows]] = {
     0: reconstruction, 1: latents, 2: toy, 4: training, 5: samples, 6: ablations, 7: lesions, 8: paper,
+    "growth": growth,
 }  # fmt: skip

@@ -7,13 +7,13 @@ Reference:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from neuromf.nn.resnet3d import group_norm, halvings, run_block
+from neuromf.nn.resnet3d import checked_depth, group_norm, run_blocks
 
-CONVOLUTIONAL, BROADCAST = (8, 4, 2, 1, 1), (4, 2, 1, 0.5)  # widths of the x2 stages at 128^3, in units of b
 LEAST = 8  # channels of a stage
 
 
@@ -28,37 +28,21 @@ def upsampling_stage(inputs: int, outputs: int, upsample: str) -> nn.Sequential:
     return nn.Sequential(*layers, group_norm(outputs), nn.ReLU(inplace=True))
 
 
-class Stages(nn.Module):
-    """x2 stages from the width `start`, then a convolution to C channels."""
-
-    def __init__(self, start: int, widths: Sequence[int], channels: int, upsample: str, checkpointing: bool) -> None:
-        super().__init__()
-        pairs = zip([start, *widths], widths, strict=False)
-        self.blocks = nn.ModuleList(upsampling_stage(inputs, outputs, upsample) for inputs, outputs in pairs)
-        self.last = nn.Conv3d([start, *widths][-1], channels, 3, padding=1)
-        self.checkpointing = checkpointing
-
-    def forward(self, h: Tensor) -> Tensor:
-        for block in self.blocks:
-            h = run_block(block, h, self.checkpointing and self.training)
-        return self.last(h)
-
-
-def stage_widths(widths: Sequence[float], width: int, depth: int) -> tuple[int, list[int]]:
-    """Width before the first stage and widths of the last `depth` stages of the full decoder."""
-    full = [max(LEAST, round(width * factor)) for factor in (8, *widths)]
-    if not 1 <= depth < len(full):
-        raise ValueError(f"the decoder has 1 to {len(widths)} stages; got model.decoder_depth {depth}")
-    return full[-depth - 1], full[-depth:]
-
-
 class ConvDecoder(nn.Module):
-    """Volume (B, C, I, J, K) of z (B, d): a linear layer to a small map, 4^3 at 128^3, then x2 stages.
+    """Volume (B, C, I, J, K) of z (B, d): a linear layer to a small map, 4^3 at 128^3, x2 stages, a convolution.
 
     Arguments:
-        depth: Number of x2 stages; by default as many as leave a map of at least 3^3, at most 5.
+        channels: Output channels C.
+        z_dim: Latent dimensions d.
+        roi_size: Sides I, J, K.
+        width: Unit b of the widths of stages.
+        depth: Number of x2 stages; by default as many as leave a small map of at least 3^3.
         upsample: "deconv" or "resize_conv".
+        checkpointing: Recompute activations of each stage in the backward pass.
     """
+
+    widths: tuple[float, ...] = (8, 4, 2, 1, 1)  # of the x2 stages at 128^3, in units of b; 8 before the first
+    smallest = 3  # voxels per side of the small map
 
     def __init__(
         self,
@@ -72,48 +56,51 @@ class ConvDecoder(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        depth = depth or halvings(roi_size, 3, len(CONVOLUTIONAL))
-        if any(side % 2**depth for side in roi_size):
-            raise ValueError(f"data.roi_size must be multiples of 2^{depth} (model.decoder_depth); got {roi_size}")
-        start, widths = stage_widths(CONVOLUTIONAL, width, depth)
-        self.map_shape = (start, *(side >> depth for side in roi_size))
+        depth = checked_depth(roi_size, depth, self.smallest, len(self.widths))
+        used = [max(LEAST, round(width * factor)) for factor in (8, *self.widths)][-depth - 1 :]
+        self.add_first_layer(z_dim, used[0], [side >> depth for side in roi_size])
+        pairs = zip(used, used[1:], strict=False)
+        self.blocks = nn.ModuleList(upsampling_stage(inputs, outputs, upsample) for inputs, outputs in pairs)
+        self.last = nn.Conv3d(used[-1], channels, 3, padding=1)
+        self.checkpointing = checkpointing
+
+    def add_first_layer(self, z_dim: int, channels: int, sides: Sequence[int]) -> None:
+        """Set up `first_map`."""
+        self.map_shape = (channels, *sides)
         self.linear = nn.Linear(z_dim, torch.Size(self.map_shape).numel())
-        self.stages = Stages(start, widths, channels, upsample, checkpointing)
+
+    def first_map(self, z: Tensor) -> Tensor:
+        """Small map of z."""
+        return self.linear(z).unflatten(1, self.map_shape)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.stages(self.linear(z).unflatten(1, self.map_shape))
+        return self.last(run_blocks(self.blocks, self.first_map(z), self.checkpointing and self.training))
 
 
-class BroadcastDecoder(nn.Module):
+class BroadcastDecoder(ConvDecoder):
     """Volume of z (B, d): z at every cell of a grid, 8^3 at 128^3, beside three coordinates; then resize convolutions.
 
     `coordinates` (1, 3, D, H, W) are in [-1, 1]; channel 0 varies along D, channel 1 along H, channel 2 along W.
     """
 
     coordinates: Tensor
+    widths = (4, 2, 1, 0.5)
+    smallest = 6
 
-    def __init__(
-        self,
-        channels: int,
-        z_dim: int,
-        roi_size: Sequence[int],
-        *,
-        width: int = 32,
-        depth: int | None = None,
-        checkpointing: bool = False,
-    ) -> None:
-        super().__init__()
-        depth = depth or halvings(roi_size, 6, len(BROADCAST)) or 1
-        start, widths = stage_widths(BROADCAST, width, depth)
-        axes = [torch.linspace(-1, 1, side >> depth) for side in roi_size]
+    def __init__(self, *sizes: Any, upsample: str = "resize_conv", **options: Any) -> None:
+        super().__init__(*sizes, upsample="resize_conv", **options)  # whatever `upsample` is
+
+    def add_first_layer(self, z_dim: int, channels: int, sides: Sequence[int]) -> None:
+        """Set up `first_map`."""
+        axes = [torch.linspace(-1, 1, side) for side in sides]
         self.register_buffer("coordinates", torch.stack(torch.meshgrid(*axes, indexing="ij"))[None])
-        self.mix = nn.Conv3d(z_dim + 3, start, 1)
-        self.stages = Stages(start, widths, channels, "resize_conv", checkpointing)
+        self.mix = nn.Conv3d(z_dim + 3, channels, 1)
 
     def broadcast(self, z: Tensor) -> Tensor:
         """z at every cell of the grid, and the coordinates of the cell: (B, d + 3, D, H, W)."""
         grid = self.coordinates.expand(len(z), -1, -1, -1, -1).to(z.dtype)
         return torch.cat([z[:, :, None, None, None].expand(-1, -1, *grid.shape[2:]), grid], dim=1)
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.stages(self.mix(self.broadcast(z)))
+    def first_map(self, z: Tensor) -> Tensor:
+        """Small map of z and coordinates."""
+        return self.mix(self.broadcast(z))

@@ -1,6 +1,6 @@
 """3D residual network with group normalisation that encodes a volume into mean and log-variance of a latent vector."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +20,21 @@ def halvings(roi_size: Sequence[int], smallest: int, most: int) -> int:
     while n < most and all(side % 2 ** (n + 1) == 0 and side >> (n + 1) >= smallest for side in roi_size):
         n += 1
     return n
+
+
+def checked_depth(roi_size: Sequence[int], depth: int | None, smallest: int, most: int) -> int:
+    """Number of stages that halve or double all sides: `depth`, or as many as leave maps of `smallest` voxels per side.
+
+    Raises:
+        ValueError: If there are more than `most` stages, or sides are no multiples of 2^depth.
+    """
+    depth = depth or max(1, halvings(roi_size, smallest, most))
+    if depth > most or any(side % 2**depth for side in roi_size):
+        raise ValueError(
+            f"data.roi_size must be multiples of 2^{depth} with 1 to {most} stages (model.encoder_depth, "
+            f"model.decoder_depth); got {tuple(roi_size)}"
+        )
+    return depth
 
 
 class ResidualBlock(nn.Module):
@@ -71,9 +86,7 @@ class ResNetEncoder(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        depth = depth or halvings(roi_size, 3, MAX_DEPTH)
-        if depth < 1 or any(side % 2**depth for side in roi_size):
-            raise ValueError(f"data.roi_size must be multiples of 2^{max(depth, 1)} with >= 6 voxels; got {roi_size}")
+        depth = checked_depth(roi_size, depth, 3, MAX_DEPTH)
         self.checkpointing = checkpointing
         self.stem = nn.Sequential(
             nn.Conv3d(channels, width, 3, 2, padding=1, bias=False), group_norm(width), nn.ReLU(inplace=True)
@@ -96,16 +109,15 @@ class ResNetEncoder(nn.Module):
         self.mu, self.logvar = nn.Linear(n_features, z_dim), nn.Linear(n_features, z_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.stem(x)
-        for block in self.blocks:
-            h = run_block(block, h, self.checkpointing and self.training)
-        features = self.pool(h)
+        features = self.pool(run_blocks(self.blocks, self.stem(x), self.checkpointing and self.training))
         return self.mu(features), self.logvar(features)
 
 
-def run_block(block: nn.Module, h: Tensor, checkpointing: bool) -> Tensor:
-    """Output of a block, whose activations are recomputed in the backward pass with `checkpointing`."""
-    return checkpoint(block, h, use_reentrant=False) if checkpointing else block(h)  # type: ignore[return-value]
+def run_blocks(blocks: Iterable[nn.Module], h: Tensor, checkpointing: bool) -> Tensor:
+    """Output of consecutive blocks, whose activations are recomputed in the backward pass with `checkpointing`."""
+    for block in blocks:
+        h = checkpoint(block, h, use_reentrant=False) if checkpointing else block(h)  # type: ignore[assignment]
+    return h
 
 
 def add_spectral_norm(net: nn.Module) -> None:

@@ -54,14 +54,14 @@ def unbiased_penalties(mu: Tensor, logvar: Tensor, kind: str = "II") -> tuple[Te
     if n < 4:
         raise ValueError(f"loss.dip_estimator ustat needs 4 samples per batch; got {n}")
     mu, logvar = full_precision(mu), full_precision(logvar)
-    squares = torch.stack([_u_centred(column[:, None] * column).square().sum() for column in mu.T]) / (n * (n - 3))
-    every = _u_centred(mu @ mu.T).square().sum() / (n * (n - 3))
+    squares = torch.stack([u_centred(column[:, None] * column).square().sum() for column in mu.T]) / (n * (n - 3))
+    every = u_centred(mu @ mu.T).square().sum() / (n * (n - 3))
     variance = mu.var(0)
     other = logvar.exp().mean(0) - 1 if kind == "II" else torch.full_like(variance, -1.0)
     return every - squares.sum(), (squares + 2 * variance * other + other.square()).sum()
 
 
-def _u_centred(products: Tensor) -> Tensor:
+def u_centred(products: Tensor) -> Tensor:
     """U-centred matrix of inner products, shape (n, n): rows sum to 0 without the diagonal, which is 0."""
     n = len(products)
     off = products - torch.diag(products.diagonal())

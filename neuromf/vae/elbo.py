@@ -70,6 +70,7 @@ def elbo_terms(
     free_bits: float = 0.0,
     free_bits_mode: str = "batch_mean",
     capacity: float | None = None,
+    kl_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Negative ELBO: loss, recon and kl as the reduction has them; kl_raw and kl_constrained in nats per sample.
 
@@ -83,23 +84,21 @@ def elbo_terms(
         free_bits: Nats per dimension whose KL costs nothing more; an allowance, without gradient below it.
         free_bits_mode: "batch_mean" floors the batch mean of a dimension, "per_sample" that of every sample.
         capacity: C in nats: the KL term becomes |KL - C|; None for none.
+        kl_weights: Weight of the KL divergence of each dimension beside beta, shape (d,); None for 1.
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"loss.reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
     nats = kl_per_dimension(mu, logvar)
     raw = nats.sum(1).mean()
-    constrained = constrained_kl(nats, free_bits, free_bits_mode)
+    constrained = constrained_kl(nats if kl_weights is None else nats * kl_weights, free_bits, free_bits_mode)
     cost = constrained if capacity is None else (constrained - capacity).abs()
+    recon, kl, unit = errors.mean() / n, raw, 1.0
     if reduction == "sum":
-        recon, kl = errors.sum(), len(errors) * raw
-        loss = recon + beta * len(errors) * cost
-    elif reduction == "mean":
-        recon, kl = errors.mean() / n, raw
-        loss = recon + beta * cost
-    else:
+        recon, kl, unit = errors.sum(), len(errors) * raw, float(len(errors))
+    elif reduction == "nll":
         variance = torch.as_tensor(variance, dtype=errors.dtype, device=errors.device)
-        recon, kl = errors.mean() / (2 * variance * n) + 0.5 * torch.log(2 * math.pi * variance), raw
-        loss = recon + beta * cost / n
+        recon, unit = recon / (2 * variance) + 0.5 * torch.log(2 * math.pi * variance), 1 / n
+    loss = recon + beta * unit * cost
     return {"loss": loss, "recon": recon, "kl": kl, "kl_raw": raw, "kl_constrained": constrained}
 
 

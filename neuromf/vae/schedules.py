@@ -35,6 +35,12 @@ def cyclical(target: float, epochs: float, cycles: int = 4, ratio: float = 0.5) 
     return at
 
 
+def decayed(schedule: Schedule, start: float, end: float, fraction: float) -> Schedule:
+    """`schedule` until `start`, multiplied by a factor that falls linearly to `fraction` at `end` and stays there."""
+    progress = linear(1.0, end - start, start)
+    return lambda epoch: schedule(epoch) * (1 - (1 - fraction) * progress(epoch))
+
+
 SCHEDULES: dict[str, Callable[..., Schedule]] = {"constant": constant, "linear": linear, "cyclical": cyclical}
 
 

@@ -12,13 +12,19 @@ from neuromf.workflow.criteria import Criterion
 
 
 def evaluate_gate(
-    measured: Sequence[dict], criteria: dict[str, Criterion], *, phase: int, study: str, previous: dict | None = None
+    measured: Sequence[dict],
+    criteria: dict[str, Criterion],
+    *,
+    phase: int | str,
+    study: str,
+    previous: dict | None = None,
 ) -> dict:
     """The gate of a phase, as its file holds it.
 
     Arguments:
         measured: Rows with id, value and source. A row with its own text `what` is a verification test: it must be 1.
         criteria: Criteria by id; one that was not measured has no row.
+        phase: Number of the phase, or name of an experiment of the growth system.
         previous: Gate of the phase before; a blocked one blocks this one, too.
     """
     tests = {row["id"]: Criterion(row["what"], "above", 1) for row in measured if "what" in row}

@@ -98,13 +98,13 @@ def test_modules_and_functions_exist(page):
 
 
 def test_no_criterion_is_missing():
-    documented = {row[0] for row in cells(CRITERIA, r"P\d-T\w+")}
+    documented = {row[0] for row in cells(CRITERIA, r"(?:P\d|G)-T\w+")}
     assert {f"P{phase}-T{k}" for phase, n in N_CRITERIA.items() for k in range(1, n + 1)} <= documented
 
 
 def test_bounds_and_kinds_are_those_of_criteria_yaml():
     criteria = yaml.safe_load((ROOT / "neuromf/config/criteria.yaml").read_text())
-    rows = {row[0]: row for row in cells(CRITERIA, r"P\d-T\w+")}
+    rows = {row[0]: row for row in cells(CRITERIA, r"(?:P\d|G)-T\w+")}
     gates = {name for name, row in rows.items() if re.match(r"[<>]=", row[4])}
     assert gates == criteria.keys()
     for name in gates:
@@ -114,7 +114,7 @@ def test_bounds_and_kinds_are_those_of_criteria_yaml():
         assert (side, float(value)) == ({"above": ">=", "below": "<="}[one["side"]], one["bound"]), name
 
 
-@pytest.mark.parametrize("row", cells(CRITERIA, r"P\d-T\w+"), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", cells(CRITERIA, r"(?:P\d|G)-T\w+"), ids=lambda row: row[0])
 def test_every_criterion_is_explained_and_its_tests_exist(row):
     assert len(row) == 6 and all(row[k] for k in (1, 2, 3, 5))
     if row[1].startswith("test"):

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from neuromf.core.distributed import gather
 from neuromf.growth.dip_module import DIPVAELitModule
-from neuromf.growth.distributed import gather
 from neuromf.growth.factory import build_module
 from neuromf.growth.models import BaselineVAE
 from neuromf.vae.dip import PosteriorBank, covariance, dip_penalties, unbiased_penalties

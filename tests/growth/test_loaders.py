@@ -147,6 +147,27 @@ def test_G87_batches_depend_on_seed_and_epoch_only():
     assert list(EpochSampler(20, seed=1)) != first
 
 
+@pytest.mark.parametrize("cache, workers", [("disk", 0), ("memory", 0), ("disk", 2)])
+def test_G38_random_crops_depend_on_seed_subject_and_epoch_alone(tiny_cohort, tmp_path, cache, workers):
+    def epoch(number, seed=0):
+        settings = GEOMETRY | {"seed": seed, "train_margin": 4, "cache": cache, "num_workers": workers}
+        train, _ = build_loaders(tmp_path, root_dir=tiny_cohort, **settings)
+        train.sampler.set_epoch(number)
+        return {name: image for batch in train for name, image in zip(batch["id"], batch["image"], strict=True)}
+
+    first, resumed, third = epoch(1), epoch(1), epoch(2)
+    assert first.keys() == resumed.keys() and all(torch.equal(first[name], resumed[name]) for name in first)
+    shared = first.keys() & third.keys()
+    assert shared and not all(torch.equal(first[name], third[name]) for name in shared)
+
+
+def test_G28_processes_divide_every_batch_of_one_process(monkeypatch):
+    batches = torch.tensor(list(EpochSampler(13, seed=0)))[:12].view(3, 4)
+    for rank in (0, 1):
+        monkeypatch.setattr("neuromf.data.multimodal_loaders.world", lambda rank=rank: (rank, 2))
+        assert torch.equal(torch.tensor(list(EpochSampler(13, seed=0))).view(3, 2), batches[:, rank::2])
+
+
 def test_G87_a_smaller_last_batch_of_training_is_dropped(tiny_cohort, tmp_path):
     train, val = build_loaders(tmp_path, root_dir=tiny_cohort, **GEOMETRY)
     assert {len(batch["id"]) for batch in train} == {4}

@@ -68,14 +68,14 @@ def test_G15_decoders_give_the_input_shape_without_output_non_linearity(upsample
     assert not [m for m in decoder.modules() if isinstance(m, nn.Tanh | nn.Sigmoid)]
     if roi == PAPER:
         assert decoder.map_shape == (256, 4, 4, 4)
-        assert [block[0].out_channels for block in decoder.stages.blocks] == [256, 128, 64, 32, 32]
+        assert [block[0].out_channels for block in decoder.blocks] == [256, 128, 64, 32, 32]
 
 
 def test_G15_the_output_is_unbounded():
     for decoder in (ConvDecoder(4, 2, (8, 8, 8), width=4), BroadcastDecoder(4, 2, (8, 8, 8), width=4)):
         before = decoder(torch.ones(1, 2))
         with torch.no_grad():
-            decoder.stages.last.bias += 50
+            decoder.last.bias += 50
         torch.testing.assert_close(decoder(torch.ones(1, 2)), before + 50)
 
 
@@ -91,7 +91,7 @@ def test_G16_the_broadcast_decoder_sees_z_and_coordinates_ordered_dhw():
         assert torch.equal(profile.amax(others), torch.linspace(-1, 1, 8)) and torch.equal(
             profile.amin(others), profile.amax(others)
         )
-    assert [block[1].out_channels for block in decoder.stages.blocks] == [128, 64, 32, 16]
+    assert [block[1].out_channels for block in decoder.blocks] == [128, 64, 32, 16]
     with torch.device("meta"):
         assert BroadcastDecoder(4, 128, PAPER)(torch.empty(1, 128)).shape == (1, 4, *PAPER)
 
@@ -121,7 +121,7 @@ def test_G17_every_combination_builds_and_has_gradients(variant, use_sbd, upsamp
 
 
 def test_G17_an_unknown_variant_is_named():
-    with pytest.raises(ValueError, match="one of baseline, dipvae_sbd, tc; got 'vqvae'"):
+    with pytest.raises(ValueError, match="one of baseline, dipvae_sbd, tc, semi; got 'vqvae'"):
         build_module(roi_size=(8,) * 3, model={"z_dim": 2, "variant": "vqvae"}, loss={}, train={}, n_train=2)
 
 

@@ -26,15 +26,20 @@ def masked_similarity(x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor]:
     Arguments:
         x, x_hat: Images and reconstructions, shape (B, C, I, J, K), float32; sides of at least 7 voxels.
     """
-    margin, rows = WINDOW // 2, []
-    for image, estimate, mask in zip(x, x_hat, foreground(x), strict=True):
-        inner = mask[(slice(margin, -margin),) * 3]
-        for channel, other in zip(image, estimate, strict=True):
-            span = data_range(channel[mask])
-            psnr = 10 * torch.log10(span**2 / (channel - other)[mask].square().mean())
-            window = [WINDOW] * 3
-            ssim, _ = compute_ssim_and_cs(
-                other[None, None], channel[None, None], 3, window, [SIGMA] * 3, data_range=float(span)
-            )
-            rows.append(torch.stack([psnr, ssim[0, 0][inner].mean() if inner.any() else ssim.mean()]))
-    return torch.stack(rows).unflatten(0, x.shape[:2]).unbind(-1)  # type: ignore[return-value]
+    mask = foreground(x)
+    spans = torch.stack(
+        [data_range(channel[inside]) for image, inside in zip(x, mask, strict=True) for channel in image]
+    )
+    x, x_hat = (one / spans.view(*x.shape[:2], 1, 1, 1) for one in (x, x_hat))
+    weights = mask[:, None].expand_as(x).to(x)
+    psnr = -10 * torch.log10(_mean((x - x_hat).square(), weights))
+    columns = (one.flatten(0, 1)[:, None] for one in (x_hat, x))
+    ssim, _ = compute_ssim_and_cs(*columns, 3, [WINDOW] * 3, [SIGMA] * 3, data_range=1.0)
+    inner = weights[(..., *[slice(WINDOW // 2, -(WINDOW // 2))] * 3)]
+    ssim = ssim[:, 0].unflatten(0, x.shape[:2])
+    return psnr, torch.where(inner.sum((2, 3, 4)) > 0, _mean(ssim, inner), ssim.mean((2, 3, 4)))
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over voxels, (B, C)."""
+    return (values * weights).sum((2, 3, 4)) / weights.sum((2, 3, 4)).clamp(min=1)
