@@ -285,6 +285,31 @@ use rule fig_1 as growth_fig_3 with:
         code=code_digest("workflow_scripts.growth_fig_3"),
 
 
+rule growth_image_forecast:
+    """Forecast the image of the last visit of test patients, beside the last scan carried forward."""
+    input:
+        latents=rules.growth_latents.output.out.format(experiment="exp3"),
+    output:
+        table="results/growth/forecast/images.csv",
+        out="results/growth/forecast/images.json",
+    log:
+        "results/logs/growth_image_forecast.log",
+    benchmark:
+        "results/benchmarks/growth_image_forecast.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        files=files,
+        folder="results/growth/runs/exp3",
+        code=code_digest("workflow_scripts.growth_image_forecast"),
+    shell:
+        "python -m workflow_scripts.growth_image_forecast {params.files} --folder {params.folder:q} 2>&1 | tee {log:q}"
+
+
 rule growth_maisi:
     """Encode the subjects with the frozen MAISI autoencoder, for comparison, and evaluate its latent."""
     input:
@@ -359,5 +384,6 @@ rule growth:
         expand(rules.growth_latents.output, experiment=EXPERIMENTS),
         rules.growth_fig_2.output,
         rules.growth_fig_3.output,
+        rules.growth_image_forecast.output if GROWTH_SIMULATED else [],  # scans with dates
         expand("results/growth/gates/{experiment}.json", experiment=EXPERIMENTS),
     localrule: True

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from neuromf.core.files import atomic_write, write_json
-from neuromf.data.multimodal import MASS, SEG
 from neuromf.data.semantic_features import FEATURES, LOCATION, SHAPE
 from neuromf.growth.callbacks import write_table
-from neuromf.growth.latents import load_module, read_config, read_latents, read_partition, split_loader
-from neuromf.growth.mass_mask import count_mm3, fit_threshold
+from neuromf.growth.latents import load_module, read_config, read_latents, read_partition
+from neuromf.growth.mass_mask import count_mm3, fit_threshold, load_images, t1c_decoder
 from neuromf.growth.module import VAELitModule
 from neuromf.growth.partition import RESIDUAL, Partition
 from neuromf.metrics import disentanglement
@@ -32,7 +31,6 @@ FACTORS = [VOLUME, *LOCATION, "sphericity"]
 NOMINAL = {"vol": 1, "loc": 3, "shape": 4}  # parts of an unsupervised latent: arbitrary ranges, for comparison
 STEPS = np.linspace(-3, 3, 7)  # of a traversal, in standard deviations
 N_TRAVERSED = 8
-CHANNEL = "t1c"
 
 
 def evaluate(*, folder: Path, latents: Path, out: Path) -> dict[str, Any]:
@@ -47,7 +45,7 @@ def evaluate(*, folder: Path, latents: Path, out: Path) -> dict[str, Any]:
     scans, parts = read_latents(latents, config["data"]["modalities"]), read_partition(latents)
     scores, arrays = score_latents(scans, parts)
     train, test = (load_images(folder, split, config) for split in ("train", unseen_split(scans)))
-    scores["r2_bright_voxels"] = bright_voxel_r2(*train, *test, float(np.prod(config["data"]["spacing"])))
+    scores["r2_bright_voxels"] = bright_voxel_r2(*train[:2], *test[:2], float(np.prod(config["data"]["spacing"])))
     found, moved = traverse(load_module(folder), scans, parts, train[1], config)
     scores |= found
     write_json(out, scores)
@@ -141,14 +139,6 @@ def columns(scans: Mapping[str, Mapping[str, NDArray]], split: str, chosen: Sequ
 # --- images ------------------------------------------------------------------------------------------
 
 
-def load_images(run: Path, split: str, config: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
-    """t1c images and masks of the mass of a split, (N, I, J, K)."""
-    channel = config["data"]["modalities"].index(CHANNEL)
-    batches = [(batch["image"][:, channel], batch[SEG][:, 0]) for batch in split_loader(run, split)]
-    images, labels = (torch.cat(column).numpy() for column in zip(*batches, strict=True))
-    return images, np.isin(labels, MASS)
-
-
 def bright_voxel_r2(
     images: NDArray, masks: NDArray, test_images: NDArray, test_masks: NDArray, voxel_mm3: float
 ) -> float:
@@ -172,7 +162,6 @@ def volume_direction(z: NDArray, log_volume: NDArray, span: slice) -> NDArray:
     return direction
 
 
-@torch.no_grad()
 def traverse(
     module: VAELitModule,
     scans: Mapping[str, Mapping[str, NDArray]],
@@ -188,12 +177,7 @@ def traverse(
     known, test = (columns(scans, split, volume) for split in ("train", unseen_split(scans)))
     span = partition["vol"] if partition else slice(None)
     direction = volume_direction(known["mu"], known["features"][:, 0], span)
-    channel, voxel = config["data"]["modalities"].index(CHANNEL), float(np.prod(config["data"]["spacing"]))
-
-    def decode(z: NDArray) -> NDArray:
-        parts = torch.as_tensor(z, dtype=torch.float32).split(32)
-        return torch.cat([module.model.decode(one)[:, channel].float() for one in parts]).numpy()
-
+    decode, voxel = t1c_decoder(module, config), float(np.prod(config["data"]["spacing"]))
     ids = [name for name, scan in scans.items() if scan["split"] == "train"]
     threshold = fit_threshold(decode(np.stack([scans[name]["mu"] for name in ids])), masks)
     first = [test["patient"].index(one) for one in sorted(set(test["patient"]))][:N_TRAVERSED]

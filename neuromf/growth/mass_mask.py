@@ -3,10 +3,21 @@
 Used on decoded images, whose tumours have no labels, and as the simplest predictor of the volume of a tumour.
 """
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from neuromf.data.multimodal import MASS, SEG
+from neuromf.growth.latents import split_loader
+from neuromf.growth.module import VAELitModule
+
 CANDIDATES = 41  # thresholds that are compared
+CHANNEL = "t1c"
+BATCH = 32  # latents decoded at a time
 
 
 def dice(one: NDArray, other: NDArray) -> NDArray:
@@ -25,3 +36,27 @@ def fit_threshold(images: NDArray, masks: NDArray) -> float:
 def count_mm3(images: NDArray, threshold: float, voxel_mm3: float) -> NDArray:
     """Volume of the voxels above the threshold, (N,)."""
     return (images > threshold).reshape(len(images), -1).sum(1) * voxel_mm3
+
+
+# --- runs --------------------------------------------------------------------------------------------
+
+
+def load_images(run: Path, split: str, config: Mapping[str, Any]) -> tuple[NDArray, NDArray, list[str]]:
+    """t1c images and masks of the mass of a split, (N, I, J, K), and ids."""
+    channel = config["data"]["modalities"].index(CHANNEL)
+    batches = list(split_loader(run, split))
+    images = torch.cat([batch["image"][:, channel] for batch in batches]).numpy()
+    labels = torch.cat([batch[SEG][:, 0] for batch in batches]).numpy()
+    return images, np.isin(labels, MASS), [name for batch in batches for name in batch["id"]]
+
+
+def t1c_decoder(module: VAELitModule, config: Mapping[str, Any]) -> Callable[[NDArray], NDArray]:
+    """Function from latents (N, d) to decoded t1c (N, I, J, K)."""
+    channel = config["data"]["modalities"].index(CHANNEL)
+
+    @torch.no_grad()
+    def decode(z: NDArray) -> NDArray:
+        parts = torch.as_tensor(z, dtype=torch.float32).split(BATCH)
+        return torch.cat([module.model.decode(one)[:, channel].float() for one in parts]).numpy()
+
+    return decode

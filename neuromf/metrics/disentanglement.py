@@ -32,8 +32,11 @@ def r2(targets: NDArray, predicted: NDArray) -> NDArray:
 
 
 def ridge() -> Pipeline:
-    """Ridge regression of standardised inputs whose penalty is chosen by leave-one-out."""
-    return make_pipeline(StandardScaler(), RidgeCV(ALPHAS))
+    """Ridge regression of standardised inputs, with a penalty for each factor chosen by leave-one-out.
+
+    With one penalty for all factors, those that cannot be predicted would spoil the others.
+    """
+    return make_pipeline(StandardScaler(), RidgeCV(ALPHAS, alpha_per_target=True))
 
 
 def probe_r2(z: NDArray, factors: NDArray, test_z: NDArray, test_factors: NDArray) -> NDArray:

@@ -126,6 +126,15 @@ def test_G49_probes_never_see_the_patient_that_they_predict():
     assert np.isnan(scores.cross_validated_r2(z, factors, ["a"] * 60)).all()
 
 
+def test_G49_a_factor_that_nothing_predicts_leaves_the_probe_of_another():
+    z, factors = toy(rotated=False)
+    noise = np.random.default_rng(1).normal(size=(600, 20))
+    alone = scores.probe_r2(z[:40, :1], factors[:40, :1], z[40:, :1], factors[40:, :1])
+    beside = scores.probe_r2(z[:40, :1], np.hstack([factors[:40, :1], noise[:40]]), z[40:, :1],
+                             np.hstack([factors[40:, :1], noise[40:]]))  # fmt: skip
+    assert beside[0] == pytest.approx(alone[0]) and alone[0] > 0.99
+
+
 def test_G50_scores_of_a_disentangled_and_of_a_rotated_toy():
     (z, factors), (turned, _) = toy(rotated=False), toy(rotated=True)
     good, bad = scores.dci(z, factors, GROUPS), scores.dci(turned, factors, GROUPS)

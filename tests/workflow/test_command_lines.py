@@ -20,7 +20,8 @@ def commands(tmp_path_factory):
         "paper.pdf partial/report.html scale.md memory.md export/generator.onnx vae/packaged.safetensors bench/step.csv"
         " runs/meanflow/packaged.safetensors"
     )
-    targets = ["all", "growth", *(f"results/{name}" for name in f"{targets} bench/store.csv bench/vae.csv".split())]
+    targets += " bench/store.csv bench/vae.csv bench/growth.csv"
+    targets = ["all", "growth", "growth_long", *(f"results/{name}" for name in targets.split())]
     where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path_factory.mktemp("plan"))]
     done = subprocess.run([*snakemake, *targets, *where], cwd=ROOT, capture_output=True, text=True, check=True)
     lines = re.findall(r"^.*python -m workflow_scripts\.(\w+) (.*?) 2>&1 \| tee .*$", done.stdout, re.M)
