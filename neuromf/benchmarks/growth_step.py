@@ -39,7 +39,8 @@ def plain_steps(net: BaselineVAE, x: Tensor, steps: int, precision: str) -> Time
     for _ in range(steps):
         with timed(times):
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                loss = compute_elbo(x, *net(x), beta=1.0)["loss"]
+                x_hat, mu, logvar = net(x)
+                loss = compute_elbo(x, x_hat, mu, logvar, 1.0)["loss"]
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), CLIP)
@@ -95,7 +96,7 @@ def study(
         for (way, precision), found in times.items():
             net = BaselineVAE(z_dim, (side,) * 3, base_filters=width)
             found += ways[way](net, x, steps, precision)[1:]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"way": way, "precision": precision, **_medians(found), "device": device_name()}
         for (way, precision), found in times.items()
     ]

@@ -50,7 +50,7 @@ def evaluate(*, folder: Path, latents: Path, out: Path) -> dict[str, Any]:
     scores |= found
     write_json(out, scores)
     with atomic_write(out.with_suffix(".npz")) as part, open(part, "wb") as file:
-        np.savez(file, **arrays, **moved)
+        np.savez(file, **arrays, **moved)  # type: ignore[arg-type]  # arrays by name
     return scores
 
 
@@ -95,7 +95,7 @@ def score_latents(
     )  # an unsupervised latent is
     tensor = torch.tensor(z)  # probed as a whole
     residual = tensor[:, parts[RESIDUAL]] if partition else tensor
-    scores = {
+    scores: dict[str, Any] = {
         "r2_vol": float(rows["vol"][0]),
         "r2_loc": float(rows["loc"][1:4].mean()),
         "r2_shape": float(rows["shape"][len(FACTORS) :].mean()),

@@ -167,7 +167,8 @@ class VAELitModule(pl.LightningModule):
         self.log("train/beta", self.weights["beta"], batch_size=len(x))
         return terms["loss"]
 
-    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+    def validation_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        """Log the terms of a batch; returns its posterior means."""
         x = batch["image"]
         out = self.model.forward_full(x)
         terms = self.objective(batch, out, self.weights["beta"])
@@ -175,6 +176,7 @@ class VAELitModule(pl.LightningModule):
         self.log("val/beta", self.weights["beta"], batch_size=len(x))
         full = VAELitModule.objective(self, batch, out, self.kl_beta)["loss"]  # ranks best_elbo.ckpt
         self.log("val/elbo_loss", full / self.per_sample(len(x)), batch_size=len(x), on_epoch=True)
+        return out.mu
 
     def per_sample(self, n: int) -> int:
         """Divisor of a term of a batch: its size if the loss is a sum."""

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from monai.data import Dataset
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from neuromf.data.multimodal import SEG
 from neuromf.data.semantic_features import FEATURES, fit_normaliser, normalised_targets, semantic_features
@@ -55,7 +55,8 @@ def masked_error(predicted: Tensor, targets: Tensor, present: Tensor) -> Tensor:
 
 def subject_features(dataset: Dataset, spacing_mm: Sequence[float]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Semantic features and presence flags of the subjects of a dataset, after preprocessing, by id."""
-    rows = {one["id"]: semantic_features(one[SEG][0].numpy(), spacing_mm) for one in dataset}
+    subjects = (dataset[k] for k in range(len(dataset)))  # type: ignore[arg-type]  # a list of subjects
+    rows = {one["id"]: semantic_features(one[SEG][0].numpy(), spacing_mm) for one in subjects}
     features, present = (pd.DataFrame({name: row[k] for name, row in rows.items()}).T for k in (0, 1))
     return features[FEATURES], present[FEATURES]
 

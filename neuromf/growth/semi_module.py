@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.data import Dataset
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from neuromf.core.files import write_json
 from neuromf.growth.dip_module import DIPVAELitModule
@@ -172,10 +172,11 @@ class SemiLitModule(DIPVAELitModule):
 
     # --- validation ----------------------------------------------------------------------------------
 
-    def validation_step(self, batch: dict[str, Any], index: int) -> None:
-        super().validation_step(batch, index)
-        mu = self.model.encode(batch["image"])[0]
+    def validation_step(self, batch: dict[str, Any], index: int) -> Tensor:
+        """Keep the posterior means until the end of the epoch."""
+        mu = super().validation_step(batch, index)
         self.validated.append((mu.float(), list(batch["id"])))
+        return mu
 
     def on_validation_epoch_end(self) -> None:
         """Log R^2 of the heads and the ODE readiness of the posterior means."""

@@ -33,9 +33,10 @@ def masked_similarity(x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor]:
     x, x_hat = (one / spans.view(*x.shape[:2], 1, 1, 1) for one in (x, x_hat))
     weights = mask[:, None].expand_as(x).to(x)
     psnr = -10 * torch.log10(_mean((x - x_hat).square(), weights))
-    columns = (one.flatten(0, 1)[:, None] for one in (x_hat, x))
-    ssim, _ = compute_ssim_and_cs(*columns, 3, [WINDOW] * 3, [SIGMA] * 3, data_range=1.0)
-    inner = weights[(..., *[slice(WINDOW // 2, -(WINDOW // 2))] * 3)]
+    estimate, target = (one.flatten(0, 1)[:, None] for one in (x_hat, x))
+    ssim, _ = compute_ssim_and_cs(estimate, target, 3, [WINDOW] * 3, [SIGMA] * 3, data_range=1.0)
+    inside = slice(WINDOW // 2, -(WINDOW // 2))
+    inner = weights[:, :, inside, inside, inside]
     ssim = ssim[:, 0].unflatten(0, x.shape[:2])
     return psnr, torch.where(inner.sum((2, 3, 4)) > 0, _mean(ssim, inner), ssim.mean((2, 3, 4)))
 
