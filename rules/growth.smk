@@ -315,7 +315,7 @@ rule growth_maisi:
     input:
         after=rules.growth_train.output.after.format(experiment="exp1"),
     output:
-        "results/growth/latents/maisi.npz",
+        latents="results/growth/latents/maisi.npz",
         out="results/growth/disentanglement/maisi.json",
     log:
         "results/logs/growth_maisi.log",
@@ -330,11 +330,9 @@ rule growth_maisi:
     params:
         files=files,
         folder=subpath(input.after, parent=True),
-        latents="results/growth/latents/maisi.npz",
         code=code_digest("workflow_scripts.growth_maisi"),
     shell:
-        "python -m workflow_scripts.growth_maisi {params.files} --folder {params.folder:q}"
-        " --latents {params.latents:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.growth_maisi {params.files} --folder {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule growth_seeds:

@@ -48,6 +48,7 @@ def evaluate(*, folder: Path, latents: Path, out: Path) -> dict[str, Any]:
     scores["r2_bright_voxels"] = bright_voxel_r2(*train[:2], *test[:2], float(np.prod(config["data"]["spacing"])))
     found, moved = traverse(load_module(folder), scans, parts, train[1], config)
     scores |= found
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, scores)
     with atomic_write(out.with_suffix(".npz")) as part, open(part, "wb") as file:
         np.savez(file, **arrays, **moved)  # type: ignore[arg-type]  # arrays by name
