@@ -213,3 +213,9 @@ def experiment_overrides(wildcards):
     """Values of scale and source on top of the preset of an experiment, and its random seed if it names one."""
     values, seed = GROWTH.overrides(GROWTH_ROOT), wildcards.experiment.partition("-")[2]
     return {**values, "train": {**values["train"], "seed": int(seed)}} if seed else values
+def real_volumes():
+    """Table of real lesion volumes: below NEUROMF_REAL_DATA if that is set, else growth.ladder.real_table; or None."""
+    table = dump(GROWTH.ladder, "real_table")["real_table"]
+    if table and (root := os.environ.get("NEUROMF_REAL_DATA")):
+        table = str(Path(root) / "tumour_growth" / Path(table).name)
+    return table if table and os.path.exists(table) else None

@@ -369,6 +369,7 @@ rule growth_long:
     input:
         rules.growth_fig_2_long.output,
         rules.growth_seeds.output,
+        "results/growth/ladder/logistic/scores.csv",
     localrule: True
 
 
@@ -384,4 +385,6 @@ rule growth:
         rules.growth_fig_3.output,
         rules.growth_image_forecast.output if GROWTH_SIMULATED else [],  # scans with dates
         expand("results/growth/gates/{experiment}.json", experiment=EXPERIMENTS),
+        "results/growth/figures/fig_4.pdf",
+        "results/growth/figures/fig_6.pdf" if real_volumes() else [],
     localrule: True

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from neuromf.config.growth_data import DATA_SCALES, SIMULATION_SCALES, Simulation, Source
+from neuromf.config.growth_forecast import Ladder, Ode
 from neuromf.config.growth_model import Collapse, Experiment, scale_values
 from neuromf.config.types import Section, key
 
@@ -22,6 +23,8 @@ class Growth(Section):
     exp2: Experiment = key("Experiment 2: DIP-VAE.")
     exp3: Experiment = key("Experiment 3: supervised parts.")
     collapse: Collapse = key("Study of posterior collapse.", Collapse())
+    ladder: Ladder = key("Models that forecast the volume, from the population mean to the neural ODE.", Ladder())
+    ode: Ode = key("Training of the neural ODE.", Ode())
 
     @model_validator(mode="after")
     def check_ixi(self) -> "Growth":

@@ -1,4 +1,4 @@
-"""Real volumes of target lesions over time: the table of Laleh et al. 2022 (CC BY 4.0), treated solid tumours, not brain.
+"""Real volumes of target lesions over time: the table of Laleh et al. 2022 (CC BY 4.0), solid tumours, not brain.
 
 T_days is the time. T_weeks writes 0.1 for every day before the start of treatment, and is not read. Volumes are
 0.52 d^3 of the lesion's diameter d. A volume of 0 is a complete response: it has no place on a growth curve, so these

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuromf.growth.protocols import Case, Trajectory, last_from_rest
-from neuromf.growth.random_effects import Conditioned, condition, lower_triangle, minimise, pad
+from neuromf.growth.random_effects import Conditioned, condition, lower_triangle, minimise, noise_of, pad
 
 SMALLEST_SD = 1e-6
 
@@ -115,18 +115,16 @@ class LinearMixedEffects(Comparator):
             return -(found.log_likelihood.sum() + fitted - 0.5 * torch.logdet(information)) / len(patients)
 
         x = minimise(loss, np.array([spread, 0.0, spread - 1, spread - 2]))
-        self.factor, self.sigma = lower_triangle(x[:3], 2), x[3].exp()
+        self.factor, self.sigma = lower_triangle(x[:3], 2), noise_of(x[3])
         _, self.mean, information = self._fixed_effects(design, visits.y, visits.count, x)
         self.mean_covariance = torch.linalg.inv(information)
 
     def _design(self, t: Tensor) -> Tensor:
         return torch.stack([torch.ones_like(t), t / self.scale], -1)
 
-    def _fixed_effects(
-        self, design: Tensor, y: Tensor, count: Tensor, x: Tensor
-    ) -> tuple[Conditioned, Tensor, Tensor]:
+    def _fixed_effects(self, design: Tensor, y: Tensor, count: Tensor, x: Tensor) -> tuple[Conditioned, Tensor, Tensor]:
         """Likelihood of y about 0, the generalised least-squares mean, and its information X' V^-1 X."""
-        factor, sigma = lower_triangle(x[:3], 2), x[3].exp()
+        factor, sigma = lower_triangle(x[:3], 2), noise_of(x[3])
         found = condition(design, y, count, factor, sigma)
         gram = design.mT @ design / sigma**2
         information = (gram - gram @ found.covariance @ gram).sum(0)

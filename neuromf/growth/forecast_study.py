@@ -77,9 +77,7 @@ def oracle(table: pd.DataFrame, test: Sequence[Trajectory]) -> pd.DataFrame:
     return forecast_cases(Oracle(), test)
 
 
-def _chosen(
-    models: Sequence[str], widths: StateWidths, ode: Mapping[str, Any]
-) -> dict[str, Callable[[], Comparator]]:
+def _chosen(models: Sequence[str], widths: StateWidths, ode: Mapping[str, Any]) -> dict[str, Callable[[], Comparator]]:
     """Builders of the named models; the latent line needs more than y."""
     known = builders(widths, OdeSettings(**ode))
     if unknown := [name for name in models if name not in known]:
@@ -112,8 +110,15 @@ def recovered_rates(
                           "log_a": [parameters[p.patient]["log_a"] for p in test],
                           "risk": [risks[p.patient]["risk"] for p in test]})  # fmt: skip
     groups = {"2-3": frame[frame["n"] < 4], ">=4": frame[frame["n"] >= 4]}
-    return {name: {"n": len(g), "rate": float(spearmanr(g["a"], g["log_a"])[0]),
-                   "risk": float(spearmanr(g["a"], g["risk"])[0])} for name, g in groups.items() if len(g) > 2}  # fmt: skip
+    return {
+        name: {"n": len(part), **{column: _rank_correlation(part["a"], part[column]) for column in ("log_a", "risk")}}
+        for name, part in groups.items()
+    }
+
+
+def _rank_correlation(a: pd.Series, b: pd.Series) -> float | None:
+    """Spearman correlation; None for fewer than three patients."""
+    return float(spearmanr(a, b)[0]) if len(a) > 2 else None
 
 
 def conformal_coverage(
@@ -124,11 +129,17 @@ def conformal_coverage(
     actual = np.array([case.actual for case in cases])
     left_out = conformal.leave_out(build, train, cases)
     mean, sd = build().fit(train).predict(cases)
-    intervals = {"jackknife+": conformal.jackknife_plus(left_out), "normalised": conformal.normalised(left_out, mean, sd),
-                 "gaussian": gaussian_interval(mean, sd)}  # fmt: skip
-    found = {name: {"coverage": (c := conformal.covered(actual, *ends)), "width": float((ends[1] - ends[0]).mean()),
-                    "interval": conformal.observed_interval(c, len(cases))} for name, ends in intervals.items()}  # fmt: skip
-    return {**found, "band": conformal.coverage_band(len(left_out.errors), len(cases)), "n": len(left_out.errors)}
+    intervals = {
+        "jackknife+": conformal.jackknife_plus(left_out),
+        "normalised": conformal.normalised(left_out, mean, sd),
+        "gaussian": gaussian_interval(mean, sd),
+    }
+    found: dict[str, Any] = {"n": len(left_out.errors)}
+    for name, (low, high) in intervals.items():
+        hits = conformal.covered(actual, low, high)
+        ends = conformal.observed_interval(hits, len(cases))
+        found[name] = {"coverage": hits, "width": float((high - low).mean()), "interval": ends}
+    return {**found, "band": conformal.coverage_band(len(left_out.errors), len(cases))}
 
 
 def real_study(*, table: Path, out: Path, seed: int, models: Sequence[str], ode: Mapping[str, Any]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Gompertz growth of y = ln(V + 1 mm^3), and its nonlinear mixed-effects models.
 
-dV/dt = a V ln(K / V) is linear in y: dy/dt = a (k - y), k = ln K, so y(t) = k + (y0 - k) exp(-a t). The equation acts on
-y itself, never on a logarithm of y.
+dV/dt = a V ln(K / V) is linear in y: dy/dt = a (k - y), k = ln K, so y(t) = k + (y0 - k) exp(-a t). The equation acts
+on y itself, never on a logarithm of y.
 
 References:
     Population modeling of tumor growth curves and the reduced Gompertz model (Vaghi et al., 2020), PLOS Comput Biol
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from neuromf.growth.comparators import Comparator
 from neuromf.growth.protocols import Case, Trajectory
-from neuromf.growth.random_effects import Conditioned, Visits, condition, lower_triangle, minimise, pad
+from neuromf.growth.random_effects import Conditioned, Visits, condition, lower_triangle, minimise, noise_of, pad
 
 NODES = 31
 LARGEST_LOG_RATE = 3.0  # a of 20 per month
@@ -126,7 +126,7 @@ class GompertzMixedEffects(Comparator):
         return [np.array([log_rate - lower, first.mean(), k, *rest, *zeros]) for lower in (0.0, 1.0)]
 
     def _unpack(self, x: Tensor) -> None:
-        self.mean, self.factor, self.sigma = x[:3], lower_triangle(x[3:9], 3), x[9].exp()
+        self.mean, self.factor, self.sigma = x[:3], lower_triangle(x[3:9], 3), noise_of(x[9])
         self.amortiser = x[10:].reshape(2, -1)
 
     def _features(self, patients: Sequence[Trajectory]) -> NDArray:

@@ -33,7 +33,9 @@ class StateReadout:
     @property
     def widths(self) -> StateWidths:
         """Widths of the parts of a state."""
-        sizes = {name: self.partition[name].stop - self.partition[name].start for name in PARTS if name in self.partition}
+        sizes = {
+            name: self.partition[name].stop - self.partition[name].start for name in PARTS if name in self.partition
+        }
         return StateWidths(**sizes)
 
     def states(self, z: NDArray) -> NDArray:

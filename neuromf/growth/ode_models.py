@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from neuromf.core.seeds import generator
 from neuromf.growth.comparators import Comparator
 from neuromf.growth.forward_pairs import ForwardPairs
-from neuromf.growth.gompertz import GompertzMixedEffects, pooled_growth
+from neuromf.growth.gompertz import GompertzMixedEffects, Posterior, pooled_growth
 from neuromf.growth.neural_ode import NODES, GrowthField, StateWidths, jerk, solve
 from neuromf.growth.patient_effects import EffectBank, Effects, effects_of
 from neuromf.growth.protocols import Case, Trajectory
@@ -113,12 +113,21 @@ class NeuralODE(Comparator):
         """States (N, d) at the times of cases, and variance of y (N,)."""
         start = torch.from_numpy(np.stack([states_of(case.past)[-1] for case in cases]))
         months = torch.tensor([case.horizon for case in cases], dtype=torch.float64)
-        inputs: dict[str, Tensor] = {"start": start, "months": months,
-                                     "t": torch.tensor([case.past.t[-1] for case in cases], dtype=torch.float64)}  # fmt: skip
-        if self.effects is not None:
-            self._use(inputs, effects_of(self.effects, cases))
-        states = solve(self.field, inputs["start"], months, effects=inputs.get("effects"), t=inputs["t"])
-        return states, self.noise(months, inputs.get("variance"))
+        t = torch.tensor([case.past.t[-1] for case in cases], dtype=torch.float64)
+        if self.effects is None:
+            return solve(self.field, start, months, t=t), self.noise(months, None)
+        states = self._over_posterior(start, months, t, self.effects.posterior([case.past for case in cases]))
+        return states, self.noise(months, effects_of(self.effects, cases).variance)
+
+    def _over_posterior(self, start: Tensor, months: Tensor, t: Tensor, posterior: Posterior) -> Tensor:
+        """Mean over the nodes of the posterior of the states that its effects lead to."""
+        n = posterior.weights.shape[1]
+        population = torch.stack([self.effects.mean[0], self.effects.mean[2]]) if self.effects else 0
+        u = torch.stack([posterior.log_rate, posterior.mean[..., 1]], -1) - population
+        begin = torch.cat([posterior.curve(t)[0][..., None], start[:, None, 1:].expand(-1, n, -1)], -1)
+        repeated = {"effects": u.flatten(0, 1), "t": t.repeat_interleave(n)}
+        states = solve(self.field, begin.flatten(0, 1), months.repeat_interleave(n), **repeated)
+        return (posterior.weights[..., None] * states.view(len(start), n, -1)).sum(1)
 
     def predict(self, cases: Sequence[Case]) -> tuple[NDArray, NDArray]:
         states, variance = self.forecast(cases)
@@ -152,8 +161,9 @@ def train(field: GrowthField, noise: ForecastNoise, pairs: dict[str, Tensor], se
     Raises:
         FloatingPointError: If a loss is not finite, with epoch and batch.
     """
-    parameters = [*field.parameters(), *noise.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    free = [field.log_rate, field.capacity, *noise.parameters()]  # weight decay would pull k towards 0
+    groups = [{"params": free, "weight_decay": 0.0}, {"params": list(field.networks.parameters())}]
+    optimiser = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
     losses, n = [], len(pairs["months"])
     for epoch in range(settings.epochs):
         random = generator("growth ode", settings.seed, epoch)

@@ -5,6 +5,7 @@ network is trained with come from the visits up to the start of a forecast, as f
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -47,8 +48,9 @@ class EffectBank:
 
 def pair_cases(patients: Sequence[Trajectory]) -> list[Case]:
     """Cases of all forward pairs, in the order of `neuromf.growth.forward_pairs.ForwardPairs` of sorted patients."""
-    return [Case(p.first(i + 1), float(p.t[j]), float(p.y[j]))
-            for p in sorted(patients, key=lambda p: p.patient) for i in range(len(p.t)) for j in range(i + 1, len(p.t))]  # fmt: skip
+    ordered = sorted(patients, key=lambda p: p.patient)
+    pairs = ((p, i, j) for p in ordered for i, j in combinations(range(len(p.t)), 2))
+    return [Case(p.first(i + 1), float(p.t[j]), float(p.y[j])) for p, i, j in pairs]
 
 
 def check_held_out(fitted: Iterable[str], held_out: Iterable[str]) -> None:

@@ -84,10 +84,17 @@ def minimise(loss: Callable[[Tensor], Tensor], start: NDArray) -> Tensor:
         (gradient,) = torch.autograd.grad(value, parameters)
         return value.item(), gradient.numpy()
 
-    found = optimize.minimize(value_and_gradient, start, jac=True, method="L-BFGS-B", options={"maxiter": 500})
+    found = optimize.minimize(
+        value_and_gradient, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-8}
+    )
     if not (np.isfinite(found.fun) and np.isfinite(found.x).all()):
         raise FloatingPointError(f"likelihood of the growth model is {found.fun} at {found.x.round(3).tolist()}")
     return torch.from_numpy(found.x)
+
+
+def noise_of(logarithm: Tensor) -> Tensor:
+    """Standard deviation of the noise, at least 1e-4: values on a line without noise have no likelihood."""
+    return logarithm.clamp(min=float(np.log(1e-4))).exp()
 
 
 def lower_triangle(entries: Tensor, q: int) -> Tensor:

@@ -26,6 +26,6 @@ def stratify(model: GompertzMixedEffects, patients: Sequence[Trajectory]) -> dic
     mean = shrink * (posterior.mean @ contrast)
     sd = shrink * (posterior.covariance @ contrast @ contrast).clamp(min=1e-12).sqrt()
     above = torch.special.ndtr((mean - np.log(FACTOR)) / sd.clamp(min=1e-12))
-    double = (posterior.weights * above).sum(1).numpy()
+    double = (posterior.weights * above).sum(1).clamp(max=1.0).numpy()
     return {p.patient: {"risk": float(s), "rate": float(a), "p_double": float(d)}
             for p, s, a, d in zip(patients, scores, rate, double, strict=True)}  # fmt: skip

@@ -54,7 +54,8 @@ def pit(actual: ArrayLike, mean: ArrayLike, sd: ArrayLike) -> NDArray:
 def r_squared(actual: ArrayLike, mean: ArrayLike) -> float:
     """1 - SSE / SS about the mean of `actual`; it rewards knowing the baseline volume alone."""
     y = np.asarray(actual, float)
-    return float(1 - ((y - mean) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+    total = ((y - y.mean()) ** 2).sum()
+    return float(1 - ((y - mean) ** 2).sum() / total) if total else float("nan")
 
 
 def skill(actual: ArrayLike, mean: ArrayLike, locf: ArrayLike) -> float:
