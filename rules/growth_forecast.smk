@@ -60,6 +60,33 @@ rule growth_real_ladder:
         " 2>&1 | tee {log:q}"
 
 
+rule growth_latent_ladder:
+    """Fit the models on states from latents of images, and forecast the latents of test patients."""
+    input:
+        latents="results/growth/latents/exp3.npz",
+    output:
+        scores="results/growth/ladder/latents/scores.csv",
+        after=expand("results/growth/ladder/latents/{name}", name=["forecasts.csv", "study.json", "latents.npz"]),
+    log:
+        "results/logs/growth_latent_ladder.log",
+    benchmark:
+        "results/benchmarks/growth_latent_ladder.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        files=lambda w, input: command_line(input, {"trajectories": f"{GROWTH_ROOT}/trajectories.tsv"}),
+        folder=subpath(output.scores, parent=True),
+        cfg=as_json(**dump(GROWTH.data, "modalities"), models=LADDER["models"], ode=LADDER["ode"]),
+        code=code_digest("workflow_scripts.growth_latent_ladder"),
+    shell:
+        "python -m workflow_scripts.growth_latent_ladder {params.files} --out {params.folder:q} --config {params.cfg:q}"
+        " 2>&1 | tee {log:q}"
+
+
 # Figure F4, and the scalar half of the headline plate: forecasts and scores on simulated volumes.
 use rule fig_1 as growth_fig_4 with:
     input:

@@ -19,6 +19,7 @@ SHOWN = {"M1": "LOCF", "M3": "LME", "M4r": "reduced NLME", "M11": "ODE, effects"
 COLOURS = dict(zip(SHOWN, ("0.45", style.PALETTE[1], style.PALETTE[2], style.PALETTE[0]), strict=True))
 N_PATIENTS, FEWEST_VISITS = 3, 5
 MODELS_LEFT_OUT = ("M0",)  # its skill is far below 0
+PANELS = (("skill", "skill over LOCF"), ("is95", "95 % interval score of ln V"))
 ML = 1000.0  # mm^3
 
 
@@ -42,20 +43,22 @@ def draw(
         scores: Rows of `neuromf.growth.ladder.score_models` by cohort.
         simulated: Statement at the foot.
     """
-    fig = style.new(style.PAGE, 5.6)
-    grid = fig.add_gridspec(2, 6, height_ratios=[1, 1.25])
+    fig = style.new(style.PAGE, 5.8)
+    upper, lower = fig.subfigures(2, 1, height_ratios=[1, 1.35])
     chosen = choose_patients(forecasts)
-    top = [fig.add_subplot(grid[0, 2 * k : 2 * k + 2]) for k in range(len(chosen))]
+    top = upper.subplots(1, len(chosen))
     for ax, patient, letter in zip(top, chosen, "abc", strict=False):
         _trajectory(ax, forecasts[forecasts["patient"] == patient], volumes[volumes["patient_id"] == patient])
-        style.letter(ax, letter, left=28)
-    top[0].set_ylabel("volume (ml)")
+        style.letter(ax, letter, left=20)
+    top[0].set_ylabel("volume (ml)", fontsize=9)
     handles, labels = top[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=len(labels), columnspacing=1.0)
-    for column, (name, label) in enumerate((("skill", "skill over LOCF"), ("is95", "95 % interval score of ln V"))):
-        ax = fig.add_subplot(grid[1, 3 * column : 3 * column + 3])
-        _bars(ax, scores, name, label, legend=column == 1)
-        style.letter(ax, "de"[column], left=20)
+    upper.legend(handles, labels, loc="outside upper center", ncols=len(labels), columnspacing=1.0)
+    bottom = lower.subplots(1, 2, sharey=True)
+    for ax, letter, (name, label) in zip(bottom, "de", PANELS, strict=True):
+        _bars(ax, scores, name, label)
+        style.letter(ax, letter, left=10)
+    bottom[0].invert_yaxis()
+    lower.legend(*bottom[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(scores))
     if simulated:
         fig.supxlabel(simulated, x=0.01, ha="left", fontsize=7, style="italic")
     return fig
@@ -90,10 +93,10 @@ def _trajectory(ax: Axes, forecasts: pd.DataFrame, volumes: pd.DataFrame) -> Non
     ax.plot(years, volumes["V_mm3"] / ML, "o", color="0.1", ms=3.5, label="measured")
     top = max(volumes["V_mm3"].max(), np.expm1(part[part["model"] == "M11"]["hi95"]).max() if len(part) else 0)
     ax.set_ylim(0, 1.15 * (top if np.isfinite(top) else volumes["V_mm3"].max()) / ML)
-    ax.set_xlabel("years from the first visit")
+    ax.set_xlabel("years from first visit", fontsize=9)
 
 
-def _bars(ax: Axes, scores: dict[str, pd.DataFrame], column: str, label: str, *, legend: bool) -> None:
+def _bars(ax: Axes, scores: dict[str, pd.DataFrame], column: str, label: str) -> None:
     """One bar per model and cohort, last visit from the rest."""
     rows = {name: table[(table["protocol"] == "last_from_rest") & (table["horizon"] == "all")] for name, table in
             scores.items()}  # fmt: skip
@@ -103,10 +106,7 @@ def _bars(ax: Axes, scores: dict[str, pd.DataFrame], column: str, label: str, *,
     for k, (cohort, table) in enumerate(rows.items()):
         values = table.set_index("title")[column].reindex(titles)
         places = np.arange(len(titles)) + (k - (len(rows) - 1) / 2) * height
-        ax.barh(places, values, height=height, color=style.PALETTE[0] if k == 0 else style.PALETTE[1], label=cohort)
+        ax.barh(places, values, height=height, color=style.PALETTE[k], label=f"{cohort} growth")
     ax.set_yticks(range(len(titles)), titles)
-    ax.invert_yaxis()
     ax.axvline(0, color=style.LIMIT, lw=0.8)
-    ax.set_xlabel(label)
-    if legend:
-        ax.legend(loc="lower right", title="growth", title_fontsize=8)
+    ax.set_xlabel(label, fontsize=9)

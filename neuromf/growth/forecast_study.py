@@ -1,4 +1,4 @@
-"""Forecast studies: simulated volumes, real volumes of other tumours, and states from latents of images.
+"""Forecast studies of volumes: simulated ones, and real ones of other tumours.
 
 Each study fits the ladder on training patients, forecasts test patients, and writes forecasts.csv, scores.csv and
 study.json (verdicts with interval and p, gain of every rung, conformal coverage, what the data are).
@@ -15,12 +15,10 @@ from scipy.stats import spearmanr
 
 from neuromf.core.files import save_tensors, write_json
 from neuromf.data.lesion_volumes import read_lesion_volumes
-from neuromf.data.trajectories import read_trajectories
 from neuromf.growth import conformal
 from neuromf.growth.comparators import Comparator, LinearMixedEffects
 from neuromf.growth.gompertz import GompertzMixedEffects
 from neuromf.growth.ladder import builders, compare, decompose, forecast_cases, run_fold, score_models
-from neuromf.growth.latent_states import Scans, latent_trajectories
 from neuromf.growth.neural_ode import StateWidths
 from neuromf.growth.ode_models import NeuralODE, OdeSettings
 from neuromf.growth.patient_effects import growth_parameters
@@ -52,7 +50,7 @@ def simulated_study(
     table = simulate_volumes(n_train + n_test, seed=seed, growth_model=growth_model)
     patients = trajectories(table, features=("age", "sex"))
     train, test = patients[:n_train], patients[n_train:]
-    forecasts, fitted = run_fold(train, test, _chosen(models, StateWidths(), ode))
+    forecasts, fitted = run_fold(train, test, chosen_builders(models, StateWidths(), ode))
     forecasts = pd.concat([forecasts, oracle(table, test)], ignore_index=True)
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "volumes.tsv", sep="\t", index=False)
@@ -77,7 +75,9 @@ def oracle(table: pd.DataFrame, test: Sequence[Trajectory]) -> pd.DataFrame:
     return forecast_cases(Oracle(), test)
 
 
-def _chosen(models: Sequence[str], widths: StateWidths, ode: Mapping[str, Any]) -> dict[str, Callable[[], Comparator]]:
+def chosen_builders(
+    models: Sequence[str], widths: StateWidths, ode: Mapping[str, Any]
+) -> dict[str, Callable[[], Comparator]]:
     """Builders of the named models; the latent line needs more than y."""
     known = builders(widths, OdeSettings(**ode))
     if unknown := [name for name in models if name not in known]:
@@ -151,49 +151,10 @@ def real_study(*, table: Path, out: Path, seed: int, models: Sequence[str], ode:
         left_out = set(fold)
         train = [p for p in patients if p.patient not in left_out]
         test = [p for p in patients if p.patient in left_out]
-        parts.append(run_fold(train, test, _chosen(models, StateWidths(), ode))[0])
+        parts.append(run_fold(train, test, chosen_builders(models, StateWidths(), ode))[0])
     out.mkdir(parents=True, exist_ok=True)
     facts = {"data": "Laleh et al. 2022, treated solid tumours, not brain", "counts": counts, "seed": seed}
     return write_study(out, pd.concat(parts, ignore_index=True), facts)
-
-
-def latent_study(
-    *, scans: Scans, partition: Mapping[str, slice], volumes: Path, out: Path, models: Sequence[str],
-    ode: Mapping[str, Any],
-) -> pd.DataFrame:  # fmt: skip
-    """Ladder on states from latents: patients of the test split, whose anatomy no training image has.
-
-    Also writes latents.npz: forecast latents of the last visit of every test patient, by M10.
-
-    Arguments:
-        scans: Groups of a store of latents (`neuromf.growth.latents.read_latents`).
-        partition: Slices of the latent by name: vol, loc, shape, residual.
-        volumes: Trajectory table with measured volumes.
-    """
-    measured = read_trajectories(volumes).set_index("scan_id")["y"].to_dict()
-    train, test, readout = latent_trajectories(scans, partition, measured)
-    forecasts, fitted = run_fold(train, test, _chosen(models, readout.widths, ode))
-    out.mkdir(parents=True, exist_ok=True)
-    if isinstance(model := fitted.get("M10"), NeuralODE):
-        states, last = last_states(model, test), np.stack([_last_latent(scans, p) for p in _with_past(test)])
-        names = np.array([p.patient for p in _with_past(test)])
-        np.savez(out / "latents.npz", patient=names, z=readout.latents(states, last), states=states)
-    return write_study(out, forecasts, {"data": "latents of images", "n_train": len(train), "n_test": len(test)})
-
-
-def _with_past(patients: Sequence[Trajectory]) -> list[Trajectory]:
-    return [p for p in patients if len(p.t) > 1]
-
-
-def last_states(model: NeuralODE, test: Sequence[Trajectory]) -> np.ndarray:
-    """Forecast states (N, d) of the last visit of patients with at least two visits."""
-    return model.forecast(last_from_rest(test))[0].numpy()
-
-
-def _last_latent(scans: Scans, patient: Trajectory) -> np.ndarray:
-    """Latent of the last visit before the forecast."""
-    own = [scan for scan in scans.values() if str(scan["patient"]) == patient.patient and "t_months" in scan]
-    return sorted(own, key=lambda scan: float(scan["t_months"]))[-2]["mu"].astype(float)
 
 
 def write_study(out: Path, forecasts: pd.DataFrame, facts: Mapping[str, Any]) -> pd.DataFrame:

@@ -15,12 +15,13 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from neuromf.data.lesion_volumes import read_lesion_volumes
 from neuromf.growth import conformal
 from neuromf.growth.comparators import Comparator, LastObservation, LinearMixedEffects, PatientLine
-from neuromf.growth.forecast_study import QUESTIONS, latent_study, oracle, real_study, simulated_study
+from neuromf.growth.forecast_study import QUESTIONS, oracle, real_study, simulated_study
 from neuromf.growth.gaussian_process import HierarchicalProcess, ScalarProcess
 from neuromf.growth.gompertz import ReducedGompertz
 from neuromf.growth.harmonisation import fit_harmonisation
 from neuromf.growth.ladder import LatentLine, builders, compare, forecast_cases, run_fold, score_models
 from neuromf.growth.latent_states import fit_readout, latent_trajectories
+from neuromf.growth.latent_study import latent_study, read_slices
 from neuromf.growth.neural_ode import StateWidths
 from neuromf.growth.ode_models import OdeSettings
 from neuromf.growth.protocols import Case, Trajectory, last_from_rest, trajectories
@@ -378,22 +379,29 @@ def test_G67_rungs_have_the_change_of_r2_and_skill(tmp_path):
     assert sum(row["r2"] for row in rungs) == pytest.approx(whole.loc["M3", "r2"] - whole.loc["M0", "r2"], abs=1e-4)
 
 
+def write_store(path, groups, partition):
+    about = {"modalities": ["t1c"], "partition": {name: [part.start, part.stop] for name, part in partition.items()}}
+    arrays = {f"{name}/{key}": value for name, group in groups.items() for key, value in group.items()}
+    np.savez(path, provenance=np.array(json.dumps(about)), **arrays)
+
+
 def test_G55_the_ladder_runs_on_latents_and_writes_forecast_latents(tmp_path):
     groups, partition, measured = store()
     rows = [(str(g["patient"]), name, float(g["t_months"]), np.expm1(measured[name])) for name, g in groups.items()]
-    pd.DataFrame(rows, columns=["patient_id", "scan_id", "t_months", "V_mm3"]).to_csv(
-        tmp_path / "v.tsv", sep="\t", index=False
-    )
-    scores = latent_study(scans=groups, partition=partition, volumes=tmp_path / "v.tsv", out=tmp_path / "out",
-                          models=["M1", "M3", "M7", "M10"], ode={"epochs": 1})  # fmt: skip
+    table = pd.DataFrame(rows, columns=["patient_id", "scan_id", "t_months", "V_mm3"])
+    table.to_csv(tmp_path / "v.tsv", sep="\t", index=False)
+    write_store(tmp_path / "z.npz", groups, partition)
+    settings = {"modalities": ["t1c"], "models": ["M1", "M3", "M7", "M10"], "ode": {"epochs": 1}}
+    scores = latent_study(latents=tmp_path / "z.npz", trajectories=tmp_path / "v.tsv", out=tmp_path / "out", **settings)
     assert set(scores["model"]) == {"M1", "M3", "M7", "M10"}
     with np.load(tmp_path / "out/latents.npz") as found:
         assert found["z"].shape == (8, 9) and found["states"].shape == (8, 8)
-        last = [
-            groups[f"{name}-{len([g for g in groups if g.startswith(name)]) - 2:03d}"]["mu"]
-            for name in found["patient"]
-        ]
-        np.testing.assert_allclose(found["z"][:, 5:], np.stack(last)[:, 5:], atol=1e-6)
+        for patient, z in zip(found["patient"], found["z"], strict=True):
+            names = sorted(name for name in groups if name.startswith(patient))
+            np.testing.assert_allclose(z[5:], groups[names[-2]]["mu"][5:], atol=1e-6)
+    write_store(tmp_path / "entangled.npz", groups, {})
+    with pytest.raises(ValueError, match="entangled.npz have no partition; the growth ODE needs those of experiment 3"):
+        read_slices(tmp_path / "entangled.npz")
 
 
 def test_G62_a_model_that_is_not_known_is_refused(tmp_path):
