@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from neuromf.config.atlas import Atlas
 from neuromf.config.autoencoder import Autoencoder, Latents
 from neuromf.config.cohort import Cohort
 from neuromf.config.evaluation import Evaluation, Gates, Projection
@@ -34,6 +35,7 @@ class Config(Section):
     evaluation: Evaluation = key("Metrics.")
     lesions: Lesions = key("Image-mask pairs of a rare pathology.")
     growth: Growth = key("Tumour growth from MRI with four contrasts.")
+    atlas: Atlas = key("Atlas of human brain function from coordinate tables.")
     gates: Gates = key("Gates between phases.")
     projection: Projection = key("The study that results/scale.md projects the costs of.", Projection())
 
