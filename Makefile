@@ -1,4 +1,4 @@
-# make demo: the default study with all figures.  make growth: the growth system.  make test: the tests.  All set up .venv first.
+# make demo: the default study with all figures.  make growth, make atlas: the other systems.  make test: the tests.  All set up .venv first.
 PYTHON ?= python3.11
 VENV := .venv
 LOCK := envs/requirements.lock
@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 BRAINS ?= 16
 
-.PHONY: demo brains growth test tiny lint check config results-page coverage history overhead clean
+.PHONY: demo brains growth atlas test tiny lint check config results-page coverage history overhead clean
 
 demo: $(VENV)/installed
 	snakemake --cores all
@@ -20,6 +20,9 @@ brains: $(VENV)/installed
 
 growth: $(VENV)/installed
 	snakemake growth --cores all
+
+atlas: $(VENV)/installed
+	snakemake atlas --cores all
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile

@@ -1,9 +1,12 @@
 """What all rules share: the plan of the study, wildcards, and the command line of a job."""
 
 from neuromf.config.growth_model import read_preset
+from neuromf.data.atlas_downloads import NEUROSYNTH_FILES
 from neuromf.figures.catalogue import FIGURES, TABLES
 from neuromf.workflow.arms import Arms
+from neuromf.workflow.criteria import read_criteria
 from neuromf.workflow.digests import code_digest, files_digest, resolve
+from neuromf.workflow.dvc import stages as dvc_stages
 from neuromf.workflow.listing import n_shards, plan_scans, shard_digest, source_values
 from neuromf.workflow.params import as_json, command_line, dump, provenance
 from neuromf.workflow.phases import inherited_phase
@@ -14,6 +17,7 @@ ARMS = Arms(cfg)
 ABLATIONS = ARMS.active
 HAS_LESIONS = "lesions" in cfg.systems
 # Phase 6 is about ablations, phase 7 about lesions.
+CRITERIA = read_criteria(**cfg.gates.model_dump())
 PHASES = [*range(6), *[6] * bool(ABLATIONS), *[7] * HAS_LESIONS, 8]
 
 
@@ -219,3 +223,26 @@ def real_volumes():
     if table and (root := os.environ.get("NEUROMF_REAL_DATA")):
         table = str(Path(root) / "tumour_growth" / Path(table).name)
     return table if table and os.path.exists(table) else None
+
+
+def atlas_inputs():
+    """Files of Neurosynth that the studies are read from; none for mock studies."""
+    folder = f"{ATLAS_ROOT}/neurosynth_v7"
+    return [] if ATLAS_SCALE == "mock" else [f"{folder}/{name}" for name in NEUROSYNTH_FILES]
+
+
+def atlas_map(fwhm):
+    """File of the maps of a kernel."""
+    return f"results/atlas/maps/{fwhm:g}.npy"
+
+
+def atlas_criteria(stage):
+    """Criteria of a stage of the atlas by id."""
+    return {name: row._asdict() for name, row in CRITERIA.items() if name.startswith(f"S{stage}-")}
+
+
+def atlas_dvc():
+    """Stages of dvc.yaml for the rules of the atlas so far."""
+    values = {"fwhm": [f"{fwhm:g}" for fwhm in ATLAS.kernels], "stage": list(ATLAS_MEASURED)}
+    found = [rule for rule in workflow.rules if rule.name.startswith("atlas_") and rule.output]
+    return dvc_stages(found, values)

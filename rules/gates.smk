@@ -3,9 +3,6 @@
 The gate of phase 5 rates the samples. It stops no stage and blocks no later gate: report and model card open with it.
 """
 
-from neuromf.workflow.criteria import read_criteria
-
-CRITERIA = read_criteria(**cfg.gates.model_dump())
 MAIN_RUN = {
     "metrics": rules.evaluate.output.metrics.format(run=RUN),
     "reference": rules.reference.output.table,

@@ -19,7 +19,6 @@ from neuromf.data.talairach import tal_to_mni
 
 Policy = Literal["transform", "keep", "drop"]
 
-MAX_RISE = 0.10  # of a study's fraction of foci outside the mask, above which its label counts as wrong
 COLUMNS = ["id", "year", "space", "title", "journal"]
 OPTIONAL = ["n_subjects", "task", "study"]  # of the NeuroStore extract
 
@@ -46,6 +45,7 @@ def clean_tables(
     *,
     scale: str,
     space: Mapping[str, Policy],
+    max_rise: float = 0.10,
     min_foci: int = 5,
     exclude_modalities: tuple[str, ...] = (),
 ) -> tuple[Studies, dict[str, Any]]:
@@ -56,13 +56,14 @@ def clean_tables(
         grid: Grid whose mask foci must be in.
         scale: Scale of the studies.
         space: What to do with studies of space "tal" and "unknown": transform, keep or drop.
+        max_rise: Rise of a study's fraction of foci outside the mask above which its label counts as wrong.
         min_foci: Studies with fewer foci after cleaning are excluded.
         exclude_modalities: Studies with one of these flags are excluded.
     """
     foci, counts = deduplicate(tables.coordinates)
     study = pd.Index(tables.metadata["id"]).get_indexer(foci["id"])
     points = foci[["x", "y", "z"]].to_numpy(float)
-    moved, log = transform_spaces(points, study, tables.metadata, grid, space)
+    moved, log = transform_spaces(points, study, tables.metadata, grid, space, max_rise)
     table = _study_table(tables, foci, study)
     keep = grid.in_mask(moved) & (log["decision"].to_numpy() != "dropped")[study]
     n_foci = np.bincount(study[keep], minlength=len(table))
@@ -101,18 +102,24 @@ def _assemble(
 
 
 def transform_spaces(
-    points: NDArray, study: NDArray, metadata: pd.DataFrame, grid: BrainGrid, space: Mapping[str, Policy]
+    points: NDArray,
+    study: NDArray,
+    metadata: pd.DataFrame,
+    grid: BrainGrid,
+    space: Mapping[str, Policy],
+    max_rise: float,
 ) -> tuple[NDArray, pd.DataFrame]:
     """Points (n, 3) in MNI space, and per study space, decision, displacement and fractions inside the mask.
 
     Arguments:
         study: Row of the study of each point.
         space: Policy for "tal" and "unknown"; MNI studies are never moved.
+        max_rise: As in `clean_tables`.
     """
     policies = metadata["space"].str.lower().map({**space, "mni": "keep"}).to_numpy()
     transformed = tal_to_mni(points)
     before, after = (_study_mean(grid.in_mask(these), study, len(metadata)) for these in (points, transformed))
-    wrong = (policies == "transform") & (before - after > MAX_RISE)
+    wrong = (policies == "transform") & (before - after > max_rise)
     decision = np.where(wrong, "flagged", pd.Series(policies).map(
         {"transform": "transformed", "keep": "kept", "drop": "dropped"}).to_numpy())  # fmt: skip
     moves = decision == "transformed"

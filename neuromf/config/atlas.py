@@ -6,11 +6,17 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from neuromf.config.types import Count, Fraction, Positive, Section, Seed, key
+from neuromf.config.types import Count, Digest, Fraction, Positive, Section, Seed, key
 
 REAL_DATA = "NEUROMF_REAL_DATA"  # environment variable that names the folder of real data
 Policy = Literal["transform", "keep", "drop"]
 Modality = Literal["pet", "resting", "vbm", "connectivity"]
+PAIN_STUDIES = {1: 25, 2: 25, 5: 9, 6: 9, 7: 9, 11: 12, 14: 24, 15: 14, 16: 14, 17: 12, 18: 12, 19: 16, 20: 16, 21: 16}
+LDA50 = "data-neurosynth_version-7_vocab-LDA50"
+SHA256 = {
+    f"{LDA50}_keys.tsv": "7d2c872af784eb0bb96e7f2d63ba5c699cd002d3f58baa60353d9450c9431bac",
+    "neurovault_10426_button_press_z.nii.gz": "badcac9bed4734f22b5c6dca1b778ade6c4d10a25ab30b807ff42f7c53304dbe",
+}
 
 
 class Space(Section):
@@ -18,6 +24,29 @@ class Space(Section):
         "Studies labelled TAL. transform: to MNI, unless that moves many foci out of the brain.", "transform"
     )
     unknown: Policy = key("Studies of unknown space.", "keep")
+
+
+class Downloads(Section):
+    neurosynth: str = key(
+        "Address of the folder of Neurosynth version 7.",
+        "https://raw.githubusercontent.com/neurosynth/neurosynth-data/209c33cd009d0b069398a802198b41b9c488b9b7",
+    )
+    button_press: str = key(
+        "Address of NeuroVault image 10426.",
+        "https://raw.githubusercontent.com/nilearn/nilearn/59fffa24b81712132c78549c242f68d0f3db8a67/nilearn/datasets/"
+        "data/image_10426.nii.gz",
+    )
+    pain: str = key(
+        "Address of the folder of NeuroVault collection 1425, with contrast_pain_{study}.nii.gz and "
+        "var_pain_{study}.nii.gz.",
+        "https://raw.githubusercontent.com/simonvandekar/pain21/99073b7848e1069b90cf62c36f409c3f7b372c47/inst/pain21",
+    )
+    pain_studies: dict[int, Count] = key("Rows of the design matrix by number of the pain study.", PAIN_STUDIES)
+    sha256: dict[str, Digest] = key(
+        "SHA-256 by file name. The digest of a file that is not named is recorded at its first download, and expected "
+        "afterwards.",
+        SHA256,
+    )
 
 
 class Atlas(Section):
@@ -34,9 +63,15 @@ class Atlas(Section):
     kernels: list[Positive] = key("Full widths at half maximum of the kernels in mm.", [9.0, 12.0], min_length=1)
     combine: Literal["noisy_or", "sum", "max"] = key("How the kernels of a study's foci are combined.", "noisy_or")
     space: Space = key("What to do with coordinates that are not labelled MNI.", Space())
+    max_rise: Fraction = key(
+        "Rise of a study's fraction of foci outside the brain above which its label of space counts as wrong, so "
+        "that it is not transformed; 1: every study is.",
+        0.10,
+    )
     exclude_modalities: list[Modality] = key("Studies with these flags, by their title, are excluded.", [])
     min_foci: Count = key("Studies with fewer foci after cleaning are excluded.", 5)
     split: tuple[Fraction, Fraction, Fraction] = key("Fractions of train, val and test.", (0.70, 0.15, 0.15))
+    downloads: Downloads = key("What the rules atlas_neurosynth and atlas_statmaps download.", Downloads())
     seed: Seed = key("Seed of mock studies, subset and splits.", 0)
 
     @model_validator(mode="after")
@@ -57,4 +92,10 @@ class Atlas(Section):
 
     def cleaning(self) -> dict:
         """Keyword arguments of `neuromf.atlas.cleaning.clean_tables`, without the scale."""
-        return self.model_dump(mode="json", include={"space", "min_foci", "exclude_modalities"})
+        return self.model_dump(mode="json", include={"space", "max_rise", "min_foci", "exclude_modalities"})
+
+    def statistical_maps(self) -> dict:
+        """Keyword arguments of `neuromf.data.atlas_downloads.fetch_statistical_maps`, without the folder."""
+        values = self.downloads.model_dump(mode="json", include={"button_press", "pain", "sha256"})
+        studies = self.downloads.pain_studies
+        return {**values, "pain_studies": list(studies), "design_rows": list(studies.values())}

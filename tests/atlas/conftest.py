@@ -1,17 +1,12 @@
 """The mock studies, cleaned and split, and the folder of real data."""
 
-import os
-from pathlib import Path
-
 import pytest
+from atlas.atlas_helpers import REAL_DATA, SPACE
 
 from neuromf.atlas.cleaning import clean_tables
 from neuromf.atlas.studies import assign_splits
 from neuromf.data.brain_grid import brain_grid
 from neuromf.simulation.foci import simulate_foci
-
-REAL_DATA = Path(os.environ.get("NEUROMF_REAL_DATA", Path(__file__).parents[2] / "../shared/data"))
-SPACE = {"tal": "transform", "unknown": "keep"}
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,7 @@ def test_A02_a_subset_is_seeded_and_has_the_proportions_of_the_strata(mock_studi
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {"points": np.where(np.arange(len(s.points))[:, None] == s.starts[2], np.nan, s.points)}, "is not finite"),
+        (lambda s: {"points": s.points + np.where(s.study_of_focus == 2, np.nan, 0)[:, None]}, "is not finite"),
         (lambda s: {"topics": s.topics * 2}, "must be 0 or more and sum to 1"),
         (lambda s: {"starts": s.starts[:-1]}, "starts that end at"),
         (lambda s: {"points": s.points[:, :2]}, "shape"),

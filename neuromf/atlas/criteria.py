@@ -1,0 +1,61 @@
+"""Measured values of the stage gates, read from result files; bounds are in `neuromf/config/criteria.yaml`."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from neuromf.atlas.studies import SPLITS, near_duplicates, read_studies
+from neuromf.data.brain_grid import brain_grid
+from neuromf.data.talairach import mni_to_tal, tal_to_mni
+
+Files = dict[str, Path]
+Rows = Iterator[tuple[str, float, str]]  # id, value, name of the file that holds it
+
+DUPLICATE_RATE = {507891: 0.119, 334476: 0.115}  # by number of foci: complete version 7 and its shared part
+
+
+def measure(stage: int, files: Files) -> list[dict]:
+    """Rows with id, value and source for the criteria of a stage whose files are given."""
+    return [
+        {"id": name, "value": float(value), "source": str(files[file])}
+        for part in STAGES[stage]
+        for name, value, file in part(files)
+    ]
+
+
+def coordinates(files: Files) -> Rows:
+    log = json.loads((files["studies"] / "coordinate_log.json").read_text())
+    counts, summary = log["deduplication"], log["summary"]
+    if (reference := DUPLICATE_RATE.get(counts["original"])) is not None:
+        yield "S1-A03", abs(counts["rate"] - reference), "studies"
+    decisions = summary.get("TAL", {}).get("decisions", {})
+    yield "S1-A05", decisions.get("flagged", 0) / max(sum(decisions.values()), 1), "studies"
+    yield "S1-A06", max(rows["out_of_mask_after"] for rows in summary.values() if isinstance(rows, dict)), "studies"
+
+
+def studies(files: Files) -> Rows:
+    found = read_studies(files["studies"])
+    points = found.points.astype(np.float64)
+    yield "S1-A04", float(np.linalg.norm(mni_to_tal(tal_to_mni(points)) - points, axis=1).max()), "studies"
+    yield "S1-A07", brain_grid("2mm").in_mask(points).mean(), "studies"
+    scale = json.loads((files["studies"] / "scale.json").read_text())
+    fractions = np.array([len(found.rows(split)) for split in SPLITS]) / len(found)
+    yield "S1-A13", float(np.abs(fractions - scale["fractions"]).max()), "studies"
+    split, group = found.table["split"].to_numpy(), near_duplicates(found)
+    yield (
+        "S1-A13b",
+        sum(len({*split[group == label]}) > 1 for label in np.flatnonzero(np.bincount(group) > 1)),
+        "studies",
+    )
+
+
+def maps(files: Files) -> Rows:
+    values = np.load(files["maps"], mmap_mode="r")
+    low, high = float(values.min()), float(values.max())  # NaN if any value is
+    yield "S1-A08", max(-low, high - 1), "maps"
+    yield "S1-A08b", float((values.max(1) > 0).mean()), "maps"
+
+
+STAGES: dict[int, list[Callable[[Files], Rows]]] = {1: [coordinates, studies, maps]}

@@ -1,0 +1,140 @@
+"""Figure F1 of the atlas: density of foci by space before and after cleaning, and fractions inside the brain mask.
+
+The density is the number of foci per 4 mm of the projection along x or y, relative to its maximum. The contour is that
+of the brain mask.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from neuromf.atlas.cleaning import deduplicate
+from neuromf.atlas.preparation import read_source
+from neuromf.atlas.studies import read_studies
+from neuromf.data.brain_grid import BrainGrid, brain_grid
+from neuromf.data.neurosynth import SPACES
+from neuromf.figures import style
+
+BIN_MM = 4.0
+LIMITS = {0: (-100, 100), 1: (-136, 104), 2: (-80, 104)}  # of x, y and z in mm
+PANELS = (("before", 0), ("before", 1), ("after", 0), ("after", 1))  # state and projected axis
+COLOURS = dict(zip(SPACES, ("C0", "C1", "C2"), strict=True))
+SMALL = 7
+
+
+def render(
+    studies: str | Path,
+    out: str | Path,
+    *,
+    scale: str,
+    data_root: str,
+    seed: int,
+    **provenance: Any,  # noqa: ANN401
+) -> None:
+    """Write the figure as out.pdf, out.png and out.json.
+
+    Arguments:
+        studies: Folder of the cleaned studies with coordinate_log.json.
+        out: Path of the files without suffix.
+        scale, data_root, seed: The source, as in `neuromf.atlas.preparation.prepare_studies`.
+        provenance: Further values for the metadata of the files.
+    """
+    log, statement = _read_log(Path(studies))
+    points = foci_by_space(read_source(scale, data_root, seed), read_studies(studies))
+    grid = brain_grid("2mm")
+    figure = style.new(style.PAGE, 5.6)
+    panels = figure.subplots(4, 4, height_ratios=[1, 1, 1, 0.9])
+    for row, space in enumerate(SPACES):
+        for axes, (state, axis) in zip(panels[row], PANELS, strict=True):
+            draw_density(axes, points[state][space], axis, grid)
+            if not row:
+                view = "sagittal" if axis == 0 else "coronal"
+                axes.set_title(f"{'reported' if state == 'before' else 'cleaned'}, {view}", fontsize=8)
+        _label_row(panels[row, 0], space, log)
+    for axes in panels[3]:
+        axes.remove()
+    bottom = (
+        figure.add_subplot(panels[0, 0].get_gridspec()[3, :2]),
+        figure.add_subplot(panels[0, 0].get_gridspec()[3, 2:]),
+    )
+    draw_fractions(bottom[0], log["summary"])
+    draw_displacement(bottom[1], pd.DataFrame(log["studies"]))
+    if statement:
+        figure.supxlabel(statement, fontsize=SMALL)
+    style.save(figure, out, {"scale": scale, "statement": statement, "summary": log["summary"],
+                             "deduplication": log["deduplication"], **provenance})  # fmt: skip
+
+
+def _read_log(folder: Path) -> tuple[dict[str, Any], str]:
+    import json
+
+    log = json.loads((folder / "coordinate_log.json").read_text(encoding="utf-8"))
+    return log, json.loads((folder / "scale.json").read_text(encoding="utf-8"))["statement"]
+
+
+def foci_by_space(tables: Any, studies: Any) -> dict[str, dict[str, NDArray]]:  # noqa: ANN401  # tables and Studies
+    """Foci (n, 3) in mm by state (before, after cleaning) and space."""
+    foci, _ = deduplicate(tables.coordinates)
+    label = foci["id"].map(tables.metadata.set_index("id")["space"]).to_numpy()
+    cleaned = studies.table["space"].to_numpy()[studies.study_of_focus]
+    raw = foci[["x", "y", "z"]].to_numpy(float)
+    return {
+        "before": {space: raw[label == space] for space in SPACES},
+        "after": {space: studies.points[cleaned == space] for space in SPACES},
+    }
+
+
+def draw_density(axes: Axes, points: NDArray, axis: int, grid: BrainGrid) -> None:
+    """Histogram of the projection of points along an axis, with the contour of the brain."""
+    across = 1 if axis == 0 else 0
+    bins = [np.arange(LIMITS[k][0], LIMITS[k][1] + BIN_MM, BIN_MM) for k in (across, 2)]
+    counts, _, _ = np.histogram2d(points[:, across], points[:, 2], bins=bins)
+    extent = (*LIMITS[across], *LIMITS[2])
+    axes.imshow(np.sqrt(counts.T / max(counts.max(), 1)), origin="lower", extent=extent, cmap="magma_r", vmin=0, vmax=1)
+    outline = grid.mask.any(axis)
+    ticks = [grid.affine[k, k] * np.arange(grid.shape[k]) + grid.affine[k, 3] for k in (across, 2)]
+    axes.contour(*ticks, outline.T, levels=[0.5], colors="black", linewidths=0.6)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_aspect("equal")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _label_row(axes: Axes, space: str, log: Mapping[str, Any]) -> None:
+    decisions = log["summary"].get(space, {}).get("decisions", {})
+    text = "\n".join([space, *(f"{n:,} {name}" for name, n in decisions.items())])
+    axes.annotate(text, (-0.06, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=SMALL)
+
+
+def draw_fractions(axes: Axes, summary: Mapping[str, Any]) -> None:
+    """Bars of the fraction of foci inside the brain by space: as reported, and after the transform."""
+    spaces = [space for space in SPACES if space in summary]
+    place = np.arange(len(spaces))
+    for k, (column, name, alpha) in enumerate(
+        (("out_of_mask_before", "reported", 0.4), ("out_of_mask_after", "transformed", 1))
+    ):
+        heights = [1 - summary[space][column] for space in spaces]
+        bars = axes.bar(place + 0.38 * (k - 0.5), heights, 0.36, color="C0", alpha=alpha, label=name)
+        axes.bar_label(bars, [f"{h:.3f}" for h in heights], fontsize=SMALL, padding=1)
+    axes.set_xticks(place, spaces)
+    axes.set_ylim(0.8, 1.02)
+    axes.set_ylabel("in the mask", fontsize=8)
+    axes.legend(ncols=2, loc="lower right", fontsize=SMALL)
+    style.letter(axes, "a")
+
+
+def draw_displacement(axes: Axes, studies: pd.DataFrame) -> None:
+    """Histogram of the displacement of transformed studies."""
+    moved = studies.loc[studies["decision"] == "transformed", "displacement_rms_mm"]
+    axes.hist(moved, bins=np.arange(0, 18, 0.5), color="C1")
+    axes.axvline(moved.mean(), color=style.LIMIT, linestyle="--", label=f"mean {moved.mean():.1f} mm")
+    axes.set_xlabel("displacement of TAL studies, r.m.s., mm", fontsize=8)
+    axes.set_ylabel("studies", fontsize=8)
+    axes.legend(fontsize=SMALL)
+    style.letter(axes, "b")
