@@ -13,13 +13,15 @@ import yaml
 import workflow_scripts  # noqa: F401  # before MONAI, as in the jobs of the workflow
 
 ROOT = Path(__file__).resolve().parents[1]
-CRITERION = re.compile(r"test_(?:(P(\d)_T\d+[a-z]?)|(G\d\d))_")
+CRITERION = re.compile(r"test_(?:(P(\d)_T\d+[a-z]?)|([AG]\d\d))_")
 KINDS = dict(re.findall(r"^\| (P\d-T\d+[a-z]?) \| \w+, ([ci]) \|", (ROOT / "docs/criteria.md").read_text(), re.M))
-KINDS |= dict(re.findall(r"^\| (G\d\d) \| ([ci]) \|", (ROOT / "docs/growth_criteria.md").read_text(), re.M))
+for system in ("growth", "atlas"):
+    rows = (ROOT / f"docs/{system}_criteria.md").read_text()
+    KINDS |= dict(re.findall(r"^\| ([AG]\d\d) \| ([ci]) \|", rows, re.M))
 
 
 def pytest_collection_modifyitems(items):
-    """Mark `test_P3_T6_...` and `test_G05_...` with critical or informational, as the tables of criteria have it.
+    """Mark `test_P3_T6_...`, `test_G05_...` and `test_A05_...` with critical or informational, as the tables of criteria have it.
 
     Tests of a phase are also marked with phase0 to phase8.
     """

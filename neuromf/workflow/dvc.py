@@ -1,5 +1,6 @@
 """dvc.yaml from the rule graph, for those who use DVC: `dvc repro` then runs Snakemake for each stage."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import yaml
 
 from neuromf.core.files import write_text
+
+WILDCARD = re.compile(r"\{(\w+)(?:,[^}]*)?\}")  # {name} or {name,constraint}
 
 
 def stages(rules: Iterable[Any], values: dict[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
@@ -21,8 +24,8 @@ def stages(rules: Iterable[Any], values: dict[str, Sequence[str]]) -> dict[str, 
     found: dict[str, dict[str, Any]] = {}
     for rule in rules:
         for suffix, filled in _instances([str(path) for path in rule.output], values):
-            inputs = [path.format(**filled) for path in _static(rule.input, filled)]
-            outputs = [str(path).format(**filled) for path in rule.output]
+            inputs = [_fill(path, filled) for path in _static(rule.input, filled)]
+            outputs = [_fill(str(path), filled) for path in rule.output]
             command = f"snakemake --cores all {outputs[0]}"
             found[f"{rule.name}{suffix}"] = {"cmd": command, "deps": sorted(inputs), "outs": sorted(outputs)}
     return found
@@ -40,7 +43,11 @@ def _instances(outputs: Sequence[str], values: dict[str, Sequence[str]]) -> list
 
 
 def _wildcards(path: str) -> list[str]:
-    return [part.split("}")[0].split(",")[0] for part in path.split("{")[1:]]
+    return WILDCARD.findall(path)
+
+
+def _fill(path: str, filled: dict[str, str]) -> str:
+    return WILDCARD.sub(lambda found: filled[found[1]], path)
 
 
 def _static(paths: Iterable[Any], filled: dict[str, str]) -> list[str]:

@@ -90,7 +90,7 @@ def test_given_values_are_encoded_as_those_of_a_study(schema, mock_studies):
         encode_values(schema, age=3)
 
 
-def test_A24_hidden_entries_are_whole_observed_fields(schema, mock_studies):
+def test_hidden_entries_are_whole_observed_fields(schema, mock_studies):
     _, observed = encode(mock_studies, schema)
     hidden = hide_fields(observed, schema, 0.3, np.random.default_rng(0))
     assert not (hidden & ~observed).any()

@@ -154,7 +154,7 @@ def test_a_map_is_read_at_the_voxels_of_the_grid(tmp_path):
     assert not found.valid[GRID.centres_mm[:, 2] < -50].any() and not found.values[~found.valid].any()
 
 
-def test_A82_hcp_contrasts_are_read_from_your_folder_or_refused(tmp_path):
+def test_hcp_contrasts_are_read_from_your_folder_or_refused(tmp_path):
     for name in ("motor_a", "motor_b", "wm_a"):
         save_map(tmp_path / f"{name}.nii.gz", lambda p: p[:, 0] + 200, spacing=6.0)
     found = read_hcp_contrasts(tmp_path, GRID)
@@ -170,7 +170,7 @@ def test_A82_hcp_contrasts_are_read_from_your_folder_or_refused(tmp_path):
         read_hcp_contrasts(tmp_path, GRID)
 
 
-def test_A81_pain_maps_and_button_press_are_read():
+def test_pain_maps_and_button_press_are_read():
     folder = REAL_DATA / "statmaps"
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent; set NEUROMF_REAL_DATA")
