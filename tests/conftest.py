@@ -21,9 +21,9 @@ for system in ("growth", "atlas"):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark `test_P3_T6_...`, `test_G05_...` and `test_A05_...` with critical or informational, as the tables of criteria have it.
+    """Mark `test_P3_T6_...`, `test_G05_...` and `test_A05_...` with critical or informational.
 
-    Tests of a phase are also marked with phase0 to phase8.
+    The tables of criteria say which. Tests of a phase are also marked with phase0 to phase8.
     """
     for item in items:
         if found := CRITERION.match(item.name):

@@ -1,7 +1,7 @@
 """Figure F1 of the atlas: density of foci by space before and after cleaning, and fractions inside the brain mask.
 
-The density is the number of foci per 4 mm of the projection along x or y, relative to its maximum. The contour is that
-of the brain mask.
+The colour is the square root of the number of foci per 4 x 4 mm of the projection along x or y, relative to its maximum.
+The contour is that of the brain mask.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from neuromf.figures import style
 BIN_MM = 4.0
 LIMITS = {0: (-100, 100), 1: (-136, 104), 2: (-80, 104)}  # of x, y and z in mm
 PANELS = (("before", 0), ("before", 1), ("after", 0), ("after", 1))  # state and projected axis
-COLOURS = dict(zip(SPACES, ("C0", "C1", "C2"), strict=True))
+WIDTHS = [LIMITS[1 if axis == 0 else 0][1] - LIMITS[1 if axis == 0 else 0][0] for _, axis in PANELS]
 SMALL = 7
 
 
@@ -47,8 +47,8 @@ def render(
     log, statement = _read_log(Path(studies))
     points = foci_by_space(read_source(scale, data_root, seed), read_studies(studies))
     grid = brain_grid("2mm")
-    figure = style.new(style.PAGE, 5.6)
-    panels = figure.subplots(4, 4, height_ratios=[1, 1, 1, 0.9])
+    figure = style.new(style.PAGE, 5.8)
+    panels = figure.subplots(4, 4, height_ratios=[1, 1, 1, 0.8], width_ratios=WIDTHS)
     for row, space in enumerate(SPACES):
         for axes, (state, axis) in zip(panels[row], PANELS, strict=True):
             draw_density(axes, points[state][space], axis, grid)
@@ -95,7 +95,10 @@ def draw_density(axes: Axes, points: NDArray, axis: int, grid: BrainGrid) -> Non
     bins = [np.arange(LIMITS[k][0], LIMITS[k][1] + BIN_MM, BIN_MM) for k in (across, 2)]
     counts, _, _ = np.histogram2d(points[:, across], points[:, 2], bins=bins)
     extent = (*LIMITS[across], *LIMITS[2])
-    axes.imshow(np.sqrt(counts.T / max(counts.max(), 1)), origin="lower", extent=extent, cmap="magma_r", vmin=0, vmax=1)
+    density = np.ma.masked_equal(
+        np.sqrt(counts.T / max(counts.max(), 1)), 0
+    )  # square root: sparse regions stay visible
+    axes.imshow(density, origin="lower", extent=extent, cmap="magma_r", vmin=0, vmax=1)
     outline = grid.mask.any(axis)
     ticks = [grid.affine[k, k] * np.arange(grid.shape[k]) + grid.affine[k, 3] for k in (across, 2)]
     axes.contour(*ticks, outline.T, levels=[0.5], colors="black", linewidths=0.6)
@@ -113,26 +116,31 @@ def _label_row(axes: Axes, space: str, log: Mapping[str, Any]) -> None:
 
 
 def draw_fractions(axes: Axes, summary: Mapping[str, Any]) -> None:
-    """Bars of the fraction of foci inside the brain by space: as reported, and after the transform."""
+    """Fraction of reported foci inside the brain mask by space, before and after the transform."""
     spaces = [space for space in SPACES if space in summary]
-    place = np.arange(len(spaces))
-    for k, (column, name, alpha) in enumerate(
-        (("out_of_mask_before", "reported", 0.4), ("out_of_mask_after", "transformed", 1))
+    for column, name, face, shift in (
+        ("out_of_mask_before", "as reported", "white", -0.1),
+        ("out_of_mask_after", "after the transform", "C0", 0.1),
     ):
-        heights = [1 - summary[space][column] for space in spaces]
-        bars = axes.bar(place + 0.38 * (k - 0.5), heights, 0.36, color="C0", alpha=alpha, label=name)
-        axes.bar_label(bars, [f"{h:.3f}" for h in heights], fontsize=SMALL, padding=1)
-    axes.set_xticks(place, spaces)
-    axes.set_ylim(0.8, 1.02)
-    axes.set_ylabel("in the mask", fontsize=8)
-    axes.legend(ncols=2, loc="lower right", fontsize=SMALL)
+        heights = np.array([1 - summary[space][column] for space in spaces])
+        place = np.arange(len(spaces)) + shift
+        axes.plot(place, heights, "o", color="C0", markerfacecolor=face, label=name, clip_on=False)
+        side = "right" if shift < 0 else "left"
+        for x, height in zip(place, heights, strict=True):
+            axes.annotate(f"{height:.3f}", (x, height), (10 * np.sign(shift), 0), textcoords="offset points", ha=side,
+                          va="center", fontsize=SMALL)  # fmt: skip
+    axes.set_xticks(range(len(spaces)), spaces)
+    axes.set_xlim(-0.6, len(spaces) - 0.4)
+    axes.margins(y=0.25)
+    axes.set_ylabel("fraction in the brain", fontsize=8)
+    axes.legend(fontsize=SMALL, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     style.letter(axes, "a")
 
 
 def draw_displacement(axes: Axes, studies: pd.DataFrame) -> None:
     """Histogram of the displacement of transformed studies."""
     moved = studies.loc[studies["decision"] == "transformed", "displacement_rms_mm"]
-    axes.hist(moved, bins=np.arange(0, 18, 0.5), color="C1")
+    axes.hist(moved, bins=np.arange(0, 18, 0.5), color="C0")
     axes.axvline(moved.mean(), color=style.LIMIT, linestyle="--", label=f"mean {moved.mean():.1f} mm")
     axes.set_xlabel("displacement of TAL studies, r.m.s., mm", fontsize=8)
     axes.set_ylabel("studies", fontsize=8)

@@ -5,15 +5,18 @@ ones rises with the year. Studies labelled TAL report Talairach coordinates; som
 coordinates. A tenth of the foci is reported twice. Study k of a seed is the same in any number of studies.
 """
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from neuromf.data.brain_grid import brain_grid
 from neuromf.data.neurosynth import CoordinateTables
 from neuromf.data.talairach import mni_to_tal
 
 N_CENTRES, SPREAD_MM = 3, 8.0
+DEPTH = 6  # of centres below the surface, in voxels of 2 mm
 YEARS = (1997, 2018)
 DRIFT = 1.5  # change of log weight over all years, first to last topic
 SPACES, SPACE_PROBABILITY = ("MNI", "TAL", "UNKNOWN"), (0.7, 0.17, 0.13)
@@ -44,13 +47,11 @@ def simulate_foci(n_studies: int = 100, n_topics: int = 10, seed: int = 0) -> Co
 
 
 def topic_centres(n_topics: int, seed: int) -> NDArray:
-    """Centres of the topics in mm, shape (n_topics, N_CENTRES, 3), in the brain, 10 mm or more above its base."""
-    voxels = brain_grid("2mm").centres_mm
+    """Centres of the topics in mm, shape (n_topics, N_CENTRES, 3), at least 12 mm below the surface of the brain."""
+    grid = brain_grid("2mm")
+    voxels = nib.affines.apply_affine(grid.affine, np.argwhere(ndimage.binary_erosion(grid.mask, iterations=DEPTH)))
     return np.stack(
-        [
-            np.random.default_rng([seed, 1, topic]).permutation(voxels[voxels[:, 2] > -40])[:N_CENTRES]
-            for topic in range(n_topics)
-        ]
+        [np.random.default_rng([seed, 1, topic]).permutation(voxels)[:N_CENTRES] for topic in range(n_topics)]
     )
 
 

@@ -45,9 +45,8 @@ def test_A01_files_are_downloaded_verified_and_read(server, tmp_path):
 
 
 def test_A01_a_broken_download_resumes_where_it_ended(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        atlas_downloads.download, "__kwdefaults__", {**atlas_downloads.download.__kwdefaults__, "wait_s": 0.001}
-    )
+    quick = {**atlas_downloads.download.__kwdefaults__, "wait_s": 0.001}
+    monkeypatch.setattr(atlas_downloads.download, "__kwdefaults__", quick)
     server.faults = [{"drop": 2000}]
     fetch_neurosynth(tmp_path, address=server.address, sha256=server.sha256)
     assert server.ranges_requested[1] == "bytes=2000-"

@@ -21,4 +21,5 @@ def test_A86_the_lock_file_pins_what_the_extras_ask_for():
 
 def test_A86_pre_commit_and_ci_run_the_checks():
     assert "ruff" in (ROOT / ".pre-commit-config.yaml").read_text()
-    assert {"make test", "make lint", "make tiny"} <= set((ROOT / ".ci/run").read_text().splitlines())
+    script = (ROOT / ".ci/run").read_text()
+    assert all(re.search(rf"^{line}\b", script, re.M) for line in ("make test", "make lint", "make tiny"))

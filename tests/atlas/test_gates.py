@@ -45,10 +45,8 @@ def test_A78_a_planted_failure_blocks_the_gate_with_its_remedy(files, tmp_path):
     criteria = {**CRITERIA, "S1-A07": {**CRITERIA["S1-A07"], "bound": 1.1}}
     gate(files, tmp_path / "stage_1.json", criteria=criteria)
     text = status_table([tmp_path / "stage_1.json"])
-    assert (
-        "| 1 | BLOCKED | 5 of 6 | 2 of 2 | S1-A07 fraction of cleaned foci inside the brain mask: 1.0, bound >= 1.1 |"
-        in text
-    )
+    assert "| 1 | BLOCKED | 5 of 6 | 2 of 2 |" in text
+    assert "S1-A07 fraction of cleaned foci inside the brain mask: 1.0, bound >= 1.1" in text
     assert "S1-A07: check the sign of x and the offset of the grid" in text
 
 

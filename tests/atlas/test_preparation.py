@@ -1,4 +1,4 @@
-"""Preparation: the same code on three scales; files, licence, statement, digests; maps and schema; the choice of scale."""
+"""Preparation: one code for three scales; files, licence, statement, digests; maps and schema; the choice of scale."""
 
 import json
 
@@ -52,6 +52,7 @@ def test_A02_the_same_seed_gives_the_same_files(mock_folder, tmp_path):
     assert sha256(tmp_path / "other/studies.tsv") != sha256(mock_folder / "studies.tsv")
 
 
+@pytest.mark.slow
 def test_A84_subset_and_full_go_through_the_same_code(real_folder, tmp_path):
     subset, full = (prepare(tmp_path / scale, scale) for scale in ("subset_1k", "full"))
     assert len(subset) == 1000 and len(full) > 8000

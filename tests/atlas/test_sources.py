@@ -101,7 +101,7 @@ def test_A02_mock_studies_do_not_depend_on_their_number():
 
 
 def test_the_mock_has_its_planted_topics_and_drift():
-    tables = simulate_foci(400, seed=0)
+    tables = simulate_foci(250, seed=0)
     year = tables.metadata["year"].to_numpy()
     rise = [np.corrcoef(year, tables.topics[:, topic])[0, 1] for topic in (0, 9)]
     assert rise[0] < -0.1 < 0.1 < rise[1]
