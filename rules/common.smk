@@ -1,5 +1,6 @@
 """What all rules share: the plan of the study, wildcards, and the command line of a job."""
 
+from neuromf.config.atlas import REAL_DATA
 from neuromf.config.growth_model import read_preset
 from neuromf.data.atlas_downloads import NEUROSYNTH_FILES
 from neuromf.figures.catalogue import FIGURES, TABLES
@@ -11,6 +12,7 @@ from neuromf.workflow.listing import n_shards, plan_scans, shard_digest, source_
 from neuromf.workflow.params import as_json, command_line, dump, provenance
 from neuromf.workflow.phases import inherited_phase
 
+os.environ.setdefault(REAL_DATA, str(resolve("../shared/data")))
 SCANS = plan_scans(cfg.cohort, main=workflow.is_main_process)
 SHARDS = range(n_shards(SCANS.n, cfg.cohort.scans_per_shard))
 ARMS = Arms(cfg)
@@ -21,9 +23,10 @@ CRITERIA = read_criteria(**cfg.gates.model_dump())
 PHASES = [*range(6), *[6] * bool(ABLATIONS), *[7] * HAS_LESIONS, 8]
 
 
-# Passed to jobs on a cluster, which look at no scan themselves.
+# Passed to jobs on a cluster, which look at no scan themselves, and must find the same data.
 envvars:
     "NEUROMF_N_SCANS",
+    "NEUROMF_REAL_DATA",
 
 
 wildcard_constraints:
@@ -217,6 +220,8 @@ def experiment_overrides(wildcards):
     """Values of scale and source on top of the preset of an experiment, and its random seed if it names one."""
     values, seed = GROWTH.overrides(GROWTH_ROOT), wildcards.experiment.partition("-")[2]
     return {**values, "train": {**values["train"], "seed": int(seed)}} if seed else values
+
+
 def real_volumes():
     """Table of real lesion volumes: below NEUROMF_REAL_DATA if that is set, else growth.ladder.real_table; or None."""
     table = dump(GROWTH.ladder, "real_table")["real_table"]
@@ -244,5 +249,6 @@ def atlas_criteria(stage):
 def atlas_dvc():
     """Stages of dvc.yaml for the rules of the atlas so far."""
     values = {"fwhm": [f"{fwhm:g}" for fwhm in ATLAS.kernels], "stage": list(ATLAS_MEASURED)}
-    found = [rule for rule in workflow.rules if rule.name.startswith("atlas_") and rule.output]
-    return dvc_stages(found, values)
+    rules = [rule for rule in workflow.rules if rule.name.startswith("atlas_") and rule.name != "atlas_dvc"]
+    inside = [rule for rule in rules if all(str(path).startswith("results/") for path in rule.output)]
+    return dvc_stages(inside, values)

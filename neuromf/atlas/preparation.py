@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from neuromf.atlas.checks import check_maps
 from neuromf.atlas.cleaning import Policy, clean_tables
 from neuromf.atlas.guards import MOCK, statement
 from neuromf.atlas.kernel_maps import Combine, kernel_maps
@@ -108,7 +109,9 @@ def _copy_licence(tables: CoordinateTables, data_root: str | Path, out: str | Pa
 
 def write_maps(folder: str | Path, out: str | Path, *, grid: str, fwhm_mm: float, combine: Combine) -> None:
     """Write the maps (n_studies, n_voxels) of the studies in a folder as float16 to a .npy file."""
-    maps = kernel_maps(read_studies(folder), brain_grid(grid), fwhm_mm, combine)
+    studies = read_studies(folder)
+    maps = kernel_maps(studies, brain_grid(grid), fwhm_mm, combine)
+    check_maps(maps, studies.table["id"].tolist(), brain_grid(grid))
     with atomic_write(out) as part, open(part, "wb") as file:
         np.save(file, maps)
 

@@ -1,7 +1,7 @@
 """Figure F1 of the atlas: density of foci by space before and after cleaning, and fractions inside the brain mask.
 
-The colour is the square root of the number of foci per 4 x 4 mm of the projection along x or y, relative to its maximum.
-The contour is that of the brain mask.
+The colour is the square root of the number of foci per 4 x 4 mm of the projection along x or y, relative to its
+maximum. The contour is that of the brain mask.
 """
 
 from collections.abc import Mapping
@@ -47,8 +47,8 @@ def render(
     log, statement = _read_log(Path(studies))
     points = foci_by_space(read_source(scale, data_root, seed), read_studies(studies))
     grid = brain_grid("2mm")
-    figure = style.new(style.PAGE, 5.8)
-    panels = figure.subplots(4, 4, height_ratios=[1, 1, 1, 0.8], width_ratios=WIDTHS)
+    figure = style.new(style.PAGE, 5.5)
+    panels = figure.subplots(4, 4, height_ratios=[1, 1, 1, 1], width_ratios=WIDTHS)
     for row, space in enumerate(SPACES):
         for axes, (state, axis) in zip(panels[row], PANELS, strict=True):
             draw_density(axes, points[state][space], axis, grid)
@@ -132,7 +132,7 @@ def draw_fractions(axes: Axes, summary: Mapping[str, Any]) -> None:
     axes.set_xticks(range(len(spaces)), spaces)
     axes.set_xlim(-0.6, len(spaces) - 0.4)
     axes.margins(y=0.25)
-    axes.set_ylabel("fraction in the brain", fontsize=8)
+    axes.set_ylabel("in the brain", fontsize=8)
     axes.legend(fontsize=SMALL, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     style.letter(axes, "a")
 

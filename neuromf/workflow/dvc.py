@@ -2,12 +2,9 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
-
-from neuromf.core.files import write_text
 
 WILDCARD = re.compile(r"\{(\w+)(?:,[^}]*)?\}")  # {name} or {name,constraint}
 
@@ -54,6 +51,6 @@ def _static(paths: Iterable[Any], filled: dict[str, str]) -> list[str]:
     return [str(path) for path in paths if isinstance(path, str) and set(_wildcards(path)) <= filled.keys()]
 
 
-def write_dvc(path: str | Path, found: dict[str, dict[str, Any]]) -> None:
-    """Write stages as dvc.yaml."""
-    write_text(path, yaml.safe_dump({"stages": found}, sort_keys=True))
+def as_yaml(found: dict[str, dict[str, Any]]) -> str:
+    """Text of dvc.yaml with these stages."""
+    return yaml.safe_dump({"stages": found}, sort_keys=True)

@@ -1,6 +1,8 @@
 """Gates of the stages: measured values, a planted failure, the status table."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,8 +57,13 @@ def test_A78_a_blocked_stage_blocks_the_next_one(files, tmp_path):
     assert gate(files, tmp_path / "stage_1.json", previous=str(tmp_path / "before.json"))["status"] == "BLOCKED"
 
 
-def test_measured_values_name_their_files(files):
-    from pathlib import Path
+def test_criteria_of_the_stages_belong_to_features_of_the_table():
+    page = (Path(__file__).parents[2] / "docs/atlas_criteria.md").read_text()
+    for name in read_criteria({}, []):
+        if name.startswith("S"):
+            assert re.fullmatch(r"S[1-4]-A\d\d[a-z]?", name) and f"| {name[3:6]} |" in page, name
 
+
+def test_measured_values_name_their_files(files):
     rows = measure(1, {name: Path(path) for name, path in files.items()})
     assert {row["source"] for row in rows} == set(files.values())
