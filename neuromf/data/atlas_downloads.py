@@ -68,17 +68,17 @@ def fetch_statistical_maps(
     download(button_press, folder / BUTTON_PRESS, sha256=sha256.get(BUTTON_PRESS))
     names = [f"pain21/pain_{study:02d}_t.nii.gz" for study in pain_studies]
     for study, name in zip(pain_studies, names, strict=True):
-        parts = [f"{part}_pain_{study:02d}.nii.gz" for part in ("contrast", "var")]
-        for part in parts:
-            download(f"{pain.rstrip('/')}/{part}", folder / "pain21" / part, sha256=sha256.get(part))
-        write_t_map(*(folder / "pain21" / part for part in parts), folder / name)
+        contrast, variance = (f"{kind}_pain_{study:02d}.nii.gz" for kind in ("contrast", "var"))
+        for published in (contrast, variance):
+            download(f"{pain.rstrip('/')}/{published}", folder / "pain21" / published, sha256=sha256.get(published))
+        write_t_map(folder / "pain21" / contrast, folder / "pain21" / variance, folder / name)
     with atomic_write(folder / "maps.tsv") as part:
         pd.DataFrame({"map": names, "design_rows": list(design_rows)}).to_csv(part, sep="\t", index=False)
 
 
 def write_t_map(contrast: Path, variance: Path, out: Path) -> None:
     """Write contrast / sqrt(variance), 0 where the variance is 0 or not finite."""
-    effect, spread = (nib.load(path) for path in (contrast, variance))
+    effect, spread = (nib.Nifti1Image.from_filename(path) for path in (contrast, variance))
     values, squared = (image.get_fdata(dtype=np.float32) for image in (effect, spread))
     valid = np.isfinite(values) & np.isfinite(squared) & (squared > 0)
     t = np.where(valid, values / np.sqrt(np.where(valid, squared, 1)), 0).astype(np.float32)

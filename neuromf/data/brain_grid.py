@@ -88,7 +88,7 @@ def brain_grid(name: str) -> BrainGrid:
     """
     if name not in ("2mm", "6mm"):
         raise ValueError(f"grid must be 2mm or 6mm; got {name!r}")
-    image = nib.load(_mask_path())
+    image = nib.Nifti1Image.from_filename(_mask_path())
     fine = BrainGrid("2mm", image.shape, image.affine, np.asarray(image.dataobj) > 0)
     return fine if name == "2mm" else _coarse_grid(fine)
 

@@ -41,7 +41,7 @@ def read_statistical_map(path: str | Path, grid: BrainGrid, n_subjects: int | No
     Raises:
         ValueError: If the file is no 3D map or not finite.
     """
-    image = nib.load(path)
+    image = nib.Nifti1Image.from_filename(path)
     data = np.asarray(image.get_fdata(dtype=np.float32))
     if data.ndim != 3 or not np.isfinite(data).all():
         raise ValueError(f"{path} must be a finite 3D map; got shape {data.shape}")

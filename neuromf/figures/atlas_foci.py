@@ -140,7 +140,7 @@ def draw_fractions(axes: Axes, summary: Mapping[str, Any]) -> None:
 def draw_displacement(axes: Axes, studies: pd.DataFrame) -> None:
     """Histogram of the displacement of transformed studies."""
     moved = studies.loc[studies["decision"] == "transformed", "displacement_rms_mm"]
-    axes.hist(moved, bins=np.arange(0, 18, 0.5), color="C0")
+    axes.hist(moved, bins=np.arange(0, 18, 0.5).tolist(), color="C0")
     axes.axvline(moved.mean(), color=style.LIMIT, linestyle="--", label=f"mean {moved.mean():.1f} mm")
     axes.set_xlabel("displacement of TAL studies, r.m.s., mm", fontsize=8)
     axes.set_ylabel("studies", fontsize=8)

@@ -57,6 +57,17 @@ def test_A10_two_workers_read_after_a_fork(cache, few):
     assert np.concatenate([batch.numpy() for batch in loader]) == pytest.approx(expected)
 
 
+def test_A10_a_fork_inherits_no_open_environment(cache, few):
+    cache[few.table["id"].iloc[0]]  # opens the environment
+    context = multiprocessing.get_context("fork")
+    parent, child = context.Pipe()
+    process = context.Process(target=lambda: child.send(cache._env is None))
+    process.start()
+    process.join()
+    assert parent.recv()
+    assert cache[few.table["id"].iloc[0]].any()
+
+
 def test_A10_unknown_and_damaged_records_are_refused(cache, few, tmp_path):
     with pytest.raises(KeyError, match="'nobody is not in"):
         cache["nobody"]

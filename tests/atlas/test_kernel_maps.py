@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from neuromf.atlas.kernel_maps import (
-    FWHM_OVER_SIGMA,
     augmented_precision,
     combine_kernels,
     foci_counts,
@@ -14,6 +13,7 @@ from neuromf.atlas.kernel_maps import (
 from neuromf.data.brain_grid import brain_grid
 
 GRID = brain_grid("6mm")
+FWHM_OVER_SIGMA = 2.3548
 CENTRE = GRID.centres_mm[GRID.mask_index([[0, -60, 12]])[0]]
 
 
