@@ -13,7 +13,7 @@ from neuromf.atlas.kernel_maps import (
 from neuromf.data.brain_grid import brain_grid
 
 GRID = brain_grid("6mm")
-FWHM_OVER_SIGMA = 2.3548
+FWHM_OVER_SIGMA = (8 * np.log(2)) ** 0.5
 CENTRE = GRID.centres_mm[GRID.mask_index([[0, -60, 12]])[0]]
 
 
