@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from neuromf.atlas.cleaning import deduplicate
@@ -119,19 +120,17 @@ def draw_fractions(axes: Axes, summary: Mapping[str, Any]) -> None:
     """Fraction of reported foci inside the brain mask by space, before and after the transform."""
     spaces = [space for space in SPACES if space in summary]
     for column, name, face, shift in (
-        ("out_of_mask_before", "as reported", "white", -0.1),
-        ("out_of_mask_after", "after the transform", "C0", 0.1),
+        ("out_of_mask_before", "as reported", "white", -0.2),
+        ("out_of_mask_after", "after the transform", "C0", 0.2),
     ):
         heights = np.array([1 - summary[space][column] for space in spaces])
         place = np.arange(len(spaces)) + shift
         axes.plot(place, heights, "o", color="C0", markerfacecolor=face, label=name, clip_on=False)
-        side = "right" if shift < 0 else "left"
         for x, height in zip(place, heights, strict=True):
-            axes.annotate(f"{height:.3f}", (x, height), (10 * np.sign(shift), 0), textcoords="offset points", ha=side,
-                          va="center", fontsize=SMALL)  # fmt: skip
+            axes.annotate(f"{height:.3f}", (x, height), (0, 5), textcoords="offset points", ha="center", fontsize=SMALL)
     axes.set_xticks(range(len(spaces)), spaces)
     axes.set_xlim(-0.6, len(spaces) - 0.4)
-    axes.margins(y=0.25)
+    axes.margins(y=0.3)
     axes.set_ylabel("in the brain", fontsize=8)
     axes.legend(fontsize=SMALL, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     style.letter(axes, "a")
@@ -144,5 +143,6 @@ def draw_displacement(axes: Axes, studies: pd.DataFrame) -> None:
     axes.axvline(moved.mean(), color=style.LIMIT, linestyle="--", label=f"mean {moved.mean():.1f} mm")
     axes.set_xlabel("displacement of TAL studies, r.m.s., mm", fontsize=8)
     axes.set_ylabel("studies", fontsize=8)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     axes.legend(fontsize=SMALL)
     style.letter(axes, "b")
