@@ -7,7 +7,7 @@ focus at the border is not cut.
 
 import functools
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib import metadata as packages
 from pathlib import Path
 
 import nibabel as nib
@@ -89,7 +89,8 @@ def brain_grid(name: str) -> BrainGrid:
     if name not in ("2mm", "6mm"):
         raise ValueError(f"grid must be 2mm or 6mm; got {name!r}")
     image = nib.Nifti1Image.from_filename(_mask_path())
-    fine = BrainGrid("2mm", image.shape, image.affine, np.asarray(image.dataobj) > 0)
+    i, j, k = image.shape
+    fine = BrainGrid("2mm", (i, j, k), image.affine, np.asarray(image.dataobj) > 0)
     return fine if name == "2mm" else _coarse_grid(fine)
 
 
@@ -106,8 +107,8 @@ def _coarse_grid(fine: BrainGrid) -> BrainGrid:
 
 def _mask_path() -> Path:
     try:
-        return Path(str(distribution("nimare").locate_file(MASK_FILE)))
-    except PackageNotFoundError:
+        return Path(str(packages.distribution("nimare").locate_file(MASK_FILE)))
+    except packages.PackageNotFoundError:
         raise ImportError(
             "the brain mask is inside NiMARE, which is not installed: pip install 'neuromf[atlas]'"
         ) from None

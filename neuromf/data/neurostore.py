@@ -7,7 +7,7 @@ References:
     NeuroStore, https://neurostore.org, extract of July 2026 by NiMARE (nback_vs_flanker_studyset_2026-07)
 """
 
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib import metadata as packages
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +42,8 @@ def read_neurostore() -> CoordinateTables:
 
 def _folder() -> Path:
     try:
-        return Path(str(distribution("nimare").locate_file(FOLDER)))
-    except PackageNotFoundError:
+        return Path(str(packages.distribution("nimare").locate_file(FOLDER)))
+    except packages.PackageNotFoundError:
         raise ImportError(
             "the NeuroStore extract is inside NiMARE, which is not installed: pip install 'neuromf[atlas]'"
         ) from None

@@ -145,7 +145,7 @@ def test_keys_that_a_study_does_not_set_keep_the_default():
 
 def test_an_unknown_section_is_named_with_those_there_are():
     assert refusal(default("sample", value={"n": 3})) == [
-        "  sample: unknown key; allowed here: autoencoder, cohort, evaluation, gates, growth, latents, lesions, "
+        "  sample: unknown key; allowed here: atlas, autoencoder, cohort, evaluation, gates, growth, latents, lesions, "
         "meanflow, projection, seed, study, systems, volumes"
     ]
 
