@@ -38,15 +38,20 @@ def checked_depth(roi_size: Sequence[int], depth: int | None, smallest: int, mos
 
 
 class ResidualBlock(nn.Module):
-    """conv-GN-ReLU-conv-GN, add the input, ReLU; the shortcut is 1x1x1 convolution and GN if the shape changes."""
+    """conv-GN-ReLU-conv-GN, add the input, ReLU; the shortcut is 1x1x1 convolution and GN if the shape changes.
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+    Arguments:
+        dilations: Dilations of the two convolutions.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, dilations: tuple[int, int] = (1, 1)) -> None:
         super().__init__()
+        first, second = dilations
         self.body = nn.Sequential(
-            nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.Conv3d(inputs, outputs, 3, stride, padding=first, dilation=first, bias=False),
             group_norm(outputs),
             nn.ReLU(inplace=True),
-            nn.Conv3d(outputs, outputs, 3, padding=1, bias=False),
+            nn.Conv3d(outputs, outputs, 3, padding=second, dilation=second, bias=False),
             group_norm(outputs),
         )
         self.shortcut: nn.Module = nn.Identity()
@@ -55,6 +60,18 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.shortcut(x))
+
+
+def resnet10_blocks(width: int, depth: int) -> tuple[list[nn.Module], list[int]]:
+    """Blocks of a ResNet-10 and their output channels: one residual block per stage, widths b, 2b, 4b, 8b.
+
+    Each block but the first halves the sides; the convolutions of the last have dilations 2 and 4.
+    """
+    widths = [width * 2**k for k in range(depth)]
+    blocks: list[nn.Module] = []
+    for k, (inputs, outputs) in enumerate(zip([width, *widths], widths, strict=False)):
+        blocks.append(ResidualBlock(inputs, outputs, 2 if k else 1, (2, 4) if k == depth - 1 else (1, 1)))
+    return blocks, widths
 
 
 class ResNetEncoder(nn.Module):

@@ -31,6 +31,7 @@ class ResumableModule(pl.LightningModule):
         lr_end: Final learning rate as a fraction of `lr`.
         warmup: Steps of linear warm-up.
         weight_decay: Weight decay.
+        betas: Decay rates of AdamW's moments.
         muon_lr: Peak learning rate of Muon for hidden matrices and convolutions; None: AdamW for all parameters.
         log_every: Steps per row of the history.
     """
@@ -50,13 +51,14 @@ class ResumableModule(pl.LightningModule):
         lr_end: float = 0.0,
         warmup: int = 50,
         weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.95),
         muon_lr: float | None = None,
         log_every: int = 50,
     ) -> None:
         super().__init__()
         self.n_items, self.batch, self.steps, self.lr, self.seed = n_items, batch, steps, lr, seed
         self.lr_end, self.warmup, self.weight_decay, self.log_every = lr_end, warmup, weight_decay, log_every
-        self.muon_lr = muon_lr
+        self.muon_lr, self.betas = muon_lr, betas
         self.register_buffer("drawn", torch.zeros((), dtype=torch.long))  # batches drawn, across interruptions
         self.checkpoint: Path | None = None
         self.checkpoint_every, self.provenance = 0, ""
@@ -149,7 +151,7 @@ class ResumableModule(pl.LightningModule):
         return f"step {self.global_step} of {self.steps}: {values}; {left}"
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        settings: dict[str, Any] = {"betas": (0.9, 0.95), "weight_decay": self.weight_decay}
+        settings: dict[str, Any] = {"betas": self.betas, "weight_decay": self.weight_decay}
         optimizer: torch.optim.AdamW
         if self.muon_lr is None:
             trained = [p for p in self.parameters() if p.requires_grad]
