@@ -1,25 +1,22 @@
-"""Adversaries that read metadata off the latent through a reversed gradient, and the audit of what remains.
+"""Adversaries that read metadata off the latent through a reversed gradient.
 
 The weight is 0 for the first fifth of a training and rises linearly to its final value at four fifths (epochs 20 and 80
-of a run of 100). An adversary that fails may be weak, so the audit trains a new probe and compares its score with
-probes on permuted targets.
+of a run of 100). An adversary that fails may be weak: what remains in the latent is read by new probes.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from neuromf.atlas.metadata import Schema
 from neuromf.nn.gradient_reversal import reverse_gradient
 from neuromf.vae.schedules import Schedule, linear
 
 RAMP = (0.2, 0.8)  # fractions of the training
 HIDDEN = 64
-KINDS = ("continuous", "bins", "categorical")
 
 
 class Target(NamedTuple):
@@ -78,42 +75,12 @@ def target_loss(target: Target, prediction: Tensor, m: Tensor) -> Tensor:
     return F.cross_entropy(prediction, values, reduction="none")
 
 
-class Leakage(NamedTuple):
-    """Score of a probe, the 95th percentile of its permutation null, and whether the score exceeds it."""
-
-    score: float
-    null_95: float
-    leaks: bool
-
-
-def audit_leakage(
-    z: NDArray, target: NDArray, *, kind: str = "continuous", n_permutations: int = 20, seed: int = 0
-) -> Leakage:
-    """Leakage of a field into latents: a new MLP probe against probes on permuted targets.
-
-    Arguments:
-        z: Latents, shape (N, d).
-        target: Field, shape (N,): numbers ("continuous"; score R^2) or classes ("categorical"; balanced accuracy).
-        n_permutations: Permutations of the null.
-    """
-    random = np.random.default_rng([seed, 15])
-    order = random.permutation(len(z))
-    train, test = order[: 2 * len(z) // 3], order[2 * len(z) // 3 :]
-    score = _probe(z, target, train, test, kind, seed)
-    null = [_probe(z, random.permutation(target), train, test, kind, seed) for _ in range(n_permutations)]
-    bound = float(np.percentile(null, 95))
-    return Leakage(score, bound, score > bound)
-
-
-def _probe(z: NDArray, target: NDArray, train: NDArray, test: NDArray, kind: str, seed: int) -> float:
-    """Test score of an MLP with 32 hidden units and early stopping."""
-    from sklearn.metrics import balanced_accuracy_score, r2_score
-    from sklearn.neural_network import MLPClassifier, MLPRegressor
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    net = MLPRegressor if kind == "continuous" else MLPClassifier
-    options = {"hidden_layer_sizes": (32,), "early_stopping": True, "random_state": seed, "max_iter": 100}
-    probe = make_pipeline(StandardScaler(), net(**options)).fit(z[train], target[train])
-    score = r2_score if kind == "continuous" else balanced_accuracy_score
-    return float(score(target[test], probe.predict(z[test])))
+def targets_of(schema: Schema, fields: Sequence[str], edges: tuple[float, ...] = ()) -> list[Target]:
+    """Targets of fields by name; "year_bins" is the year in classes that `edges` (z-scores) separate."""
+    found = []
+    for name in fields:
+        where = schema.position(name.removesuffix("_bins"))
+        kind = next(field.kind for field in schema.fields if field.name == name.removesuffix("_bins"))
+        kind = "bins" if name.endswith("_bins") else "categorical" if kind == "categorical" else "continuous"
+        found.append(Target(name, kind, where.start, where.stop, edges if kind == "bins" else ()))
+    return found

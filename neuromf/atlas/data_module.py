@@ -5,7 +5,6 @@ own, and, for completion, a random half of the foci. A draw depends on its rando
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -75,8 +74,8 @@ class MapDataModule:
         drawn = torch.randint(len(self.kernels), (len(rows),), generator=random).numpy()
         halved = torch.rand(len(rows), generator=random).numpy() < self.completion
         first = self._halves(taken, halved, random)
-        counts = foci_counts(subset(taken, ~first | ~np.repeat(halved, np.diff(taken.starts))), self.grid).toarray()
-        maps = self._maps(subset(taken, first), drawn)
+        counts = foci_counts(taken.take_foci(~first | ~halved[taken.study_of_focus]), self.grid).toarray()
+        maps = self._maps(taken.take_foci(first), drawn)
         own = np.where(halved[:, None], maps, 0)
         target = maps if not halved.any() else np.where(halved[:, None], self._maps(taken, drawn), maps)
         ids = [str(one) for one in taken.table["id"]]
@@ -100,12 +99,6 @@ class MapDataModule:
             if (rows := np.flatnonzero(drawn == k)).size:
                 maps[rows] = kernel_maps(taken.take(rows), self.grid, fwhm_mm, combine=self.combine, dtype=np.float32)
         return maps
-
-
-def subset(studies: Studies, keep: NDArray) -> Studies:
-    """Studies with the foci of `keep`, bool (n_foci,); a study may lose all its foci."""
-    total = np.concatenate([[0], np.cumsum(keep)])
-    return replace(studies, points=studies.points[keep], starts=total[studies.starts])
 
 
 def check_batch(maps: NDArray, counts: NDArray, ids: Sequence[str]) -> None:

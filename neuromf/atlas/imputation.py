@@ -8,15 +8,18 @@ Reference:
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neuromf.atlas.metadata import Schema, hide_fields
+
 LOGVAR = (-6.0, 3.0)
 MASKED = 0.3  # fraction of observed fields that are masked in training
+KINDS = ("continuous", "categorical")
 TEMPERATURE = 0.5
 
 
@@ -29,19 +32,30 @@ class Block(NamedTuple):
     stop: int
 
 
+def imputed_blocks(schema: Schema) -> tuple[Block, ...]:
+    """Continuous and categorical fields of a schema; flags and topics have no missing values."""
+    places = [(field, schema.position(field.name)) for field in schema.fields if field.kind in KINDS]
+    return tuple(Block(field.name, field.kind, place.start, place.stop) for field, place in places)
+
+
 class ImputationHead(nn.Module):
     """Distribution of every field of m (B, d_m) given the entries that are observed.
 
     Arguments:
-        n_metadata: Columns d_m.
-        blocks: Fields to impute; other columns are inputs only.
+        schema: Schema of m; see `imputed_blocks`.
         hidden: Width of the hidden layers.
     """
 
-    def __init__(self, n_metadata: int, blocks: Sequence[Block], hidden: int = 64) -> None:
+    columns: Tensor
+
+    def __init__(self, schema: Schema, hidden: int = 64) -> None:
         super().__init__()
-        self.blocks = tuple(blocks)
-        self.trunk = nn.Sequential(nn.Linear(2 * n_metadata, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+        self.schema, self.blocks = schema, imputed_blocks(schema)
+        filled = torch.zeros(schema.width, dtype=torch.bool)
+        for block in self.blocks:
+            filled[block.start : block.stop] = True
+        self.register_buffer("columns", filled, persistent=False)
+        self.trunk = nn.Sequential(nn.Linear(2 * schema.width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.heads = nn.ModuleList(
             nn.Linear(hidden, (block.stop - block.start) * (2 if block.kind == "continuous" else 1))
             for block in self.blocks
@@ -54,12 +68,10 @@ class ImputationHead(nn.Module):
         return [head(h) for head in self.heads]
 
     def mask_fields(self, observed: Tensor, random: torch.Generator, fraction: float = MASKED) -> Tensor:
-        """Observed entries (B, d_m) after masking a random fraction of the fields of each row."""
-        kept = observed.clone()
-        drawn = torch.rand(len(observed), len(self.blocks), generator=random) < fraction
-        for block, drop in zip(self.blocks, drawn.T.to(observed.device), strict=True):
-            kept[:, block.start : block.stop] &= ~drop[:, None]
-        return kept
+        """Observed entries (B, d_m) after hiding a random fraction of the fields of each row."""
+        seed = int(torch.randint(2**31, (), generator=random))
+        hidden = hide_fields(observed.cpu().numpy(), self.schema, fraction, np.random.default_rng(seed))
+        return observed & ~torch.from_numpy(hidden).to(observed.device)
 
     def loss(self, m: Tensor, observed: Tensor, kept: Tensor) -> Tensor:
         """Mean negative log-likelihood in nats per field that is observed but not in `kept`; 0 if there is none."""

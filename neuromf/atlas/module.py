@@ -10,12 +10,13 @@ from torch import Tensor
 from neuromf.atlas import losses
 from neuromf.atlas.adversary import Adversary, Target, adversary_ramp
 from neuromf.atlas.data_module import Batch, MapDataModule
-from neuromf.atlas.imputation import Block, ImputationHead
+from neuromf.atlas.imputation import ImputationHead
 from neuromf.atlas.kl_controller import KLController
 from neuromf.atlas.volume_vae import VolumeVAE
 from neuromf.nn.ema import EMA
 from neuromf.training.module import ResumableModule
 from neuromf.vae.elbo import kl_per_dimension, reparameterise
+from neuromf.vae.schedules import linear
 
 RAMP_EPOCHS = 100  # epochs that the knots 20 and 80 of the adversary refer to
 MEAN_ONLY = 0.2  # fraction of the training in which "gauss" fits means alone
@@ -28,8 +29,9 @@ class AtlasModule(ResumableModule):
         model: Volume VAE.
         data: Batches of the training studies.
         beta: First weight of the KL divergence.
+        beta_warmup: Fraction of the training in which beta rises linearly from 0; the decoder learns to use z in it.
         kl_mode, kl_target: See `KLController`; target in nats.
-        imputation_blocks: Fields that the imputation head learns; empty for none.
+        imputation: Imputation head; None for none.
         imputation_weight: Weight of the imputation loss.
         adversary_targets: Fields that the adversaries predict; empty for none.
         adversary_strength: Final weight of the reversed gradient.
@@ -47,9 +49,10 @@ class AtlasModule(ResumableModule):
         data: MapDataModule,
         *,
         beta: float = 1.0,
+        beta_warmup: float = 0.3,
         kl_mode: str = "corrected",
         kl_target: float = 20.0,
-        imputation_blocks: Sequence[Block] = (),
+        imputation: ImputationHead | None = None,
         imputation_weight: float = 1.0,
         adversary_targets: Sequence[Target] = (),
         adversary_strength: float = 1.0,
@@ -61,9 +64,10 @@ class AtlasModule(ResumableModule):
         super().__init__(len(data), **settings)
         self.model, self.data = model, data
         self.controller = KLController(kl_mode, kl_target, beta)
-        self.imputation = ImputationHead(model.n_metadata, imputation_blocks) if imputation_blocks else None
+        self.imputation = imputation
         self.adversary = Adversary(model.z_dim, adversary_targets) if adversary_targets else None
         self.imputation_weight, self.drop_metadata, self.cycles = imputation_weight, drop_metadata, cycles
+        self.beta_warmup = linear(1.0, beta_warmup)
         self.strength = adversary_ramp(adversary_strength, RAMP_EPOCHS)
         self.ema = EMA(model, halflife_images=ema_images)
         self.epoch_kl: list[float] = []
@@ -72,13 +76,17 @@ class AtlasModule(ResumableModule):
         """Fraction of the training that is done."""
         return int(self.drawn) / max(1, self.steps)
 
+    def beta(self) -> float:
+        """Weight of the KL divergence at this step."""
+        return self.controller.beta * self.beta_warmup(self.progress_fraction())
+
     def training_step(self, _: object, __: int) -> Tensor:
         batch = self.data.batch(self.local_rows(self.batch_indices()).numpy(), self.draw("data"))
         batch = Batch(*(part.to(self.device) if isinstance(part, Tensor) else part for part in batch))
         terms = self.objective(batch)
         self.check_finite(terms, batch.ids)
         values = {name: value.mean() for name, value in terms.items()}
-        self.record(**values, beta=torch.tensor(self.controller.beta))
+        self.record(**values, beta=torch.tensor(self.beta()))
         self.epoch_kl.append(float(values["kl"].detach()))
         return values["loss"]
 
@@ -89,7 +97,7 @@ class AtlasModule(ResumableModule):
         z = reparameterise(mu.float(), logvar.float(), torch.randn(mu.shape, generator=self.draw("posterior")))
         recon, bits = self.reconstruction(batch, z, m, observed)
         kl = kl_per_dimension(mu, logvar).sum(1)
-        loss = recon + self.controller.beta * kl + self.imputation_weight * imputation
+        loss = recon + self.beta() * kl + self.imputation_weight * imputation
         terms = {"recon": recon, "kl": kl, "imputation": imputation, "bits": bits}
         if self.adversary is not None:
             strength = self.strength(RAMP_EPOCHS * self.progress_fraction())
@@ -104,17 +112,9 @@ class AtlasModule(ResumableModule):
             kept = self.imputation.mask_fields(observed, self.draw("masked"))
             loss = self.imputation.loss(m, observed, kept)
             m = self.imputation.sample(m, observed, self.draw("imputed"))
-            observed = observed | self.imputable.to(observed.device)
+            observed = observed | self.imputation.columns
         dropped = torch.rand(len(m), generator=self.draw("dropped")).to(m.device) < self.drop_metadata
         return m, observed & ~dropped[:, None], loss
-
-    @property
-    def imputable(self) -> Tensor:
-        """Columns that the imputation head fills, bool (d_m,)."""
-        columns = torch.zeros(self.model.n_metadata, dtype=torch.bool)
-        for block in self.imputation.blocks if self.imputation else ():
-            columns[block.start : block.stop] = True
-        return columns
 
     def reconstruction(self, batch: Batch, z: Tensor, m: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction term per study, (B,), and bits per focus, ()."""
@@ -140,7 +140,8 @@ class AtlasModule(ResumableModule):
         """Update the weight average, and beta at the end of an epoch."""
         self.ema.update(self.model, self.batch, int(self.drawn) * self.batch)
         if len(self.epoch_kl) >= math.ceil(self.n_items / self.batch):
-            self.controller.update(sum(self.epoch_kl) / len(self.epoch_kl))
+            if self.beta_warmup(self.progress_fraction()) == 1:
+                self.controller.update(sum(self.epoch_kl) / len(self.epoch_kl))
             self.epoch_kl = []
         super().on_train_batch_end(*args)
 
