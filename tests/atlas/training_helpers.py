@@ -20,7 +20,7 @@ SMALL = {"model": {"width": 4, "decoder_width": 4, "z_dim": 4, "condition_dim": 
 
 def preset(name="cvae", **sections):
     """Keyword arguments of `train` of a small run."""
-    changes = {key: SMALL.get(key, {}) | sections.get(key, {}) for key in SMALL.keys() | sections.keys()}
+    changes = {key: SMALL.get(key, {}) | sections.get(key, {}) for key in ("model", "loss", "train")}
     return read_atlas_preset(ROOT / f"studies/atlas/{name}.yaml", changes)
 
 

@@ -1,0 +1,1 @@
+"""Pages and demonstrations of the atlas."""
