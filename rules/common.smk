@@ -241,6 +241,13 @@ def atlas_map(fwhm):
     return f"results/atlas/maps/{fwhm:g}.npy"
 
 
+def atlas_preset(name):
+    """Values of a preset of the volume model with those of the study; mock studies train for three epochs."""
+    short = {"train": {"steps": 9}} if ATLAS_SCALE == "mock" else {}
+    values = read_atlas_preset(resolve(f"studies/atlas/{name}.yaml"), {**dump(ATLAS, "kernels", "combine"), **short})
+    return as_json(grid=ATLAS.grid, **values)
+
+
 def atlas_criteria(stage):
     """Criteria of a stage of the atlas by id."""
     return {name: row._asdict() for name, row in CRITERIA.items() if name.startswith(f"S{stage}-")}
@@ -248,7 +255,7 @@ def atlas_criteria(stage):
 
 def atlas_dvc():
     """Stages of dvc.yaml for the rules of the atlas so far."""
-    values = {"fwhm": [f"{fwhm:g}" for fwhm in ATLAS.kernels], "stage": list(ATLAS_MEASURED)}
+    values = {"fwhm": [f"{fwhm:g}" for fwhm in ATLAS.kernels], "stage": list(ATLAS_MEASURED), "preset": ATLAS_PRESETS}
     rules = [rule for rule in workflow.rules if rule.name.startswith("atlas_") and rule.name != "atlas_dvc"]
     inside = [rule for rule in rules if all(str(path).startswith("results/") for path in rule.output)]
     return dvc_stages(inside, values)

@@ -1,7 +1,7 @@
 """Batches of kernel maps, foci counts and metadata, drawn from the coordinates of the studies.
 
-Maps are computed from the foci on every access, about 1 ms per study at 6 mm, so each access draws a kernel width of its
-own, and, for completion, a random half of the foci. A draw depends on its random generator alone.
+Maps are computed from the foci on every access, about 1 ms per study at 6 mm, so each access draws its own kernel width
+and, for completion, a random half of the foci. A draw depends on its random generator alone.
 """
 
 from collections.abc import Sequence
@@ -81,8 +81,8 @@ class MapDataModule:
         ids = [str(one) for one in taken.table["id"]]
         check_batch(maps, counts, ids)
         image = torch.from_numpy(self.grid.volume(maps))[:, None]
-        return Batch(image, torch.from_numpy(own), torch.from_numpy(counts.astype(np.float32)), torch.from_numpy(target),
-                     self.values[rows], self.observed[rows], torch.tensor(self.kernels)[drawn], ids)  # fmt: skip
+        arrays = (torch.from_numpy(array.astype(np.float32)) for array in (own, counts, target))
+        return Batch(image, *arrays, self.values[rows], self.observed[rows], torch.tensor(self.kernels)[drawn], ids)
 
     def _halves(self, taken: Studies, halved: NDArray, random: torch.Generator) -> NDArray:
         """Foci that the encoder gets, bool (n_foci,): a random half of each study of `halved`, all of the others."""

@@ -2,7 +2,7 @@
 
 | mode | rule |
 |---|---|
-| corrected | below 90 % of the target for more than 3 epochs: beta falls by 10 %; above the target for as long: it rises |
+| corrected | below 90 % of the target for more than 3 epochs: beta falls by 10 %; above it for as long: it rises |
 | literal | below 90 % of the target for more than 3 epochs: beta RISES by 10 %; a published rule, whose sign is wrong |
 | pi | ControlVAE: beta = K_p / (1 + exp(e)) - K_i sum e with the error e = target - KL |
 | constant | beta stays |

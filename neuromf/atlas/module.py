@@ -120,7 +120,9 @@ class AtlasModule(ResumableModule):
         """Reconstruction term per study, (B,), and bits per focus, ()."""
         if self.model.recon == "poisson":
             log_intensity = self.model.log_intensity(z, m, observed, batch.own)
-            return losses.poisson(batch.counts, log_intensity), losses.bits_per_focus(batch.counts, log_intensity.detach())
+            return losses.poisson(batch.counts, log_intensity), losses.bits_per_focus(
+                batch.counts, log_intensity.detach()
+            )
         decoded = self.model.decode(z, m, observed)[..., self.model.mask]
         bits = losses.bits_per_focus(batch.counts, decoded[:, 0].detach().clamp(min=1e-6).log())
         if self.model.recon == "mse_sum":
@@ -132,9 +134,12 @@ class AtlasModule(ResumableModule):
         """Raise FloatingPointError that names term, step and studies if a term is not finite."""
         for name, value in terms.items():
             if not value.isfinite().all():
-                bad = [one for one, valid in zip(ids, value.isfinite().expand(len(ids)).tolist(), strict=True) if not valid]
-                raise FloatingPointError(f"{name} is not finite at step {self.global_step} for studies {bad}; the weights "
-                                         "are unchanged: lower train.lr, or inspect these studies")  # fmt: skip
+                finite = value.isfinite().expand(len(ids)).tolist()
+                bad = [one for one, valid in zip(ids, finite, strict=True) if not valid]
+                raise FloatingPointError(
+                    f"{name} is not finite at step {self.global_step} for studies {bad}; the weights are unchanged: "
+                    "lower train.lr, or inspect these studies"
+                )
 
     def on_train_batch_end(self, *args: object) -> None:
         """Update the weight average, and beta at the end of an epoch."""

@@ -28,7 +28,14 @@ from neuromf.training.run_record import run_record, write_rows
 from neuromf.training.trainer import fit
 
 FIT = ("checkpoint_every", "precision", "clip", "logger")  # keys of `train` for trainer.fit
-LOSS = ("beta", "beta_warmup", "kl_mode", "kl_target", "imputation_weight", "drop_metadata")  # keys of `loss` for AtlasModule
+LOSS = (
+    "beta",
+    "beta_warmup",
+    "kl_mode",
+    "kl_target",
+    "imputation_weight",
+    "drop_metadata",
+)  # keys of `loss` for AtlasModule
 YEAR_BINS = 10
 TOPIC_FWHM_MM = 9.0  # of the densities that the Poisson decoder starts at
 DENSITY_FLOOR = 1e-7  # added before normalisation
@@ -88,12 +95,16 @@ def manifest(studies: Path) -> str:
     return " ".join(sha256(studies / name)[:16] for name in ("studies.tsv", "foci.npz", "topics.npz"))
 
 
-def build_module(train_studies: Studies, grid: BrainGrid, schema: Schema | None, config: Mapping[str, Any]) -> AtlasModule:
+def build_module(
+    train_studies: Studies, grid: BrainGrid, schema: Schema | None, config: Mapping[str, Any]
+) -> AtlasModule:
     """The module before training; weights depend on train.seed alone."""
     loss, settings = config["loss"], {k: v for k, v in config["train"].items() if k not in FIT}
     settings["betas"] = tuple(settings["betas"])
     n = len(train_studies)
-    values, observed = encode(train_studies, schema) if schema else (np.zeros((n, 0), np.float32), np.zeros((n, 0), bool))
+    values, observed = (
+        encode(train_studies, schema) if schema else (np.zeros((n, 0), np.float32), np.zeros((n, 0), bool))
+    )
     data = MapDataModule(train_studies, grid, values, observed, kernels=config["kernels"], combine=config["combine"],
                          completion=loss["completion"])  # fmt: skip
     poisson = config["model"]["recon"] == "poisson"

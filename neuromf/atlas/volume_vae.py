@@ -1,14 +1,13 @@
 """Conditional beta-VAE of activation maps: FiLM in encoder and decoder, and a decoder that starts at a closed form.
 
-With `recon: poisson` the decoder returns the intensity of an inhomogeneous Poisson process of foci per voxel,
+With `recon: poisson` the decoder returns the intensity per voxel of an inhomogeneous Poisson process of foci,
 lambda(x) = n(m) softmax(log f(x | m) + h(x, z, m)). f is the best classical density (mixture of topic KDEs, mixed with
 the kernel map of observed foci in completion), n the expected number of foci, and h the convolutional decoder, whose
-last layer is zero at initialisation: training starts at the classical model. Other terms give f's place to the mean map.
+last layer is zero at initialisation: training starts at the classical model. Decoders of maps add to the mean map.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F

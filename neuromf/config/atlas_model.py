@@ -15,8 +15,8 @@ class AtlasModel(Section):
 
     z_dim: Count = key("Latent dimensions.", 32)
     recon: Literal["mse_sum", "gauss", "poisson"] = key(
-        "What is decoded. mse_sum: maps; gauss: maps and variances; poisson: the intensity of foci, which starts at the "
-        "mixture of topic densities.",
+        "What is decoded. mse_sum: maps; gauss: maps and variances; poisson: the intensity of foci, which starts at "
+        "the mixture of topic densities.",
         "mse_sum",
     )
     backbone: Literal["resnet10", "densenet"] = key("Encoder.", "resnet10")

@@ -20,7 +20,9 @@ class FiLM(nn.Module):
 
     def __init__(self, condition_dim: int, channels: int, hidden: int = 32) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(condition_dim, hidden), nn.SiLU(), last := nn.Linear(hidden, 2 * channels))
+        self.layers = nn.Sequential(
+            nn.Linear(condition_dim, hidden), nn.SiLU(), last := nn.Linear(hidden, 2 * channels)
+        )
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 

@@ -70,7 +70,10 @@ def test_A27_batches_hold_image_metadata_and_mask_and_nan_counts_as_missing(trai
 def test_A80_a_bad_map_names_its_study():
     maps, counts = np.full((2, 4), 0.5), np.ones((2, 4))
     check_batch(maps, counts, ["11", "22"])
-    for value, message in ((np.nan, "not finite for studies \\['22'\\]"), (1.5, "outside \\[0, 1\\] for studies \\['22'\\]")):
+    for value, message in (
+        (np.nan, "not finite for studies \\['22'\\]"),
+        (1.5, "outside \\[0, 1\\] for studies \\['22'\\]"),
+    ):
         broken = maps.copy()
         broken[1, 2] = value
         with pytest.raises(ValueError, match=message):

@@ -89,7 +89,9 @@ def test_the_figure_of_traversals_has_all_panels_and_its_facts(trained, tmp_path
 @pytest.fixture
 def tab():
     """Opens a page in headless Chromium; the test fails if the page logs a message or requests an address."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
+    )
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed (apt-get install chromium)")
     messages, requests = [], []
@@ -140,7 +142,9 @@ def test_A32_the_counterfactual_follows_the_topic_in_a_browser(tab, built, width
 
 @pytest.mark.slow
 def test_A32_the_streamlit_app_passes_streamlits_own_runner(trained, monkeypatch):
-    testing = pytest.importorskip("streamlit.testing.v1", reason="streamlit is not installed (pip install 'neuromf[demo]')")
+    testing = pytest.importorskip(
+        "streamlit.testing.v1", reason="streamlit is not installed (pip install 'neuromf[atlas-pages]')"
+    )
     monkeypatch.setenv("NEUROMF_ATLAS", str(trained[1]))
     app = testing.AppTest.from_file(str(ROOT / "neuromf/report/atlas/app.py"), default_timeout=120).run()
     assert not app.exception and "Mock data" in app.warning[0].value
@@ -156,8 +160,8 @@ def test_A22_the_notebook_has_no_output():
 
 @pytest.mark.slow
 def test_A22_the_notebook_runs_headless(trained, monkeypatch):
-    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed (pip install 'neuromf[demo]')")
-    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed (pip install 'neuromf[demo]')")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed (pip install 'neuromf[atlas-pages]')")
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed (pip install 'neuromf[atlas-pages]')")
     monkeypatch.setenv("NEUROMF_ATLAS", str(trained[1]))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     notebook = nbformat.read(NOTEBOOK, as_version=4)

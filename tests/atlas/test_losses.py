@@ -24,7 +24,9 @@ def test_A40_gauss_is_half_of_squared_error_over_variance_plus_log_variance():
 
 def test_A40_gauss_is_smallest_at_the_planted_variance():
     x = 0.3 * torch.randn(1, 200_000, generator=torch.Generator().manual_seed(0), dtype=TINY)
-    values = {s: float(losses.gauss(x, torch.zeros_like(x), torch.full_like(x, 2 * math.log(s)))) for s in (0.2, 0.3, 0.4)}
+    values = {
+        s: float(losses.gauss(x, torch.zeros_like(x), torch.full_like(x, 2 * math.log(s)))) for s in (0.2, 0.3, 0.4)
+    }
     assert min(values, key=values.get) == 0.3
 
 

@@ -5,7 +5,14 @@ import torch
 from torch import nn
 
 from neuromf.atlas.adversary import Adversary, Target, adversary_ramp, targets_of
-from neuromf.atlas.imputation import Block, ImputationHead, imputed_blocks, marginal_nll, negative_log_likelihood, sample_field
+from neuromf.atlas.imputation import (
+    Block,
+    ImputationHead,
+    imputed_blocks,
+    marginal_nll,
+    negative_log_likelihood,
+    sample_field,
+)
 from neuromf.atlas.metadata import SOURCES, Field, Schema
 
 
@@ -17,8 +24,8 @@ def field(name, kind, *columns):
     return Field(name, kind, SOURCES[name], columns or (name,))
 
 
-SCHEMA = Schema((field("year", "continuous"), field("log_n_foci", "continuous"), field("space", "categorical", "MNI", "TAL"),
-                 field("pet", "flag")))  # fmt: skip
+FIELDS = field("year", "continuous"), field("log_n_foci", "continuous"), field("space", "categorical", "MNI", "TAL")
+SCHEMA = Schema((*FIELDS, field("pet", "flag")))
 
 
 def planted(n, seed):
@@ -124,7 +131,9 @@ def test_A25_missing_targets_do_not_count():
     z, m = torch.randn(4, 3), planted(4, 0)
     observed = torch.ones(4, 5, dtype=torch.bool)
     observed[2:, 0] = False
-    torch.testing.assert_close(adversary.loss(z, m.nan_to_num(), observed, 1.0), adversary.loss(z[:2], m[:2], observed[:2], 1.0))
+    torch.testing.assert_close(
+        adversary.loss(z, m.nan_to_num(), observed, 1.0), adversary.loss(z[:2], m[:2], observed[:2], 1.0)
+    )
 
 
 def probe_r2(strength):

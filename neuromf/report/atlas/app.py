@@ -1,6 +1,8 @@
-"""Counterfactual Machine as a Streamlit app: NEUROMF_ATLAS=results/atlas/runs/cvae streamlit run neuromf/report/atlas/app.py.
+"""Counterfactual Machine as a Streamlit app.
 
-It needs pip install 'neuromf[demo]'. The static page shows the same without a server.
+NEUROMF_ATLAS=results/atlas/runs/cvae streamlit run neuromf/report/atlas/app.py
+
+It needs pip install 'neuromf[atlas-pages]'. The static page shows the same without a server.
 """
 
 import os
@@ -35,7 +37,9 @@ def main() -> None:
     for column, name in zip(st.columns(2), "AB", strict=True):
         topic = column.selectbox(f"topic {name}", [UNKNOWN, *topics], index=min("AB".index(name), len(topics)))
         year = column.selectbox(f"year {name}", [UNKNOWN if one is None else one for one in YEARS])
-        rows.append(metadata_row(atlas, None if topic == UNKNOWN else topics.index(topic), None if year == UNKNOWN else year))
+        rows.append(
+            metadata_row(atlas, None if topic == UNKNOWN else topics.index(topic), None if year == UNKNOWN else year)
+        )
     a, b = decoded(atlas, torch.zeros(2, atlas.z_dim), torch.cat(rows))
     st.metric("correlation of A and B", f"{np.corrcoef(a, b)[0, 1]:.3f}")
     for title, values in (("A", a), ("B", b), ("B minus A, absolute", b - a)):

@@ -42,7 +42,10 @@ def write_latent_slider(*, checkpoint: Path, out: Path, code: str = "") -> None:
     """
     atlas = load_atlas(checkpoint)
     dimensions, moved = rank_dimensions(atlas)
-    options = {"dimension": [f"z{k + 1} (effect {moved[k]:.2f})" for k in dimensions], "value": [f"{v:+g}" for v in VALUES]}
+    options = {
+        "dimension": [f"z{k + 1} (effect {moved[k]:.2f})" for k in dimensions],
+        "value": [f"{v:+g}" for v in VALUES],
+    }
     latents = torch.stack([traversal(atlas.z_dim, k)[v] for k in dimensions for v in range(len(VALUES))])
     maps = decoded(atlas, latents, None)
     _write(out, atlas, maps, "slider", "Latent Slider", options, code)
@@ -79,7 +82,9 @@ def rank_dimensions(atlas: Atlas) -> tuple[list[int], NDArray[np.float64]]:
 
 def decoded(atlas: Atlas, z: Tensor, m: Tensor | None) -> NDArray[np.float32]:
     """Maps in the mask (n, V)."""
-    parts = [atlas.decode(z[k : k + AT_ONCE], None if m is None else m[k : k + AT_ONCE]) for k in range(0, len(z), AT_ONCE)]
+    parts = [
+        atlas.decode(z[k : k + AT_ONCE], None if m is None else m[k : k + AT_ONCE]) for k in range(0, len(z), AT_ONCE)
+    ]
     return atlas.grid.vector(torch.cat(parts).numpy())
 
 
@@ -100,12 +105,23 @@ def metadata_row(atlas: Atlas, topic: int | None, year: int | None) -> Tensor:
 
 
 def _write(
-    out: Path, atlas: Atlas, maps: NDArray[np.float32], kind: str, title: str, options: dict[str, Sequence[str]], code: str
-) -> None:  # fmt: skip
+    out: Path,
+    atlas: Atlas,
+    maps: NDArray[np.float32],
+    kind: str,
+    title: str,
+    options: dict[str, Sequence[str]],
+    code: str,
+) -> None:
     """Render a page of maps (n, V), one per combination of the options, the last option fastest."""
     card = atlas.card
     data = {"kind": kind, "options": options, **_embedded(atlas.grid, maps)}
-    facts = {"grid": card["grid"], "studies": card["scale"], "data": card["manifest"][:16], "code": code or card["code"]}
+    facts = {
+        "grid": card["grid"],
+        "studies": card["scale"],
+        "data": card["manifest"][:16],
+        "code": code or card["code"],
+    }
     html = environment().get_template("atlas.html.j2").render(
         title=title, kind=kind, statement=statement(card["scale"]), facts=facts,
         data=Markup(json.dumps(data).replace("<", "\\u003c")),
@@ -127,7 +143,14 @@ def _embedded(grid: BrainGrid, maps: NDArray[np.float32]) -> dict[str, Any]:
     low, high = min(0.0, float(maps.min())), float(maps.max())
     levels = np.rint(255 * (maps - low) / max(high - low, 1e-12)).astype(np.uint8)
     voxels = np.flatnonzero(coarse.mask).astype("<u4")
-    return {"shape": coarse.shape, "low": low, "high": high, "n": len(maps), "maps": _base64(levels), "voxels": _base64(voxels)}
+    return {
+        "shape": coarse.shape,
+        "low": low,
+        "high": high,
+        "n": len(maps),
+        "maps": _base64(levels),
+        "voxels": _base64(voxels),
+    }
 
 
 def _base64(array: NDArray) -> str:
