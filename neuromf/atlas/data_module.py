@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuromf.atlas.kernel_maps import foci_counts, kernel_maps
+from neuromf.atlas.kernel_maps import Combine, foci_counts, kernel_maps
 from neuromf.atlas.studies import Studies
 from neuromf.data.brain_grid import BrainGrid
 
@@ -55,7 +55,7 @@ class MapDataModule:
         observed: NDArray,
         *,
         kernels: Sequence[float],
-        combine: str = "noisy_or",
+        combine: Combine = "noisy_or",
         completion: float = 0.0,
     ) -> None:
         self.studies, self.grid, self.kernels = studies, grid, tuple(kernels)
@@ -81,8 +81,9 @@ class MapDataModule:
         ids = [str(one) for one in taken.table["id"]]
         check_batch(maps, counts, ids)
         image = torch.from_numpy(self.grid.volume(maps))[:, None]
-        arrays = (torch.from_numpy(array.astype(np.float32)) for array in (own, counts, target))
-        return Batch(image, *arrays, self.values[rows], self.observed[rows], torch.tensor(self.kernels)[drawn], ids)
+        own_maps, n_foci, targets = (torch.from_numpy(array.astype(np.float32)) for array in (own, counts, target))
+        m, observed = self.values[rows], self.observed[rows]
+        return Batch(image, own_maps, n_foci, targets, m, observed, torch.tensor(self.kernels)[drawn], ids)
 
     def _halves(self, taken: Studies, halved: NDArray, random: torch.Generator) -> NDArray:
         """Foci that the encoder gets, bool (n_foci,): a random half of each study of `halved`, all of the others."""
@@ -107,6 +108,8 @@ def check_batch(maps: NDArray, counts: NDArray, ids: Sequence[str]) -> None:
     bounded = (np.nan_to_num(maps).min(1) >= 0) & (np.nan_to_num(maps).max(1) <= 1 + 1e-6)
     for valid, what in ((finite, "not finite"), (bounded, "outside [0, 1]")):
         if not valid.all():
-            raise ValueError(f"kernel maps are {what} for studies {[ids[k] for k in np.flatnonzero(~valid)]}")
+            raise ValueError(f"kernel maps are {what} for studies {[ids[k] for k in np.flatnonzero(~valid).tolist()]}")
     if not (counts.sum(1) > 0).all():
-        raise ValueError(f"no foci in the mask: studies {[ids[k] for k in np.flatnonzero(counts.sum(1) == 0)]}")
+        raise ValueError(
+            f"no foci in the mask: studies {[ids[k] for k in np.flatnonzero(counts.sum(1) == 0).tolist()]}"
+        )

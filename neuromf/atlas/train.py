@@ -16,7 +16,7 @@ from neuromf.atlas.data_module import MapDataModule
 from neuromf.atlas.guards import kind
 from neuromf.atlas.imputation import ImputationHead
 from neuromf.atlas.inference import Atlas, build_model, load_atlas, save_atlas
-from neuromf.atlas.kernel_maps import FWHM_OVER_SIGMA, foci_counts, kernel_maps
+from neuromf.atlas.kernel_maps import FWHM_OVER_SIGMA, Combine, foci_counts, kernel_maps
 from neuromf.atlas.metadata import Schema, encode
 from neuromf.atlas.module import AtlasModule
 from neuromf.atlas.studies import Studies, read_studies
@@ -50,7 +50,7 @@ def train(
     out: Path,
     grid: str,
     kernels: list[float],
-    combine: str,
+    combine: Combine,
     model: Mapping[str, Any],
     loss: Mapping[str, Any],
     train: Mapping[str, Any],

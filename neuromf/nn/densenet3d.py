@@ -4,12 +4,17 @@ Reference:
     Densely connected convolutional networks (Huang et al., 2017), arXiv:1608.06993
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from neuromf.nn.resnet3d import group_norm
-
 GROWTH = 12
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with at most 8 groups of at least 4 channels; their number divides any channel count."""
+    return nn.GroupNorm(math.gcd(max(1, min(8, channels // 4)), channels), channels)
 
 
 class DenseLayer(nn.Module):

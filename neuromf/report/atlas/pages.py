@@ -7,7 +7,7 @@ policy forbids the browser to load anything.
 import base64
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def _write(
     maps: NDArray[np.float32],
     kind: str,
     title: str,
-    options: dict[str, Sequence[str]],
+    options: Mapping[str, Sequence[str]],
     code: str,
 ) -> None:
     """Render a page of maps (n, V), one per combination of the options, the last option fastest."""
