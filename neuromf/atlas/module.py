@@ -35,6 +35,7 @@ class AtlasModule(ResumableModule):
         imputation_weight: Weight of the imputation loss.
         adversary_targets: Fields that the adversaries predict; empty for none.
         adversary_strength: Final weight of the reversed gradient.
+        prior: Fraction of the rows without observed foci whose z is drawn from the prior in place of the posterior.
         drop_metadata: Fraction of rows that are trained without any metadata.
         ema_images: Half-life of the weight average in studies.
         cycles: Cosine cycles of the learning rate (warm restarts).
@@ -56,6 +57,7 @@ class AtlasModule(ResumableModule):
         imputation_weight: float = 1.0,
         adversary_targets: Sequence[Target] = (),
         adversary_strength: float = 1.0,
+        prior: float = 0.0,
         drop_metadata: float = 0.1,
         ema_images: float = 4000.0,
         cycles: int = 1,
@@ -66,6 +68,7 @@ class AtlasModule(ResumableModule):
         self.controller = KLController(kl_mode, kl_target, beta)
         self.imputation = imputation
         self.adversary = Adversary(model.z_dim, adversary_targets) if adversary_targets else None
+        self.prior = prior
         self.imputation_weight, self.drop_metadata, self.cycles = imputation_weight, drop_metadata, cycles
         self.beta_warmup = linear(1.0, beta_warmup)
         self.strength = adversary_ramp(adversary_strength, RAMP_EPOCHS)
@@ -94,9 +97,12 @@ class AtlasModule(ResumableModule):
         """Terms of the loss per study, (B,), and bits per focus, ()."""
         m, observed, imputation = self.metadata(batch)
         mu, logvar = self.model.encode(batch.image, m, observed)
-        z = reparameterise(mu.float(), logvar.float(), torch.randn(mu.shape, generator=self.draw("posterior")))
+        noise = torch.randn(mu.shape, generator=self.draw("posterior")).to(mu.device)
+        drawn = torch.rand(len(mu), generator=self.draw("prior")).to(mu.device) < self.prior
+        from_prior = (drawn & (batch.own.sum(1) == 0))[:, None]
+        z = torch.where(from_prior, noise, reparameterise(mu.float(), logvar.float(), noise))
         recon, bits = self.reconstruction(batch, z, m, observed)
-        kl = kl_per_dimension(mu, logvar).sum(1)
+        kl = kl_per_dimension(mu, logvar).sum(1) * ~from_prior[:, 0]
         loss = recon + self.beta() * kl + self.imputation_weight * imputation
         terms = {"recon": recon, "kl": kl, "imputation": imputation, "bits": bits}
         if self.adversary is not None:

@@ -20,6 +20,7 @@ from neuromf.atlas.kernel_maps import FWHM_OVER_SIGMA, Combine, foci_counts, ker
 from neuromf.atlas.metadata import Schema, encode
 from neuromf.atlas.module import AtlasModule
 from neuromf.atlas.studies import Studies, read_studies
+from neuromf.atlas.volume_vae import VolumeVAE
 from neuromf.core.files import sha256, write_json
 from neuromf.core.seeds import generator
 from neuromf.data.brain_grid import BrainGrid, brain_grid
@@ -34,12 +35,14 @@ LOSS = (
     "kl_mode",
     "kl_target",
     "imputation_weight",
+    "prior",
     "drop_metadata",
 )  # keys of `loss` for AtlasModule
 YEAR_BINS = 10
 TOPIC_FWHM_MM = 9.0  # of the densities that the Poisson decoder starts at
 DENSITY_FLOOR = 1e-7  # added before normalisation
 N_MEAN = 1000  # training studies of the mean map
+DENSITY_LR, DENSITY_DECAY, DENSITY_DROPOUT = 2e-3, 0.05, 0.3  # of the fit of the density given metadata
 RIDGE = 1.0  # penalty of the regression of log n_foci on m
 
 
@@ -112,6 +115,8 @@ def build_module(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator("weights", config["train"]["seed"]).initial_seed() % 2**31))
         model = build_model(grid, config["model"], schema, mean_map(train_studies, grid, config), densities)
+        if poisson and loss["density_steps"]:
+            fit_residual(model, data, loss["density_steps"], config["train"]["seed"])
         head = ImputationHead(schema) if schema and loss["imputation_weight"] else None
         fields, edges = loss["adversary"]["fields"], ()
         if "year_bins" in fields and schema:
@@ -121,6 +126,29 @@ def build_module(
         return AtlasModule(model, data, imputation=head, adversary_targets=targets,
                            adversary_strength=loss["adversary"]["strength"],
                            **{name: loss[name] for name in LOSS}, **settings)  # fmt: skip
+
+
+def fit_residual(model: VolumeVAE, data: MapDataModule, steps: int, seed: int, batch: int = 64) -> None:
+    """Fit the density given metadata alone, in place: maximum likelihood of the foci, with dropout of the condition.
+
+    The decoder then starts above the mixture of topics: what it adds is what the metadata do not tell.
+    """
+    assert model.classical is not None and model.embed is not None and model.residual is not None
+    trained = [*model.embed.parameters(), *model.residual.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=DENSITY_LR, betas=(0.9, 0.995), weight_decay=DENSITY_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        rows = torch.randint(len(data), (batch,), generator=generator("density", seed, step)).numpy()
+        counts = torch.from_numpy(foci_counts(data.studies.take(rows), data.grid).toarray())
+        m, observed = data.values[rows], data.observed[rows]
+        condition = torch.nn.functional.dropout(model.condition(m, observed), DENSITY_DROPOUT)
+        start = (model.classical.conditional(m, observed) + DENSITY_FLOOR).log()
+        log_rate = (start + model.residual(condition, model.mask)).log_softmax(1)
+        loss = -(counts * log_rate).sum() / counts.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
 
 
 def mean_map(studies: Studies, grid: BrainGrid, config: Mapping[str, Any]) -> Tensor:

@@ -1,9 +1,10 @@
 """Conditional beta-VAE of activation maps: FiLM in encoder and decoder, and a decoder that starts at a closed form.
 
 With `recon: poisson` the decoder returns the intensity per voxel of an inhomogeneous Poisson process of foci,
-lambda(x) = n(m) softmax(log f(x | m) + h(x, z, m)). f is the best classical density (mixture of topic KDEs, mixed with
-the kernel map of observed foci in completion), n the expected number of foci, and h the convolutional decoder, whose
-last layer is zero at initialisation: training starts at the classical model. Decoders of maps add to the mean map.
+lambda(x) = n(m) softmax(log f(x | m) + g(x, m) + h(x, z, m)). f is the best classical density (mixture of topic KDEs,
+mixed with the kernel map of observed foci in completion), n the expected number of foci, g a low-rank change by the
+metadata, and h the convolutional decoder. g and the last layer of h are zero at initialisation: training starts at the
+classical model. Decoders of maps add to the mean map.
 """
 
 import math
@@ -23,6 +24,8 @@ BACKBONES = {"resnet10": resnet10_blocks, "densenet": dense_blocks}
 RECON = ("mse_sum", "gauss", "poisson")
 MIN_FIELD_MM = 150.0
 LOGVAR = (-10.0, 3.0)  # bounds of the log-variance of a voxel and of a latent dimension
+TOPIC_SCALE = 6.0  # of topic weights in the condition, which are about 1 / 50
+RANK = 48  # of the change of the log-density by metadata
 FLOOR = 1e-7  # density added to the classical density, so that its logarithm is finite
 
 
@@ -186,6 +189,24 @@ class ClassicalDensity(nn.Module):
         return share * mixture + (1 - share) * self.global_density
 
 
+class MetadataResidual(nn.Module):
+    """Change g (B, V) of the log-density by the condition: sum_k a_k(c) B_k(x) + B_0(x), zero at initialisation.
+
+    The basis B is stored on every second voxel and interpolated linearly.
+    """
+
+    def __init__(self, condition_dim: int, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.coefficients = nn.Linear(condition_dim, RANK)
+        self.basis = nn.Parameter(torch.zeros(RANK + 1, *(math.ceil(side / 2) for side in shape)))
+
+    def forward(self, condition: Tensor, mask: Tensor) -> Tensor:
+        i, j, k = self.shape
+        basis = F.interpolate(self.basis[:, None], scale_factor=2, mode="trilinear")[:, 0, :i, :j, :k][:, mask]
+        return self.coefficients(condition) @ basis[:-1] + basis[-1]
+
+
 class VolumeVAE(nn.Module):
     """Conditional beta-VAE of maps on a masked grid.
 
@@ -206,6 +227,7 @@ class VolumeVAE(nn.Module):
 
     mask: Tensor
     mean_map: Tensor
+    input_scale: Tensor
 
     def __init__(
         self,
@@ -233,6 +255,10 @@ class VolumeVAE(nn.Module):
         self.z_dim, self.n_metadata, self.recon = z_dim, n_metadata, recon
         self.register_buffer("mask", mask.bool())
         self.register_buffer("mean_map", mean_map.float())
+        scale = torch.ones(n_metadata)
+        if topic_columns is not None:
+            scale[slice(*topic_columns)] = TOPIC_SCALE
+        self.register_buffer("input_scale", scale)
         shape, dim = tuple(mask.shape), condition_dim if n_metadata else None
         self.embed = (
             nn.Sequential(nn.Linear(2 * n_metadata, condition_dim), nn.SiLU(), nn.Linear(condition_dim, condition_dim))
@@ -251,13 +277,14 @@ class VolumeVAE(nn.Module):
             if densities is None:
                 raise ValueError("atlas.recon poisson starts at the classical densities, which are missing")
             self.classical = ClassicalDensity(densities, topic_columns, dim)
+            self.residual = MetadataResidual(condition_dim, shape) if dim else None
 
     def condition(self, m: Tensor, observed: Tensor) -> Tensor | None:
         """Condition vector (B, c) of metadata (B, d_m); entries that are not observed have no influence."""
         if self.embed is None:
             return None
         known = observed.to(m.dtype)
-        return self.embed(torch.cat([m.nan_to_num() * known, known], dim=1))
+        return self.embed(torch.cat([m.nan_to_num() * known * self.input_scale, known], dim=1))
 
     def metadata(self, m: Tensor | None, observed: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
         """Metadata and observed entries of a batch of n; None means that nothing, or everything finite, is observed."""
@@ -284,6 +311,8 @@ class VolumeVAE(nn.Module):
         condition = self.condition(m, observed)
         residual = self.decoder(z, condition)[:, 0, self.mask].float()
         log_density, log_count = self.classical(m, observed, condition, own)
+        if self.residual is not None and condition is not None:
+            residual = residual + self.residual(condition, self.mask)
         return (log_density + residual).log_softmax(1) + log_count[:, None]
 
     def decode(

@@ -49,6 +49,8 @@ class AtlasLoss(Section):
     imputation_weight: NotNegative = key("Weight of the imputation of missing metadata; 0: none.", 1.0)
     adversary: AtlasAdversary = key("Removal of metadata from the latent.", AtlasAdversary())
     completion: Fraction = key("Fraction of rows that observe half of their foci and predict the others.", 0.0)
+    prior: Fraction = key("Fraction of the other rows whose latent is drawn from the prior.", 0.0)
+    density_steps: int = key("Steps that fit the density given metadata alone, before the VAE.", 0, ge=0)
     drop_metadata: Fraction = key("Fraction of rows that are trained without metadata.", 0.1)
 
 

@@ -14,7 +14,7 @@ from neuromf.data.brain_grid import brain_grid
 from neuromf.training.trainer import fit
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = {"model": {"width": 4, "decoder_width": 4, "z_dim": 4, "condition_dim": 8},
+SMALL = {"model": {"width": 4, "decoder_width": 4, "z_dim": 4, "condition_dim": 8}, "loss": {"density_steps": 0},
          "train": {"steps": 8, "batch": 8, "warmup": 0, "log_every": 2, "checkpoint_every": 4}}  # fmt: skip
 
 
