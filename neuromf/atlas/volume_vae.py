@@ -203,8 +203,8 @@ class MetadataResidual(nn.Module):
 
     def forward(self, condition: Tensor, mask: Tensor) -> Tensor:
         i, j, k = self.shape
-        basis = F.interpolate(self.basis[:, None], scale_factor=2, mode="trilinear")[:, 0, :i, :j, :k][:, mask]
-        return self.coefficients(condition) @ basis[:-1] + basis[-1]
+        coarse = torch.einsum("bk,kxyz->bxyz", self.coefficients(condition), self.basis[:-1]) + self.basis[-1]
+        return F.interpolate(coarse[:, None], scale_factor=2, mode="trilinear")[:, 0, :i, :j, :k][:, mask]
 
 
 class VolumeVAE(nn.Module):
