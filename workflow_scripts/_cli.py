@@ -65,6 +65,7 @@ HELP = {
     "reference": "metrics of real participants and controls",
     "regional": "table of regional volumes",
     "regions": "regional volumes of real participants",
+    "results": "test_results.json of a model",
     "run": "name of the run",
     "runs": "metrics and cards of runs",
     "samples": "folders or table of samples",

@@ -142,6 +142,19 @@ def augmented_precision(n: int, fwhm_mm: float, random: np.random.Generator) -> 
     return (frames / sigma**2) @ frames.transpose(0, 2, 1)
 
 
+def kernel_sums(studies: Studies, grid: BrainGrid, fwhm_mm: float) -> sparse.csr_matrix:
+    """Sums of the kernels of each study's foci, not clipped: sparse, shape (n_studies, n_voxels), float32."""
+    shape, parts = (len(studies), grid.n_voxels), [sparse.csr_matrix((0, grid.n_voxels), dtype=np.float32)]
+    per_chunk = max(1, FOCI_PER_CHUNK // len(_offsets(grid, fwhm_mm)))
+    for first, last in _chunks(studies.starts, per_chunk):
+        foci = slice(studies.starts[first], studies.starts[last])
+        rows = studies.study_of_focus[foci] - first
+        place, kernel = _kernels(studies.points[foci], rows, grid, fwhm_mm, None)
+        indices = (place // shape[1], place % shape[1])
+        parts.append(sparse.csr_matrix((kernel, indices), (last - first, shape[1])))
+    return sparse.vstack(parts, format="csr")
+
+
 def foci_counts(studies: Studies, grid: BrainGrid) -> sparse.csr_matrix:
     """Number of foci of each study in each voxel of the mask, shape (n_studies, n_voxels), float32."""
     voxel = grid.mask_index(studies.points)

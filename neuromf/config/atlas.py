@@ -49,6 +49,23 @@ class Downloads(Section):
     )
 
 
+class Evaluation(Section):
+    n_z: Count = key("Latents per rate.", 64)
+    n_studies: Count | None = key(
+        "Studies per split whose rates are decoded, chosen at random; null: all, about 12 ms per study and latent.", 200
+    )
+    n_generated: Count = key("Most maps of precision, recall, density and coverage.", 2000)
+    n_permutations: Count = key("Permutations of the leakage null.", 20)
+    hcp_root: str | None = key(
+        "Folder of your own HCP contrast maps, {task}_{name}.nii.gz; null: none.", None, path=True
+    )
+
+
+class Comparators(Section):
+    topics: list[str] = key("Words of the topics that NiMARE analyses.", ["pain", "motor", "language"], min_length=1)
+    most: Count = key("Most studies per topic; the target atlas_long takes all topics.", 300)
+
+
 class Atlas(Section):
     scale: Literal["auto", "full", "subset_1k", "mock"] = key(
         "Studies. full: all of Neurosynth; subset_1k: 1,000 of them, for development; mock: 100 simulated studies, "
@@ -71,6 +88,8 @@ class Atlas(Section):
     exclude_modalities: list[Modality] = key("Studies with these flags, by their title, are excluded.", [])
     min_foci: Count = key("Studies with fewer foci after cleaning are excluded.", 5)
     split: tuple[Fraction, Fraction, Fraction] = key("Fractions of train, val and test.", (0.70, 0.15, 0.15))
+    evaluation: Evaluation = key("Evaluation of trained models.", Evaluation())
+    comparators: Comparators = key("Classical meta-analyses by NiMARE.", Comparators())
     downloads: Downloads = key("What the rules atlas_neurosynth and atlas_statmaps download.", Downloads())
     seed: Seed = key("Seed of mock studies, subset and splits.", 0)
 
