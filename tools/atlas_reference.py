@@ -124,7 +124,8 @@ def linear_probes(train: Studies, test: Studies, z: np.ndarray, z_test: np.ndarr
     for k, reference, value in zip((1, 5, 10), (0.169, 0.398, 0.568), found, strict=True):
         yield f"dominant topic from PCA-32: top {k}", reference, value
     yield "dominant topic, majority", 0.055, probes.majority(topic, topic_test)
-    recall = retrieval.recall_at_k(retrieval.predict_latents(train.topics, z, test.topics), z_test)
+    scaled, scaled_test = retrieval.standardised(z, z_test)
+    recall = retrieval.recall_at_k(retrieval.predict_latents(train.topics, scaled, test.topics), scaled_test)
     yield "topics to PCA-32: recall@10", 0.106, recall[10]
     yield "topics to PCA-32: recall@100", 0.456, recall[100]
 

@@ -31,6 +31,12 @@ def recall_at_k(predicted: NDArray, candidates: NDArray, ks: Sequence[int] = KS)
     return {k: float((found < k).mean()) for k in ks}
 
 
+def standardised(latents: NDArray, test: NDArray) -> tuple[NDArray, NDArray]:
+    """Latents of training and test studies, divided by their standard deviations over the training studies."""
+    std = np.maximum(np.std(latents, axis=0), 1e-12)
+    return latents / std, test / std
+
+
 def predict_latents(topics: NDArray, latents: NDArray, test_topics: NDArray) -> NDArray[np.float64]:
     """Latents (n_test, d) of test studies by ridge regression from the square roots of their topic weights."""
     from sklearn.linear_model import RidgeCV
@@ -41,7 +47,7 @@ def predict_latents(topics: NDArray, latents: NDArray, test_topics: NDArray) -> 
 def recall_table(
     topics: NDArray, test_topics: NDArray, latents: dict[str, tuple[NDArray, NDArray]], ks: Sequence[int] = KS
 ) -> pd.DataFrame:
-    """Recall of topics -> latents by model, with the row chance; columns model, k, recall, n.
+    """Recall of topics -> standardised latents by model, with the row chance; columns model, k, recall, n.
 
     Arguments:
         topics, test_topics: Topic weights of training and test studies, (n, n_topics) and (n_test, n_topics).
@@ -49,7 +55,8 @@ def recall_table(
     """
     n = len(test_topics)
     rows = [("chance", k, min(k / n, 1.0), n) for k in ks]
-    for name, (train, test) in latents.items():
+    for name, pair in latents.items():
+        train, test = standardised(*pair)
         found = recall_at_k(predict_latents(topics, train, test_topics), test, ks)
         rows += [(name, k, value, n) for k, value in found.items()]
     return pd.DataFrame(rows, columns=["model", "k", "recall", "n"])

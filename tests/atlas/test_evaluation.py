@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from atlas.evaluation_helpers import LinearAtlas
+from atlas.training_helpers import run
 
 from neuromf.atlas import counterfactual, evaluation, rates
 from neuromf.atlas.baselines import first_half, fit, fit_pca
 from neuromf.atlas.kernel_maps import kernel_maps
+from neuromf.atlas.studies import write_studies
 from neuromf.data.brain_grid import brain_grid
 from neuromf.metrics import likelihood
 
@@ -200,3 +202,17 @@ def test_A31_the_effect_of_a_field_exceeds_its_permutation_null_and_a_reversed_o
         LinearAtlas(mock_studies, GRID, conditional=False), GRID, m[:8], column, 0.0, 0.6
     )
     assert np.abs(ignored).max() == 0
+
+
+@pytest.mark.critical
+def test_A30_a_checkpoint_is_evaluated_from_its_files(mock_studies, tmp_path):
+    run(tmp_path, mock_studies, train={"steps": 2})
+    write_studies(mock_studies, tmp_path / "studies")
+    settings = {"n_z": 2, "n_studies": 3, "n_generated": 6, "n_permutations": 1}
+    evaluation.evaluate_run(studies=tmp_path / "studies", checkpoint=tmp_path / "run/checkpoint", grid="6mm",
+                            out=tmp_path / "test_results.json", **settings)  # fmt: skip
+    found = json.loads((tmp_path / "test_results.json").read_text())
+    assert found["provenance"]["scale"] == found["provenance"]["checkpoint"]["scale"] == "mock"
+    assert found["bits"]["completion"]["n_studies"] == 3 and "skipped" in found["external"]["pain"]
+    assert all(np.isfinite(value) for value in leaves(found["bits"]).values())
+    assert {row["field"] for row in found["counterfactual"]} > {"year", "log_n_foci", "topics:motor"}
