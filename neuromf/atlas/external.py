@@ -75,8 +75,8 @@ def task_probe(atlas: Atlas, studies: Studies, grid: BrainGrid) -> list[dict[str
 
 
 def _titles(studies: Studies) -> pd.Series:
-    """Titles without case and final punctuation."""
-    return studies.table["title"].str.lower().str.strip(". ")
+    """Letters and digits of the titles, without case."""
+    return studies.table["title"].str.lower().str.replace("[^a-z0-9]", "", regex=True)
 
 
 def hcp(atlas: Atlas, grid: BrainGrid, root: str | Path | None) -> list[dict[str, Any]]:

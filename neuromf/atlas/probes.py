@@ -26,13 +26,15 @@ HIDDEN, PENALTY, EPOCHS = 32, 1.0, 40  # of its MLP
 QUANTILE = 95  # percentile of the permutation null
 
 
-def logistic(C: float = 1.0) -> "Pipeline":
-    """Standardised logistic regression."""
+def logistic(balanced: bool = False) -> "Pipeline":
+    """Standardised logistic regression; `balanced` gives both classes the same weight."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=500))
+    return make_pipeline(
+        StandardScaler(), LogisticRegression(max_iter=500, class_weight="balanced" if balanced else None)
+    )
 
 
 def ridge_r2(x: NDArray, y: NDArray, x_test: NDArray, y_test: NDArray) -> float:
@@ -70,13 +72,14 @@ def scores(labels: NDArray, probability: NDArray) -> tuple[float, float]:
     return float(balanced_accuracy_score(labels, probability > 0.5)), float(roc_auc_score(labels, probability))
 
 
-def cross_probe(x: NDArray, labels: NDArray, groups: NDArray, C: float = 1.0) -> tuple[float, float]:
+def cross_probe(x: NDArray, labels: NDArray, groups: NDArray) -> tuple[float, float]:
     """Balanced accuracy and AUC of binary labels, 5-fold cross-validation by group (study)."""
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
     folds = GroupKFold(FOLDS)
     return scores(
-        labels, cross_val_predict(logistic(C), x, labels, groups=groups, cv=folds, method="predict_proba")[:, 1]
+        labels,
+        cross_val_predict(logistic(balanced=True), x, labels, groups=groups, cv=folds, method="predict_proba")[:, 1],
     )
 
 
@@ -86,7 +89,7 @@ def few_shot_probe(x: NDArray, labels: NDArray, groups: NDArray, seed: int = 0) 
 
     splits = GroupShuffleSplit(REPEATS, train_size=FEW, test_size=1 - FEW, random_state=seed).split(x, groups=groups)
     found = [
-        scores(labels[test], logistic().fit(x[train], labels[train]).predict_proba(x[test])[:, 1])
+        scores(labels[test], logistic(balanced=True).fit(x[train], labels[train]).predict_proba(x[test])[:, 1])
         for train, test in splits
         if len(set(labels[train])) == 2
     ]
@@ -95,7 +98,7 @@ def few_shot_probe(x: NDArray, labels: NDArray, groups: NDArray, seed: int = 0) 
 
 def transfer_probe(x: NDArray, labels: NDArray, train: NDArray[np.bool_]) -> tuple[float, float]:
     """Balanced accuracy and AUC of a probe trained on the rows of `train` and tested on all others."""
-    return scores(labels[~train], logistic().fit(x[train], labels[train]).predict_proba(x[~train])[:, 1])
+    return scores(labels[~train], logistic(balanced=True).fit(x[train], labels[train]).predict_proba(x[~train])[:, 1])
 
 
 def task_probe(

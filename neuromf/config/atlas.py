@@ -52,7 +52,7 @@ class Downloads(Section):
 class Evaluation(Section):
     n_z: Count = key("Latents per rate.", 64)
     n_studies: Count | None = key(
-        "Studies per split whose rates are decoded, chosen at random; null: all, about 12 ms per study and latent.", 200
+        "Studies per split whose rates are decoded, chosen at random; null: all.", 200
     )
     n_generated: Count = key("Most maps of precision, recall, density and coverage.", 2000)
     n_permutations: Count = key("Permutations of the leakage null.", 20)
