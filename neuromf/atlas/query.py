@@ -98,7 +98,7 @@ def _atlas_image() -> tuple[NDArray, NDArray]:
     import nibabel as nib
 
     try:
-        image = nib.load(Path(str(distribution("nimare").locate_file(ATLAS_FILE))))
+        image: Any = nib.load(Path(str(distribution("nimare").locate_file(ATLAS_FILE))))
     except PackageNotFoundError:
         raise ImportError(
             "the regions are inside NiMARE, which is not installed: pip install 'neuromf[atlas]'"

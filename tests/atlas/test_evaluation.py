@@ -11,7 +11,7 @@ from atlas.training_helpers import run
 
 from neuromf.atlas import counterfactual, evaluation, rates
 from neuromf.atlas.baselines import first_half, fit, fit_pca
-from neuromf.atlas.kernel_maps import kernel_maps
+from neuromf.atlas.kernel_maps import kernel_map, kernel_maps
 from neuromf.atlas.studies import write_studies
 from neuromf.data.brain_grid import brain_grid
 from neuromf.metrics import likelihood
@@ -85,6 +85,16 @@ def test_A30_completion_is_recomputed_and_scores_the_unobserved_half(results, mo
     assert found["own"]["value"] == pytest.approx(loop_bits(lambda k: own[k], test, ~half), abs=2e-3)
     assert found["global"]["value"] == pytest.approx(loop_bits(lambda k: shared, test, ~half), abs=1e-9)
     assert found["n_foci"] == int((~half).sum())
+
+    m, weight, mine = rates.metadata_of(atlas, test), found["model"]["weight"], []
+    for k, name in enumerate(test.table["id"]):
+        map_ = kernel_map(test.foci(k)[half[test.starts[k] : test.starts[k + 1]]], GRID, 12.0)
+        mu, logvar = atlas.encode(torch.from_numpy(GRID.volume(map_[None])), m[k : k + 1])
+        noise = rates._noise(name, SETTINGS["n_z"], atlas.z_dim, SETTINGS["seed"])
+        decoded = [atlas.decode(mu + torch.exp(logvar / 2) * eps, m[k : k + 1]).numpy()[0][GRID.mask] for eps in noise]
+        total = sum(np.clip(values, 1e-6, None) for values in decoded)
+        mine.append(weight * total / total.sum() + (1 - weight) * shared)
+    assert found["model"]["value"] == pytest.approx(loop_bits(lambda k: mine[k], test, ~half), abs=1e-4)
 
 
 @pytest.mark.critical
