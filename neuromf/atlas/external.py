@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from neuromf.atlas import baselines, dense_maps, probes
-from neuromf.atlas.cleaning import clean_tables
+from neuromf.atlas.cleaning import Policy, clean_tables
 from neuromf.atlas.kernel_maps import kernel_maps
 from neuromf.atlas.rates import FWHM_MM, Atlas, decoded, encoded, metadata_of
 from neuromf.atlas.studies import Studies
@@ -53,7 +53,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def contrasts() -> tuple[Studies, NDArray[np.int64], NDArray]:
     """Contrasts of the extract with one task and three foci or more, their label (1 for n-back) and their study."""
-    space = {"tal": "transform", "unknown": "keep"}
+    space: dict[str, Policy] = {"tal": "transform", "unknown": "keep"}
     found, _ = clean_tables(read_neurostore(), brain_grid("2mm"), scale="neurostore", space=space, min_foci=MIN_FOCI)
     task = found.table["task"].str.lower().str.replace("_", "-").to_numpy(str)
     is_nback, is_flanker = (np.char.find(task, name) >= 0 for name in TASKS)
@@ -103,9 +103,8 @@ def pain(atlas: Atlas, studies: Studies, grid: BrainGrid, root: Path | None) -> 
     maps = read_pain_maps(root, grid)
     train = studies.take(studies.rows("train"))
     fitted = baselines.fit(train, grid)
-    (topic, *_) = dense_maps.topics_about(studies.topic_words, ("pain",)) or [None]
     predicted = {"mean_map": fitted.mean_map}
-    if topic is not None:
+    for topic in dense_maps.topics_about(studies.topic_words, ("pain",))[:1]:
         predicted |= {"topic_kde": fitted.topic_rates[topic], "topic_decoded": topic_map(atlas, grid, train, topic)}
     table = dense_maps.compare(maps, predicted, lambda peaks: restore(atlas, grid, peaks), grid)
     return {"maps": _records(table), "summary": _records(dense_maps.grouped_interval(table))}
