@@ -31,11 +31,17 @@ COLUMNS = ["topic", "method", "bits", "low", "high", "weight", "r_model", "r_kde
 
 
 def as_studyset(studies: Studies) -> Any:  # noqa: ANN401  # nimare.nimads.Studyset, an optional package
-    """The studies as a NiMARE studyset, one analysis per study."""
-    nimads = _nimare("nimads")
-    return nimads.Studyset(
-        {"id": "atlas", "name": "atlas", "studies": [_study(studies, k) for k in range(len(studies))]}
-    )
+    """The studies as a NiMARE studyset, one analysis per study.
+
+    Raises:
+        ImportError: If NiMARE is not installed.
+    """
+    try:
+        from nimare.nimads import Studyset
+    except ImportError:
+        raise ImportError("NiMARE is needed for comparisons: pip install 'neuromf[atlas]'") from None
+    rows = [_study(studies, k) for k in range(len(studies))]
+    return Studyset({"id": "atlas", "name": "atlas", "studies": rows})
 
 
 def _study(studies: Studies, k: int) -> dict[str, Any]:
@@ -46,34 +52,30 @@ def _study(studies: Studies, k: int) -> dict[str, Any]:
     return {"id": name, "name": name, "authors": "", "publication": "", "metadata": {}, "analyses": [analysis]}
 
 
-def _nimare(name: str) -> Any:  # noqa: ANN401  # a module
-    import importlib
-
-    try:
-        return importlib.import_module(f"nimare.{name}")
-    except ImportError:
-        raise ImportError(f"nimare.{name} is needed for comparisons: pip install 'neuromf[atlas]'") from None
-
-
 def mkda_map(studies: Studies, others: Studies, grid: BrainGrid) -> NDArray[np.float64]:
     """z map (V,) of the association of foci with `studies` rather than `others`, by MKDA chi-square."""
-    estimator = _nimare("meta.cbma.mkda").MKDAChi2(mask=_mask_image(grid))
-    result = estimator.fit(as_studyset(studies), as_studyset(others))
-    return _map(result, "z_desc-association", grid)
+    sets = as_studyset(studies), as_studyset(others)
+    from nimare.meta.cbma.mkda import MKDAChi2
+
+    return _map(MKDAChi2(mask=_mask_image(grid)).fit(*sets), "z_desc-association", grid)
 
 
 def ale_map(studies: Studies, _: Studies, grid: BrainGrid) -> NDArray[np.float64]:
     """ALE statistic (V,) of studies, with a kernel of 12 mm, since sample sizes are unknown."""
-    ale, kernel = _nimare("meta.cbma.ale"), _nimare("meta.kernel")
-    estimator = ale.ALE(kernel_transformer=kernel.ALEKernel(fwhm=12.0), mask=_mask_image(grid))
-    return _map(estimator.fit(as_studyset(studies)), "stat", grid)
+    rows = as_studyset(studies)
+    from nimare.meta.cbma.ale import ALE
+    from nimare.meta.kernel import ALEKernel
+
+    return _map(ALE(kernel_transformer=ALEKernel(fwhm=12.0), mask=_mask_image(grid)).fit(rows), "stat", grid)
 
 
 def cbmr_map(studies: Studies, _: Studies, grid: BrainGrid) -> NDArray[np.float64]:
     """Spatial intensity (V,) of studies by a Poisson coordinate-based meta-regression without moderators."""
-    estimator = _nimare("meta.cbmr").CBMR("~ 1", mask=_mask_image(grid), incidence_threshold=None, spline_spacing=5,
-                                          n_iter=200, random_state=0)  # fmt: skip
-    result = estimator.fit(as_studyset(studies))
+    rows = as_studyset(studies)
+    from nimare.meta.cbmr import CBMR
+
+    options = {"incidence_threshold": None, "spline_spacing": 5, "n_iter": 200, "random_state": 0}
+    result = CBMR("~ 1", mask=_mask_image(grid), **options).fit(rows)
     (name,) = [key for key in result.maps if key.startswith("spatialIntensity")]
     return _map(result, name, grid)
 
