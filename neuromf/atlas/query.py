@@ -12,7 +12,7 @@ trend          slope per year of the fraction of studies that report the point, 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,8 @@ def _atlas_image() -> tuple[NDArray, NDArray]:
     import nibabel as nib
 
     try:
-        image: Any = nib.load(Path(str(distribution("nimare").locate_file(ATLAS_FILE))))
-    except PackageNotFoundError:
+        image: Any = nib.load(Path(str(metadata.distribution("nimare").locate_file(ATLAS_FILE))))
+    except metadata.PackageNotFoundError:
         raise ImportError(
             "the regions are inside NiMARE, which is not installed: pip install 'neuromf[atlas]'"
         ) from None

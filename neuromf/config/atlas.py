@@ -60,7 +60,7 @@ class Evaluation(Section):
 
 
 class Comparators(Section):
-    topics: list[str] = key("Words of the topics that NiMARE analyses.", ["pain", "motor", "language"], min_length=1)
+    topics: list[str] = key("Words of the topics that NiMARE analyses.", ["pain", "motor", "reading"], min_length=1)
     most: Count = key("Most studies per topic; the target atlas_long takes all topics.", 300)
 
 
