@@ -286,14 +286,3 @@ rule atlas_dvc:
         code=code_digest("workflow_scripts.atlas_dvc"),
     shell:
         "python -m workflow_scripts.atlas_dvc {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
-
-
-rule atlas:
-    """Target: the atlas so far."""
-    input:
-        expand(rules.atlas_maps.output.out, fwhm=[f"{fwhm:g}" for fwhm in ATLAS.kernels]),
-        rules.atlas_metadata.output.out,
-        rules.atlas_fig_1.output,
-        rules.atlas_status.output.out,
-        rules.atlas_dvc.output.out,
-    localrule: True

@@ -79,7 +79,8 @@ def cross_probe_matrix(
 def importance(z: NDArray, factors: NDArray, groups: Sequence[str]) -> NDArray:
     """|coefficient| of each dimension in a lasso regression of each factor, all standardised, (d, K)."""
     folds = list(GroupKFold(FOLDS).split(z, groups=np.asarray(groups)))
-    columns = [np.abs(LassoCV(cv=folds, eps=1e-2, max_iter=20_000).fit(_standard(z), one).coef_) for one in _standard(factors).T]
+    lasso = LassoCV(cv=folds, eps=1e-2, max_iter=20_000)
+    columns = [np.abs(lasso.fit(_standard(z), one).coef_) for one in _standard(factors).T]
     return np.stack(columns, 1)
 
 
