@@ -34,7 +34,9 @@ def render(*, tables: Sequence[Path], out: Path, simulated: str = "", **config: 
             _slices(row[1:-1], arrays, title=number == 0)
             _volumes(row[-1], arrays, last=number == len(tables) - 1)
         row[0].set_title(LABELS.get(path.stem, path.stem), fontsize=9, loc="left")
-    figure.colorbar(image, ax=axes[:, 0], location="bottom", shrink=0.8, aspect=25, label="$R^2$ on test patients")
+    bar = figure.colorbar(image, ax=axes[:, 0], location="bottom", shrink=0.8, aspect=25)
+    bar.set_label("$R^2$ on test patients", fontsize=8)
+    bar.ax.tick_params(labelsize=SMALL)
     if simulated:
         figure.supxlabel(simulated, x=0.01, ha="left", fontsize=SMALL, style="italic")
     style.save(figure, out, config | {"simulated": simulated})
