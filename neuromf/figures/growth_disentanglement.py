@@ -32,7 +32,7 @@ def render(*, tables: Sequence[Path], out: Path, simulated: str = "", **config: 
         with np.load(path) as arrays:
             image = _matrix(row[0], arrays)
             _slices(row[1:-1], arrays, title=number == 0)
-            _volumes(row[-1], arrays, last=number == len(tables) - 1)
+            _volumes(row[-1], arrays, title=number == 0, last=number == len(tables) - 1)
         row[0].set_title(LABELS.get(path.stem, path.stem), fontsize=9, loc="left")
     bar = figure.colorbar(image, ax=axes[:, 0], location="bottom", shrink=0.8, aspect=25)
     bar.set_label("$R^2$ on test patients", fontsize=8)
@@ -65,13 +65,17 @@ def _slices(panels: Sequence[Axes], arrays: Mapping[str, NDArray], *, title: boo
         ax.imshow(arrays["slices"][k].T, cmap="gray", vmin=black, vmax=white, origin="lower", interpolation="bilinear")
         ax.set_axis_off()
         if title:
-            ax.set_title(f"{arrays['steps'][k]:+.0f} s.d." if arrays["steps"][k] else "test scan", fontsize=SMALL)
+            ax.set_title(f"{arrays['steps'][k]:+.0f} s.d." if arrays["steps"][k] else "0 s.d.", fontsize=SMALL)
 
 
-def _volumes(ax: Axes, arrays: Mapping[str, NDArray], *, last: bool) -> None:
+def _volumes(ax: Axes, arrays: Mapping[str, NDArray], *, title: bool, last: bool) -> None:
     """Measured volume of the bright mass against the step, one line per test patient."""
     ax.plot(arrays["steps"], arrays["volumes"].T / 1000, color=style.PALETTE[0], lw=0.8, alpha=0.7)
-    ax.set_ylabel("bright mass (ml)", fontsize=SMALL)
     ax.tick_params(labelsize=6)
+    ax.yaxis.tick_right()
+    ax.spines["left"].set_visible(False)
+    ax.spines["right"].set_visible(True)
+    if title:
+        ax.set_title("bright mass (ml)", fontsize=SMALL)
     if last:
         ax.set_xlabel("step (s.d.)", fontsize=SMALL)
