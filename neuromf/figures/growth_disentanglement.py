@@ -26,12 +26,13 @@ def render(*, tables: Sequence[Path], out: Path, simulated: str = "", **config: 
         config: Further values for the metadata of the files.
     """
     figure = style.new(style.PAGE, 1.75 * len(tables) + 0.5)
-    widths = [2.3, *[0.85] * len(SHOWN), 1.6]
+    widths = [2.3, *[0.85] * len(SHOWN), 0.3, 1.5]  # the last but one is empty: room for tick labels
     axes = figure.subplots(len(tables), len(widths), squeeze=False, width_ratios=widths)
     for number, (row, path) in enumerate(zip(axes, tables, strict=True)):
         with np.load(path) as arrays:
             image = _matrix(row[0], arrays)
-            _slices(row[1:-1], arrays, title=number == 0)
+            row[-2].set_axis_off()
+            _slices(row[1:-2], arrays, title=number == 0)
             _volumes(row[-1], arrays, title=number == 0, last=number == len(tables) - 1)
         row[0].set_title(LABELS.get(path.stem, path.stem), fontsize=9, loc="left")
     bar = figure.colorbar(image, ax=axes[:, 0], location="bottom", shrink=0.8, aspect=25)
@@ -72,9 +73,6 @@ def _volumes(ax: Axes, arrays: Mapping[str, NDArray], *, title: bool, last: bool
     """Measured volume of the bright mass against the step, one line per test patient."""
     ax.plot(arrays["steps"], arrays["volumes"].T / 1000, color=style.PALETTE[0], lw=0.8, alpha=0.7)
     ax.tick_params(labelsize=6)
-    ax.yaxis.tick_right()
-    ax.spines["left"].set_visible(False)
-    ax.spines["right"].set_visible(True)
     if title:
         ax.set_title("bright mass (ml)", fontsize=SMALL)
     if last:
