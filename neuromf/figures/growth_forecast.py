@@ -43,7 +43,7 @@ def draw(
         scores: Rows of `neuromf.growth.ladder.score_models` by cohort.
         simulated: Statement at the foot.
     """
-    fig = style.new(style.PAGE, 5.8)
+    fig: Any = style.new(style.PAGE, 5.8)
     upper, lower = fig.subfigures(2, 1, height_ratios=[1, 1.35])
     chosen = choose_patients(forecasts)
     top = upper.subplots(1, len(chosen))

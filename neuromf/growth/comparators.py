@@ -110,13 +110,13 @@ class LinearMixedEffects(Comparator):
         spread = float(np.log(np.concatenate([p.y for p in patients]).std() + 1e-3))
 
         def loss(x: Tensor) -> Tensor:
-            found, mean, information = self._fixed_effects(design, visits.y, visits.count, x)
+            found, mean, information = self._fixed_effects(design, visits.y, visits.n, x)
             fitted = 0.5 * (mean * (information @ mean)).sum()  # of y' V^-1 y at the generalised least squares mean
             return -(found.log_likelihood.sum() + fitted - 0.5 * torch.logdet(information)) / len(patients)
 
         x = minimise(loss, np.array([spread, 0.0, spread - 1, spread - 2]))
         self.factor, self.sigma = lower_triangle(x[:3], 2), noise_of(x[3])
-        _, self.mean, information = self._fixed_effects(design, visits.y, visits.count, x)
+        _, self.mean, information = self._fixed_effects(design, visits.y, visits.n, x)
         self.mean_covariance = torch.linalg.inv(information)
 
     def _design(self, t: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class LinearMixedEffects(Comparator):
     def predict(self, cases: Sequence[Case]) -> tuple[NDArray, NDArray]:
         visits = pad([case.past for case in cases])
         design = self._design(visits.t) * visits.mask[..., None]
-        found = condition(design, visits.y - design @ self.mean, visits.count, self.factor, self.sigma)
+        found = condition(design, visits.y - design @ self.mean, visits.n, self.factor, self.sigma)
         row = self._design(torch.tensor([case.t for case in cases], dtype=torch.float64))
         gram = design.mT @ design / self.sigma**2
         fixed = row - (row[:, None] @ found.covariance @ gram)[:, 0]  # effect of the mean that data do not cancel

@@ -30,7 +30,7 @@ class ScalarProcess(Comparator):
     """
 
     name, title = "M5", "GP"
-    start = (0.0, 4.0, -2.5)  # log of standard deviation, length-scale in months, noise
+    start: tuple[float, ...] = (0.0, 4.0, -2.5)  # log of standard deviation, length-scale in months, noise
 
     def estimate(self, patients: Sequence[Trajectory]) -> None:
         visits = pad(patients)

@@ -151,7 +151,7 @@ class GompertzMixedEffects(Comparator):
         decay = torch.exp(-log_rate.exp()[..., None] * visits.t[:, None])  # (P, nodes, n)
         design = torch.stack([decay, 1 - decay], -1) * visits.mask[:, None, :, None]
         residual = visits.y[:, None] - (design @ mean[..., None])[..., 0]
-        return condition(design, residual, visits.count[:, None], self.factor[1:, 1:], self.sigma)
+        return condition(design, residual, visits.n[:, None], self.factor[1:, 1:], self.sigma)
 
     @torch.no_grad()
     def posterior(self, patients: Sequence[Trajectory]) -> Posterior:

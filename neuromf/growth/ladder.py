@@ -130,8 +130,8 @@ def score_models(forecasts: pd.DataFrame) -> pd.DataFrame:
         for horizon, cases in bins.items():
             locf = cases[cases["model"] == LOCF]["mean"].to_numpy(float)
             for model, own in cases.groupby("model", sort=False):
-                values = (own[name].to_numpy(float) for name in ("actual", "mean", "sd"))
-                found = score(*values, locf, own["patient"])
+                actual, mean, sd = own[["actual", "mean", "sd"]].to_numpy(float).T
+                found = score(actual, mean, sd, locf, own["patient"])
                 rows.append({"protocol": protocol, "horizon": horizon, "model": model,
                              "title": own["title"].iloc[0], **found})  # fmt: skip
     return pd.DataFrame(rows)

@@ -79,7 +79,8 @@ def latent_trajectories(
     by_patient: dict[str, list[str]] = {}
     for name in sorted(dated, key=lambda name: float(dated[name]["t_months"])):
         by_patient.setdefault(str(dated[name]["patient"]), []).append(name)
-    train, test = [], []
+    train: list[Trajectory] = []
+    test: list[Trajectory] = []
     for patient, names in sorted(by_patient.items()):
         group = test if dated[names[0]]["split"] == test_split else train
         group.append(_trajectory(patient, names, dated, volumes, readout))

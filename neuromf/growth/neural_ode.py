@@ -188,6 +188,6 @@ def jerk(field: GrowthField, states: Tensor, months: Tensor, effects: Tensor | N
     n = len(NODES)
     now = (t + NODES[:, None] * months).flatten()
     s, u = states.flatten(0, 1), None if effects is None else effects.repeat(n, 1)
-    _, second = jvp(lambda a, b: field(a, b, u), (now, s), (torch.ones_like(now), field(now, s, u)))
+    second = jvp(lambda a, b: field(a, b, u), (now, s), (torch.ones_like(now), field(now, s, u)))[1]
     squared = second.square().sum(1).view(n, -1)
     return ((WEIGHTS @ squared) * months).mean()

@@ -125,8 +125,8 @@ class NeuralODE(Comparator):
         population = torch.stack([self.effects.mean[0], self.effects.mean[2]]) if self.effects else 0
         u = torch.stack([posterior.log_rate, posterior.mean[..., 1]], -1) - population
         begin = torch.cat([posterior.curve(t)[0][..., None], start[:, None, 1:].expand(-1, n, -1)], -1)
-        repeated = {"effects": u.flatten(0, 1), "t": t.repeat_interleave(n)}
-        states = solve(self.field, begin.flatten(0, 1), months.repeat_interleave(n), **repeated)
+        effects, months, t = u.flatten(0, 1), months.repeat_interleave(n), t.repeat_interleave(n)
+        states = solve(self.field, begin.flatten(0, 1), months, effects=effects, t=t)
         return (posterior.weights[..., None] * states.view(len(start), n, -1)).sum(1)
 
     def predict(self, cases: Sequence[Case]) -> tuple[NDArray, NDArray]:
@@ -162,7 +162,8 @@ def train(field: GrowthField, noise: ForecastNoise, pairs: dict[str, Tensor], se
         FloatingPointError: If a loss is not finite, with epoch and batch.
     """
     free = [field.log_rate, field.capacity, *noise.parameters()]  # weight decay would pull k towards 0
-    groups = [{"params": free, "weight_decay": 0.0}, {"params": list(field.networks.parameters())}]
+    decayed = list(field.networks.parameters())
+    groups: list[dict[str, Any]] = [{"params": free, "weight_decay": 0.0}, {"params": decayed}]
     optimiser = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
     losses, n = [], len(pairs["months"])
     for epoch in range(settings.epochs):

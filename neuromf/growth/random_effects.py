@@ -27,7 +27,7 @@ class Visits(NamedTuple):
     mask: Tensor  # (P, n), 1 for visits, 0 for padding
 
     @property
-    def count(self) -> Tensor:
+    def n(self) -> Tensor:
         """Visits of each patient, (P,)."""
         return self.mask.sum(1)
 
