@@ -30,8 +30,10 @@ from neuromf.simulation.tumours import VOLUME_NOISE
 
 logger = logging.getLogger(__name__)
 
-QUESTIONS = (("M3", "M1"), ("M4r", "M3"), ("M4", "M4r"), ("M9", "M1"), ("M10", "M4r"), ("M10", "M4"), ("M10", "M8"), ("M11", "M4r"),
-             ("M11", "M4"), ("M11", "M10"))  # fmt: skip
+QUESTIONS = (  # model and the simpler one
+    *(("M3", "M1"), ("M4r", "M3"), ("M4", "M4r"), ("M9", "M1"), ("M10", "M8")),
+    *(("M10", "M4r"), ("M10", "M4"), ("M11", "M4r"), ("M11", "M4"), ("M11", "M10")),
+)
 
 
 def simulated_study(
