@@ -12,8 +12,8 @@ from neuromf.figures import style
 
 PANELS = (
     ("skill", "skill over LOCF", 0.0),
-    ("cov95", "coverage of 95 % intervals", 0.95),
-    ("is95", "interval score", None),
+    ("cov95", "95 % coverage", 0.95),
+    ("is95", "95 % interval score", None),
 )
 LOWEST_SKILL = -1.0  # the population mean lies below
 
@@ -34,7 +34,7 @@ def draw(scores: pd.DataFrame, rungs: list[dict[str, Any]], data: str, counts: d
         data, counts: What the volumes are, and how many patients, readings and zero volumes there are.
     """
     rows = scores[(scores["protocol"] == "last_from_rest") & (scores["horizon"] == "all")]
-    fig = style.new(style.PAGE, 1.3 + 0.3 * len(rows))
+    fig = style.new(style.PAGE, 1.5 + 0.3 * len(rows))
     axes = fig.subplots(1, len(PANELS) + 1, sharey=True)
     for ax, letter, (column, label, bound) in zip(axes, "abc", PANELS, strict=False):
         values = rows[column].to_numpy(float)
@@ -66,4 +66,4 @@ def _gains(ax: Any, models: list[str], rungs: list[dict[str, Any]]) -> None:  # 
     ax.axvline(0, color=style.LIMIT, ls="--", lw=0.8)
     ax.set_xscale("symlog", linthresh=0.1)
     ax.set_xticks([-1, -0.1, 0, 0.1, 1], ["-1", "-.1", "0", ".1", "1"])
-    ax.set_xlabel("gain over the row above", fontsize=9)
+    ax.set_xlabel("gain over row above\n(filled: earned)", fontsize=9)

@@ -102,7 +102,8 @@ def correlation_within(actual: NDArray, mean: NDArray, patients: ArrayLike) -> f
     """Mean over patients with at least three forecasts of the correlation of forecasts and values; NaN without any."""
     frame = pd.DataFrame({"actual": actual, "mean": mean, "patient": np.asarray(patients)})
     parts = [part for _, part in frame.groupby("patient") if len(part) >= 3]
-    found = [part["actual"].corr(part["mean"]) for part in parts if part["actual"].std() and part["mean"].std()]
+    varying = [part for part in parts if part[["actual", "mean"]].std().min() > 1e-9]
+    found = [part["actual"].corr(part["mean"]) for part in varying]
     return float(np.mean(found)) if found else float("nan")
 
 
