@@ -68,8 +68,8 @@ class MapDataModule:
         return len(self.values)
 
     def batch(self, rows: Sequence[int] | NDArray, random: torch.Generator) -> Batch:
-        """The studies of `rows` with drawn kernels and halves."""
-        rows = np.asarray(rows)
+        """The studies of `rows` with drawn kernels and halves; a study that two epochs share in a batch counts once."""
+        rows = np.asarray(list(dict.fromkeys(np.asarray(rows).tolist())))
         taken = self.studies.take(rows)
         drawn = torch.randint(len(self.kernels), (len(rows),), generator=random).numpy()
         halved = torch.rand(len(rows), generator=random).numpy() < self.completion

@@ -138,7 +138,7 @@ def fit_residual(model: VolumeVAE, data: MapDataModule, steps: int, seed: int, b
     optimizer = torch.optim.AdamW(trained, lr=DENSITY_LR, betas=(0.9, 0.995), weight_decay=DENSITY_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
-        rows = torch.randint(len(data), (batch,), generator=generator("density", seed, step)).numpy()
+        rows = torch.randperm(len(data), generator=generator("density", seed, step))[:batch].numpy()
         counts = torch.from_numpy(foci_counts(data.studies.take(rows), data.grid).toarray())
         m, observed = data.values[rows], data.observed[rows]
         condition = torch.nn.functional.dropout(model.condition(m, observed), DENSITY_DROPOUT)

@@ -43,6 +43,11 @@ def test_A18_a_draw_depends_on_its_generator_alone(train_studies):
     assert not torch.equal(first.image, other.image)
 
 
+def test_A18_a_study_that_two_epochs_share_in_a_batch_counts_once(train_studies):
+    names = train_studies.table["id"].tolist()
+    assert module_of(train_studies).batch([4, 9, 4], random_generator()).ids == [names[4], names[9]]
+
+
 def test_A18_completion_observes_half_of_the_foci_and_predicts_the_others(train_studies):
     batch = module_of(train_studies, completion=1.0).batch(np.arange(8), random_generator())
     whole = foci_counts(train_studies.take(np.arange(8)), GRID).sum(1).A1
