@@ -133,8 +133,13 @@ class ResNetEncoder(nn.Module):
 def run_blocks(blocks: Iterable[nn.Module], h: Tensor, checkpointing: bool) -> Tensor:
     """Output of consecutive blocks, whose activations are recomputed in the backward pass with `checkpointing`."""
     for block in blocks:
-        h = checkpoint(block, h, use_reentrant=False) if checkpointing else block(h)  # type: ignore[assignment]
+        h = run_block(block, h, checkpointing)
     return h
+
+
+def run_block(block: nn.Module, h: Tensor, checkpointing: bool) -> Tensor:
+    """Output of a block, whose activations are recomputed in the backward pass with `checkpointing`."""
+    return checkpoint(block, h, use_reentrant=False) if checkpointing else block(h)  # type: ignore[return-value]
 
 
 def add_spectral_norm(net: nn.Module) -> None:
