@@ -85,7 +85,8 @@ class AtlasModule(ResumableModule):
 
     def training_step(self, _: object, __: int) -> Tensor:
         batch = self.data.batch(self.local_rows(self.batch_indices()).numpy(), self.draw("data"))
-        batch = Batch(*(part.to(self.device) if isinstance(part, Tensor) else part for part in batch))
+        moved: Any = (part.to(self.device) if isinstance(part, Tensor) else part for part in batch)
+        batch = Batch(*moved)
         terms = self.objective(batch)
         self.check_finite(terms, batch.ids)
         values = {name: value.mean() for name, value in terms.items()}

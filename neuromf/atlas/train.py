@@ -141,7 +141,9 @@ def fit_residual(model: VolumeVAE, data: MapDataModule, steps: int, seed: int, b
         rows = torch.randperm(len(data), generator=generator("density", seed, step))[:batch].numpy()
         counts = torch.from_numpy(foci_counts(data.studies.take(rows), data.grid).toarray())
         m, observed = data.values[rows], data.observed[rows]
-        condition = torch.nn.functional.dropout(model.condition(m, observed), DENSITY_DROPOUT)
+        known = model.condition(m, observed)
+        assert known is not None
+        condition = torch.nn.functional.dropout(known, DENSITY_DROPOUT)
         start = (model.classical.conditional(m, observed) + DENSITY_FLOOR).log()
         log_rate = (start + model.residual(condition, model.mask)).log_softmax(1)
         loss = -(counts * log_rate).sum() / counts.sum()

@@ -66,9 +66,9 @@ def train(
     checkpoint = out.parent / "ckpt" / "vae.ckpt"
     if steps:
         volumes = read_volumes(volumes_of_split(read_table(qc), "train"))
-        weights_of = {"kl": kl_weight, "equivariance": equivariance_weight, "contrast": contrast_weight}
-        loss_weights = {f"{name}_weight": weight for name, weight in weights_of.items()}
-        settings = {"steps": steps, "batch": batch, "lr": lr, "seed": seed, "trained": trained, **loss_weights}
+        settings: dict[str, Any] = {"steps": steps, "batch": batch, "lr": lr, "seed": seed, "trained": trained}
+        loss_weights = {"kl": kl_weight, "equivariance": equivariance_weight, "contrast": contrast_weight}
+        settings |= {f"{name}_weight": weight for name, weight in loss_weights.items()}
         module = AutoencoderModule(vae, volumes, **settings)
         provenance = json.dumps([settings, architecture, weights, sha256, precision, num_splits, code, file_sha256(qc)])
         trainer.fit(module, checkpoint=checkpoint, provenance=provenance, keep_checkpoint=True, precision=precision)

@@ -36,10 +36,8 @@ def main() -> None:
     topics, rows = topic_names(atlas), []
     for column, name in zip(st.columns(2), "AB", strict=True):
         topic = column.selectbox(f"topic {name}", [UNKNOWN, *topics], index=min("AB".index(name), len(topics)))
-        year = column.selectbox(f"year {name}", [UNKNOWN if one is None else one for one in YEARS])
-        rows.append(
-            metadata_row(atlas, None if topic == UNKNOWN else topics.index(topic), None if year == UNKNOWN else year)
-        )
+        year = column.selectbox(f"year {name}", YEARS, format_func=lambda one: UNKNOWN if one is None else str(one))
+        rows.append(metadata_row(atlas, None if topic == UNKNOWN else topics.index(topic), year))
     a, b = decoded(atlas, torch.zeros(2, atlas.z_dim), torch.cat(rows))
     st.metric("correlation of A and B", f"{np.corrcoef(a, b)[0, 1]:.3f}")
     for title, values in (("A", a), ("B", b), ("B minus A, absolute", b - a)):
