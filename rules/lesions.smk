@@ -8,7 +8,7 @@ PAIR_RUN = next(iter(PAIR_RUNS))
 ENCODINGS = ("vae", "distance", "downsample", "level")
 # What fine-tuning takes over from the main run.
 INHERITED = {
-    "flow": ("times", "tangent", "derivative", "adaptive_power", "adaptive_c"),
+    "flow": ("times", "tangent", "derivative", "derivative_precision", "adaptive_power", "adaptive_c"),
     "train": ("weight_decay", "lr_end", "ema_images", "clip", "precision", "checkpoint_every"),
 }
 

@@ -23,6 +23,13 @@ def device_name(device: str | None = None) -> str:
     return f"{model[1].strip() if model else platform.machine()}, {threads} thread{'s' * (threads > 1)}"
 
 
+def to_device(rows: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy of a batch on `device`. A GPU reads it from pinned host memory, while the CPU goes on."""
+    if device.type != "cuda" or rows.is_cuda:
+        return rows.to(device)
+    return rows.pin_memory().to(device, non_blocking=True)
+
+
 def reset_peak(device: str) -> float:
     """Reset the peak memory of this process; returns the memory in use now."""
     if device == "cuda":

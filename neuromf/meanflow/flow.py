@@ -109,21 +109,30 @@ def draw_times(
     return t, torch.where(index < n_equal, t, torch.maximum(r, t - max_interval))
 
 
-def total_derivative(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    r"""u(z, t, r) and its derivative along the path at fixed r, from one forward-mode pass without autocast.
+def total_derivative(
+    u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor, precision: str = "float32"
+) -> tuple[Tensor, Tensor]:
+    r"""u(z, t, r) and its derivative along the path at fixed r, from one forward-mode pass.
 
     .. math:: \frac{d}{dt} u(z_t, t, r) = \partial_z u \cdot v + \partial_t u        (MF, eq. 8)
+
+    Arguments:
+        precision: "float32", or "bf16" for autocast of values and tangents alike.
     """
-    with torch.autocast(z.device.type, enabled=False), forward_ad.dual_level():
+    with torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"), forward_ad.dual_level():
         dual_z, dual_t = forward_ad.make_dual(z, v), forward_ad.make_dual(t, torch.ones_like(t))
         out, du_dt = forward_ad.unpack_dual(u(dual_z, dual_t, r))
-    return out, torch.zeros_like(out) if du_dt is None else du_dt
+    out = out.to(z)
+    return out, torch.zeros_like(out) if du_dt is None else du_dt.to(z)
 
 
-def single_pass(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def single_pass(
+    u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor, precision: str = "float32"
+) -> tuple[Tensor, Tensor]:
     """u with gradient, and du/dt without: pairs with r < t in one forward-mode pass, pairs with r = t in a plain pass.
 
     du/dt is zero where r = t, since it is multiplied by h = 0. Fastest; stores the activations of u and du/dt.
+    `precision` is that of the forward-mode pass, see `total_derivative`.
     """
     moving = r < t
     parts = torch.nonzero(~moving)[:, 0], torch.nonzero(moving)[:, 0]
@@ -131,21 +140,24 @@ def single_pass(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> 
     u_plain = u(*plain) if len(parts[0]) else z[parts[0]]
     if not len(parts[1]):
         return u_plain, torch.zeros_like(u_plain)
-    u_dual, du_dual = total_derivative(u, *dual, v[parts[1]])
+    u_dual, du_dual = total_derivative(u, *dual, v[parts[1]], precision)
     order = torch.argsort(torch.cat(parts))
     du_dt = torch.cat([u_dual.new_zeros(len(parts[0]), *u_dual.shape[1:]), du_dual.detach()])
     return torch.cat([u_plain.to(u_dual), u_dual])[order], du_dt[order]
 
 
-def two_pass(u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def two_pass(
+    u: MeanVelocity, z: Tensor, t: Tensor, r: Tensor, v: Tensor, precision: str = "float32"
+) -> tuple[Tensor, Tensor]:
     """du/dt from one pass without gradient, then u with gradient from a second: memory close to flow matching.
 
-    In this order the memory of the first pass is free before activations are stored.
+    In this order the memory of the first pass is free before activations are stored. `precision` is that of the first
+    pass, see `total_derivative`.
     """
     moving, derivative = torch.nonzero(r < t)[:, 0], None
     if len(moving):
         with torch.no_grad():
-            derivative = total_derivative(u, z[moving], t[moving], r[moving], v[moving])[1]
+            derivative = total_derivative(u, z[moving], t[moving], r[moving], v[moving], precision)[1]
     out = u(z, t, r)
     du_dt = torch.zeros_like(out)
     if derivative is not None:

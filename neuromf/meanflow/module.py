@@ -1,11 +1,13 @@
 """Training of MeanFlow: draws, regression, logging. The formulas are in `flow.py`."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from neuromf.core import hardware
 from neuromf.core.seeds import noise
 from neuromf.meanflow import flow
 from neuromf.meanflow.diagnostics import Diagnostics
@@ -33,6 +35,7 @@ class MeanFlowModule(ResumableModule):
         target: Regression target for r < t. "conditional": eps - x (MF); "teacher": velocity predicted by the EMA
             network (lower variance), which is then the tangent, too.
         derivative: Key of `flow.DERIVATIVES`.
+        derivative_precision: "float32" or "bf16", see `flow.total_derivative`.
         p: Loss exponent, or one per channel, see `flow.channel_lp`.
         channel_weights: Loss factor per channel, see `flow.channel_lp`.
         adaptive_power: Exponent of the adaptive weight, see `flow.adaptively_weighted`.
@@ -58,6 +61,7 @@ class MeanFlowModule(ResumableModule):
         tangent: str = "conditional",
         target: str = "conditional",
         derivative: str = "single_pass",
+        derivative_precision: str = "float32",
         p: float | Sequence[float] = 2.0,
         channel_weights: Sequence[float] | None = None,
         adaptive_power: float = 1.0,
@@ -73,7 +77,8 @@ class MeanFlowModule(ResumableModule):
         self.emas = nn.ModuleList(EMA(u, halflife_images=n, host=h) for n, h in zip(ema_images, host, strict=True))
         self.times = times
         self.flow_matching_steps, self.interval_warmup_steps = flow_matching_steps, interval_warmup_steps
-        self.tangent, self.target, self.derivative = tangent, target, flow.DERIVATIVES[derivative]
+        self.tangent, self.target = tangent, target
+        self.derivative = partial(flow.DERIVATIVES[derivative], precision=derivative_precision)
         self.p, self.channel_weights = p, channel_weights
         self.adaptive_power, self.adaptive_c = adaptive_power, adaptive_c
         self.diagnostics = diagnostics
@@ -90,7 +95,7 @@ class MeanFlowModule(ResumableModule):
         return {"ema": self.ema.net, "online": self.u, **further}
 
     def training_step(self, _: object, __: int) -> Tensor:
-        x = self.latents[self.batch_indices()].to(self.device)
+        x = hardware.to_device(self.latents[self.batch_indices()], self.device)
         eps = torch.randn(x.shape, generator=self.draw("eps")).to(x)
         t, r = (times.to(x) for times in flow.draw_times(self.batch, self.draw("times"), **self.time_sampling()))
         z, v = flow.training_path(x, eps, t, self.u.prediction)

@@ -3,13 +3,23 @@
 torch computes the forward-mode derivative of a convolution as three convolutions, one of them for the weight's zero
 tangent, and decomposes group normalisation into a dozen passes. Here the convolution needs one convolution of the
 input's tangent, and the normalisation one formula. Values and gradients are torch's own.
+
+Under autocast on a CPU, torch's group normalisation returns a bfloat16 value with a float32 tangent. Further casts of
+the value change nothing, so the tangent stays float32, and the next convolution fails. Here both parts of a dual number
+are cast: convolutions to the type of autocast, normalisations to float32 (as CUDA's autocast does).
 """
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
 
 aten = torch.ops.aten
+
+
+def has_tangent(x: Tensor) -> bool:
+    """Whether `x` is a dual number."""
+    return forward_ad.unpack_dual(x).tangent is not None
 
 
 class Context(FunctionCtx):
@@ -53,9 +63,13 @@ class Conv3d(nn.Conv3d):
     """`nn.Conv3d` with an efficient forward-mode derivative, without dilation and groups."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type):  # du/dt is never computed under autocast
-            return super().forward(x)
-        return _Convolution.apply(x, self.weight, self.bias, self.stride, self.padding)
+        weight, bias = self.weight, self.bias
+        if torch.is_autocast_enabled(device := x.device.type):
+            if not has_tangent(x):
+                return super().forward(x)
+            dtype = torch.get_autocast_dtype(device)
+            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        return _Convolution.apply(x, weight, bias, self.stride, self.padding)
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -102,7 +116,9 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled(x.device.type):
-            return super().forward(x)
+            if not has_tangent(x):
+                return super().forward(x)
+            x = x.float()
         return _GroupNorm.apply(x, self.weight, self.bias, self.num_groups, self.eps)[0]
 
 

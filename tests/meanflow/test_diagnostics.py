@@ -202,7 +202,7 @@ def test_scaled_times_raise_an_alarm(tmp_path, monkeypatch):
         train(tmp_path)
 
 
-def bf16_difference(u, z, t, r, v, step=1e-3):
+def bf16_difference(u, z, t, r, v, precision, step=1e-3):
     """u, and du/dt where r < t from a forward difference in bf16 (relative errors of 2^-9 over 1e-3)."""
     out, du_dt, moving = u(z, t, r), torch.zeros_like(z), r < t
     z, t, r, v = z[moving], t[moving], r[moving], v[moving]

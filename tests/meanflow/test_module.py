@@ -100,19 +100,42 @@ def test_P3_T10_bf16_training_is_finite_and_its_derivative_is_float32(tmp_path, 
     states = []
     exact = flow.total_derivative
 
-    def spy(u, z, t, r, v):
+    def spy(u, z, t, r, v, precision):
         def watched(z, t, r):
             out = u(z, t, r)
             states.append((z.dtype, out.dtype, torch.is_autocast_enabled("cpu")))
             return out
 
-        return exact(watched, z, t, r, v)
+        return exact(watched, z, t, r, v, precision)
 
     monkeypatch.setattr(flow, "total_derivative", spy)
     module = fit(make_module(data, steps=4), tmp_path, precision="bf16-mixed")
     assert set(states) == {(torch.float32, torch.float32, False)}
     assert all(torch.isfinite(p).all() for p in module.u.parameters())
     assert all(row["loss"] > 0 for row in module.history)
+
+
+@pytest.mark.parametrize("derivative", flow.DERIVATIVES)
+def test_a_training_with_a_derivative_in_bf16_resumes_with_the_same_bits(tmp_path, monkeypatch, derivative):
+    data = torch.randn(10, 4, 8, 8, 8, generator=torch.Generator().manual_seed(1))  # not 4^3, see above
+    settings, found = {"derivative": derivative, "derivative_precision": "bf16", "steps": 4}, []
+    exact = flow.total_derivative
+    monkeypatch.setattr(flow, "total_derivative", lambda *args: found.append(args[5]) or exact(*args))
+    whole, broken = fit(make_module(data, **settings), tmp_path / "whole"), make_module(data, **settings)
+    step = broken.training_step
+
+    def killed(batch, batch_idx):  # Lightning inspects these names
+        if broken.global_step == 3:
+            raise KeyboardInterrupt
+        return step(batch, batch_idx)
+
+    broken.training_step = killed
+    with pytest.raises(BaseException):  # noqa: B017 - Lightning wraps a keyboard interrupt in an exit
+        fit(broken, tmp_path / "broken")
+    resumed = fit(make_module(data, **settings), tmp_path / "broken")
+    for ours, theirs in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs) and ours.isfinite().all()
+    assert repr(whole.history) == repr(resumed.history) and set(found) == {"bf16"}
 
 
 def test_the_ema_is_updated_once_per_optimiser_step(data, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from neuromf.meanflow import run
+from neuromf.meanflow import flow, run
 from neuromf.nn import forward_mode
 
 LAYERS = {
@@ -74,9 +74,50 @@ def test_under_autocast_they_are_torchs_own_layers():
         torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
 
 
+NET = {"widths": [16, 32], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4}
+
+
+def test_in_bf16_the_values_and_tangents_of_a_unet_have_one_type_and_small_errors():
+    u = run.build_network(NET, "u")
+    nn.init.normal_(u.net.out[2].conv.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    z, v, t = normal(1, 4, 4, 8, 8, 8).float(), normal(2, 4, 4, 8, 8, 8).float(), torch.tensor([0.1, 0.4, 0.7, 1.0])
+    arguments, types = (u, z, t, 0.5 * t, v), set()
+    for module in u.modules():
+        if isinstance(module, forward_mode.Conv3d | forward_mode.GroupNorm | nn.Linear):
+            module.register_forward_hook(lambda m, _, out: types.add((type(m), *dtypes(out))))
+    exact, half = (flow.total_derivative(*arguments, precision=p) for p in ("float32", "bf16"))
+    in_bf16 = {row for row in types if torch.bfloat16 in row}
+    assert in_bf16 == {(k, torch.bfloat16, torch.bfloat16) for k in (forward_mode.Conv3d, nn.Linear)}
+    assert (forward_mode.GroupNorm, torch.float32, torch.float32) in types
+    for ours, theirs in zip(half, exact, strict=True):
+        assert ours.dtype == torch.float32 and 1e-4 < relative(ours, theirs) < 0.02
+
+
+def dtypes(out):
+    """Types of the value and of the tangent; of the value twice if it has no tangent."""
+    value, tangent = torch.autograd.forward_ad.unpack_dual(out)
+    return value.dtype, value.dtype if tangent is None else tangent.dtype
+
+
+def relative(actual, expected):
+    return float((actual - expected).detach().norm() / expected.detach().norm())
+
+
+def test_the_gradient_of_a_single_pass_in_bf16_is_close_to_that_in_float32():
+    u = run.build_network(NET, "u")
+    nn.init.normal_(u.net.out[2].conv.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    z, t = normal(1, 2, 4, 8, 8, 8).float(), torch.tensor([0.3, 0.8])
+    gradients = []
+    for precision in ("float32", "bf16"):
+        out, du_dt = flow.single_pass(u, z, t, 0.5 * t, z, precision)
+        u.zero_grad()
+        (out + 0.5 * du_dt.detach()).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in u.parameters() if p.grad is not None]))
+    assert gradients[1].isfinite().all() and relative(*gradients) < 0.05
+
+
 def test_the_unet_has_no_other_convolution_or_normalisation():
-    net = {"widths": [16, 32], "res_blocks": 1, "attention": [False, True], "head_width": 8, "norm_groups": 4}
-    kinds = {type(module) for module in run.build_network(net, "u").modules()}
+    kinds = {type(module) for module in run.build_network(NET, "u").modules()}
     assert {forward_mode.Conv3d, forward_mode.GroupNorm} <= kinds and not {nn.Conv3d, nn.GroupNorm} & kinds
 
 
