@@ -12,7 +12,8 @@ class EMA(nn.Module):
     """Exponential moving average of the weights of a network, updated once per optimiser step.
 
     A half-life in images makes the decay independent of the batch size. The decay rises from zero during the first
-    updates, so that the random initial weights are forgotten (EDM2, section 3). Frozen weights are shared, not copied.
+    updates, so that the random initial weights are forgotten (EDM2, section 3). Frozen weights are shared, not copied,
+    and so are modules without weights that have buffers, such as a prior: they remain on the device of `net`.
 
     The average is float32: in bfloat16 an update below 1/256 of a weight is rounded away, and an update is about 1e-5.
 
@@ -27,8 +28,9 @@ class EMA(nn.Module):
 
     def __init__(self, net: nn.Module, *, halflife_images: float, rampup: float = 0.1, host: bool = False) -> None:
         super().__init__()
-        frozen = {id(p): p for p in net.parameters() if not p.requires_grad}
-        self.net = copy.deepcopy(net, frozen).requires_grad_(False).eval()
+        shared: dict[int, Any] = {id(p): p for p in net.parameters() if not p.requires_grad}
+        shared |= {id(module): module for module in net.modules() if _is_constant(module)}
+        self.net = copy.deepcopy(net, shared).requires_grad_(False).eval()
         self.halflife_images, self.rampup, self.host = halflife_images, rampup, host
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EMA":
@@ -47,3 +49,8 @@ class EMA(nn.Module):
         for average, current in zip(self.net.parameters(), net.parameters(), strict=True):
             if current.requires_grad:
                 average.lerp_(current.to(average.device), weight)
+
+
+def _is_constant(module: nn.Module) -> bool:
+    """Whether a module has buffers and no weights."""
+    return any(True for _ in module.buffers()) and not any(True for _ in module.parameters())

@@ -8,6 +8,7 @@ from torch import nn
 
 from neuromf.core import seeds
 from neuromf.meanflow import flow
+from neuromf.meanflow.gaussian_prior import GaussianPrior
 from neuromf.meanflow.velocity_net import MeanVelocityNet
 from neuromf.nn.ema import EMA
 from neuromf.nn.embeddings import N_POSITIONS, Conditioning, TimeEmbedding, positions
@@ -270,6 +271,17 @@ def test_P3_T8_the_average_is_frozen_and_changes_only_in_updates():
     net.w.data.fill_(7.0)
     assert ema.net.w.item() == 1.0 and not ema.net.w.requires_grad and not ema.net.training
     assert net.w.requires_grad
+
+
+def test_averages_share_the_prior_of_their_network_on_any_device():
+    grid = (2, 4, 4, 4)
+    prior = GaussianPrior(normal(*grid), torch.eye(1, 128), torch.ones(1), torch.ones(grid))
+    nets = nn.ModuleList([u := MeanVelocityNet(unet(), "x", prior), EMA(u, halflife_images=10)])
+    assert nets[1].net.prior is prior and nets[1].net.net is not u.net
+    nets.to("meta")
+    ours, theirs = ({name: b for name, b in net.named_buffers()} for net in (u, nets[1].net))
+    assert all(theirs[name] is b for name, b in ours.items() if name.startswith("prior.")) and prior.mean.is_meta
+    assert not {id(p) for p in u.parameters()} & {id(p) for p in nets[1].net.parameters()}
 
 
 def test_the_average_of_a_constant_network_is_that_network():
