@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -95,12 +96,14 @@ HELP = {
 }
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
-SMALLER = {  # config key that lowers the memory of a rule
-    "autoencoder": "autoencoder.batch",
-    "encode": "volumes.shape",
-    "train": "meanflow.train.batch (and raise meanflow.train.accumulate)",
-    "sample": "meanflow.samples.batch",
+BATCH = {  # batch of a rule: key of the study's config, and place in the config of the script
+    "autoencoder": ("autoencoder.batch", ("batch",)),
+    "train": ("meanflow.train.batch", ("train", "batch")),
+    "sample": ("meanflow.samples.batch", ("batch",)),
+    "sample_pairs": ("meanflow.samples.batch", ("batch",)),
+    "finetune": ("lesions.finetune.batch", ("finetune", "batch")),
 }
+NO_BATCH = {"train": "meanflow.net.widths", "finetune": "lesions.adapter.rank"}  # what remains at a batch of 1
 
 
 def arguments(doc: str | None, argv: Sequence[str] | None, *names: str) -> argparse.Namespace:
@@ -119,6 +122,7 @@ def arguments(doc: str | None, argv: Sequence[str] | None, *names: str) -> argpa
     parser.add_argument("--gate", type=Path, help="gate of the phase before; a blocked one ends the script")
     parser.add_argument("--code", default="", help="digest of the code that runs")
     args = parser.parse_args(argv)
+    sys.excepthook = partial(explain, config=getattr(args, "config", None))
     log_to_terminal()
     if not gc.isenabled():  # in a job: see __init__.py
         begin_work()
@@ -154,26 +158,55 @@ def log_to_terminal() -> None:
     logging.getLogger("neuromf").setLevel(logging.INFO)
 
 
-def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def explain(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None, config: dict | None = None
+) -> None:
     """Python's own report of an error, then one line of advice if memory, disk or permissions caused it."""
     sys.__excepthook__(kind, error, trace)
-    if text := advice(error, Path(sys.argv[0]).stem):
+    if text := advice(error, Path(sys.argv[0]).stem, config or {}):
         print(text, file=sys.stderr, flush=True)
 
 
-def advice(error: BaseException, rule: str) -> str:
-    """Advice for a rule that ran out of memory or disk, or lacks permission; "" for other errors."""
+def advice(error: BaseException, rule: str, config: dict) -> str:
+    """Advice for a rule that ran out of memory or disk, or lacks permission; "" for other errors.
+
+    Arguments:
+        error: What ended the script.
+        rule: Name of the rule.
+        config: Config of the script, from which the values to try follow.
+    """
     number = getattr(error, "errno", None)
     path = os.path.abspath(getattr(error, "filename", None) or ".")
     if isinstance(error, MemoryError) or number == errno.ENOMEM or _no_memory(error):
-        less = f", or lower {SMALLER[rule]} in the config" if rule in SMALLER else ""
-        more = f"raise its mem_mb (--set-resources {rule}:mem_mb=N, or the profile)"
-        return f"Rule {rule} ran out of memory: {more}{less}."
+        on_gpu = "CUDA" in str(error) or "on cuda" in str(error)
+        raised = "" if on_gpu else f"raise its mem_mb (--set-resources {rule}:mem_mb=N, or the profile)"
+        named = "autoencoder.num_splits" in str(error)  # the message has its own way out
+        ways = [way for way in (raised, "" if named else smaller_batch(rule, config)) if way]
+        memory = "GPU memory" if on_gpu else "memory"
+        return f"Rule {rule} ran out of {memory}: {', or '.join(ways) or 'see the message above'}."
     if number in FULL:
         return f"Rule {rule}: the disk of {path} is full. Complete files are safe: free some space and run again."
     if number in DENIED:
         return f"Rule {rule} cannot write {path}. Make it writable, or choose another folder with --directory."
     return ""
+
+
+def smaller_batch(rule: str, config: dict) -> str:
+    """Config keys that lower the memory of a rule, with values to try and present values; "" if none is known."""
+    if rule not in BATCH:
+        return ""
+    name, place = BATCH[rule]
+    try:
+        batch = int(reduce(lambda section, part: section[part], place, config))
+    except KeyError:
+        return ""
+    if batch == 1:
+        return f"lower {NO_BATCH[rule]}" if rule in NO_BATCH else ""
+    text = f"set {name} to {batch // 2} (now {batch})"
+    if rule == "train":  # the same number of latents in each optimiser step
+        now = config["train"].get("accumulate", 1)
+        text += f" and meanflow.train.accumulate to {now * batch // (batch // 2)} (now {now})"
+    return text
 
 
 def _no_memory(error: BaseException) -> bool:

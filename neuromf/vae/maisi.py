@@ -193,6 +193,6 @@ def _inference(vae: MAISIVAEWrapper, precision: str) -> Iterator[None]:
         if not (isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)):
             raise
         raise MemoryError(
-            f"the autoencoder ran out of memory on {vae.device}: set autoencoder.num_splits higher than "
-            f"{vae.num_splits} (pieces of each convolution), or reduce volumes.shape"
+            f"the autoencoder ran out of memory on {vae.device}: set autoencoder.num_splits to {2 * vae.num_splits} "
+            f"(now {vae.num_splits}; pieces of each convolution), or reduce volumes.shape"
         ) from error

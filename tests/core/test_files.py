@@ -179,8 +179,14 @@ def test_a_failed_write_leaves_no_file(tmp_path):
             MemoryError(),
             "Rule train ran out of memory: raise its mem_mb (--set-resources train:mem_mb=N, or the profile)",
         ),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "or lower meanflow.train.batch"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "or lower meanflow.train.batch"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "or the profile), or set meanflow.train.batch to 8 (now 16) and meanflow.train.accumulate to 4 (now 2).",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+            "Rule train ran out of GPU memory: set meanflow.train.batch to 8 (now 16) and meanflow.train.accumulate to",
+        ),
         (
             OSError(errno.ENOSPC, "No space", "/data/0.pt"),
             "Rule train: the disk of /data/0.pt is full. Complete files",
@@ -191,8 +197,37 @@ def test_a_failed_write_leaves_no_file(tmp_path):
     ],
 )
 def test_machine_errors_give_advice(error, words):
-    found = advice(error, "train")
+    found = advice(error, "train", {"train": {"batch": 16, "accumulate": 2}})
     assert words in found and bool(words) == bool(found)
+
+
+@pytest.mark.parametrize(
+    ("rule", "config", "way"),
+    [
+        ("train", {"train": {"batch": 1, "accumulate": 32}}, "lower meanflow.net.widths"),
+        (
+            "train",
+            {"train": {"batch": 3}},
+            "set meanflow.train.batch to 1 (now 3) and meanflow.train.accumulate to 3",
+        ),
+        ("sample", {"batch": 8}, "set meanflow.samples.batch to 4 (now 8)"),
+        ("sample_pairs", {"batch": 8}, "set meanflow.samples.batch to 4 (now 8)"),
+        ("finetune", {"finetune": {"batch": 4}}, "set lesions.finetune.batch to 2 (now 4)"),
+        ("finetune", {"finetune": {"batch": 1}}, "lower lesions.adapter.rank"),
+        ("autoencoder", {"batch": 2}, "set autoencoder.batch to 1 (now 2)"),
+        ("fig_3", {}, "see the message above"),
+    ],
+)
+def test_a_full_gpu_gives_the_key_and_the_value_to_try(rule, config, way):
+    found = advice(torch.OutOfMemoryError("CUDA out of memory"), rule, config)
+    assert found.startswith(f"Rule {rule} ran out of GPU memory: {way}") and "mem_mb" not in found
+
+
+@pytest.mark.parametrize(("device", "memory"), [("cuda:0", "GPU memory: see the message above."), ("cpu", "memory: r")])
+def test_a_message_of_the_autoencoder_has_its_own_way_out(device, memory):
+    error = MemoryError(f"the autoencoder ran out of memory on {device}: set autoencoder.num_splits to 8 (now 4)")
+    found = advice(error, "sample", {"batch": 8})
+    assert found.startswith(f"Rule sample ran out of {memory}") and "samples.batch" not in found
 
 
 LITTLE = """

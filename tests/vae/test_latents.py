@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from neuromf.core import seeds
+from neuromf.core import hardware, seeds
 from neuromf.data import augmentation, nifti
 from neuromf.metrics import autoencoder
 from neuromf.metrics.images import equivariance
@@ -405,6 +405,17 @@ def test_memory_mapped_training_latents_are_the_same_bits(shards):
     some = torch.tensor([6, 0, 3, 3])
     assert torch.equal(mapped[some], data[some]) and torch.equal(mapped[1:], data[1:])
     assert torch.equal(training_set.load_training_set(paths, splits, stats, resident_mb=data.nbytes / 1e6), data)
+
+
+@pytest.mark.slow
+def test_latents_of_581_participants_at_paper_shape_fit_in_memory_once():
+    stored = torch.zeros(1, 4, 32, 32, 32).expand(581, -1, -1, -1, -1)
+    latents = training_set.MemoryMappedLatents([(stored, torch.arange(581))], {"mean": [0.0] * 4, "std": [1.0] * 4})
+    before = hardware.reset_peak("cpu")
+    data = latents.in_memory()
+    assert data.shape == (581, 4, 32, 32, 32) and latents.megabytes == data.nbytes / 1e6
+    assert latents.megabytes == pytest.approx(304.6, abs=0.1)
+    assert hardware.peak_mb("cpu") - before < 1.3 * latents.megabytes
 
 
 def test_P1_T6_without_augmented_versions_the_training_set_is_the_scans(shards, tmp_path):

@@ -410,7 +410,7 @@ def test_the_message_for_too_little_memory_names_the_config_key(monkeypatch, rea
     with pytest.raises(MemoryError) as error:
         maisi.encode_safely(net, uniform(1, 1, 8, 40, 8))
     assert message(error) == (
-        "the autoencoder ran out of memory on cpu: set autoencoder.num_splits higher than 1 (pieces of each "
+        "the autoencoder ran out of memory on cpu: set autoencoder.num_splits to 2 (now 1; pieces of each "
         "convolution), or reduce volumes.shape"
     )
 
