@@ -83,7 +83,7 @@ use rule bench as bench_growth with:
         code=code_digest("workflow_scripts.bench_growth"),
 
 
-# GPU memory of every job in two accounts, and hours of every training, before anything runs and without a GPU.
+# GPU memory of every job in two accounts, and hours of every job, before anything runs and without a GPU.
 use rule bench as memory with:
     output:
         table="results/bench/memory.csv",
@@ -102,6 +102,12 @@ use rule bench as memory with:
         cfg=as_json(
             study=cfg.study,
             runs={name: dump(run, *SECTIONS) for name, run in ARMS.runs.items()},
+            pairs={
+                **dump(cfg.lesions, "adapter", "finetune"),
+                # The number of simulated cases stands for that of your own.
+                "n": round(cfg.lesions.simulated.n_participants * cfg.lesions.split.train)
+                * (1 + cfg.lesions.n_augmented),
+            },
             shape=cfg.volumes.shape,
             **dump(cfg.autoencoder, "architecture", "num_splits"),
             **dump(cfg.latents, "precision"),

@@ -11,7 +11,7 @@ import torch
 import yaml
 from snakemake.utils import update_config
 
-from neuromf.benchmarks import memory, memory_fake, memory_jobs
+from neuromf.benchmarks import memory_fake, memory_jobs
 from neuromf.config.study import read_config
 from neuromf.core import hardware
 from neuromf.lesions.network import add_adapters
@@ -59,10 +59,7 @@ def test_the_published_autoencoder_fits_and_its_peak_is_that_of_the_account(task
     vae = MAISIVAEWrapper(num_splits=4).cuda()
     call = {"encode": lambda: encode_safely(vae, torch.rand(VOLUME)),
             "decode": lambda: decode_safely(vae, torch.randn(1, *LATENT))}[task]  # fmt: skip
-    account = (
-        memory_fake.inference_account(lambda: memory.new_autoencoder(**job, onednn=False)).total
-        - memory_jobs.CONTEXT_MB
-    )
+    account = memory_fake.inference_account(lambda: memory_jobs.new_autoencoder(**job)).total - memory_jobs.CONTEXT_MB
     assert peak_mb(call) == pytest.approx(account, rel=0.2)
 
 
@@ -71,6 +68,21 @@ def test_twenty_steps_stay_within_the_account(run, tmp_path):
     measured = peak_mb(lambda: fit(run, tmp_path))
     assert measured < account.total < 7200
     assert measured == pytest.approx(account.total - memory_jobs.CONTEXT_MB, rel=0.2)
+
+
+def test_batches_reach_the_gpu_from_pinned_memory(monkeypatch):
+    rows, pinned = torch.randn(16, *LATENT), []
+    pin = torch.Tensor.pin_memory
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(pin(self)) or pinned[-1])
+    assert torch.equal(hardware.to_device(rows, torch.device("cuda")).cpu(), rows) and pinned[0].is_pinned()
+
+
+def test_a_derivative_in_bf16_is_close_to_float32(run):
+    u = memory_jobs.new_module(**run, shape=LATENT).u.cuda()
+    torch.nn.init.normal_(u.net.out[2].conv.weight, std=0.1)
+    z, v, t = torch.randn(2, *LATENT, device="cuda"), torch.randn(2, *LATENT, device="cuda"), torch.rand(2).cuda()
+    exact, half = (flow.total_derivative(u, z, t, 0.5 * t, v, precision) for precision in ("float32", "bf16"))
+    assert float((half[1] - exact[1]).norm() / exact[1].norm()) < 0.05
 
 
 def test_bf16_and_float32_train_alike(run, tmp_path):

@@ -1,9 +1,9 @@
 """GPU memory and time of every job of a study, before it runs: a page with two accounts, and a refusal of small GPUs.
 
-Jobs: the training of each run (runs with the same memory are one row), sampling, decoding, encoding.
+Jobs: the training of each run (runs with the same memory are one row), LoRA fine-tuning, sampling, decoding, encoding.
 """
 
-import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,37 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
-from neuromf.benchmarks import memory_cpu, memory_fake
-from neuromf.benchmarks.memory_jobs import CONTEXT_MB, Account, gpu_autocast, new_sampling
-from neuromf.vae.maisi import ARCHITECTURES, DOWNSAMPLING, LATENT_CHANNELS, MAISIVAEWrapper
+from neuromf.benchmarks import memory_cpu, memory_fake, memory_time
+from neuromf.benchmarks.memory_jobs import (
+    CONTEXT_MB,
+    Account,
+    latent_shape,
+    new_autoencoder,
+    new_sampling,
+    runs_by_memory,
+    sections,
+)
+from neuromf.benchmarks.memory_time import MACHINES
+
+logger = logging.getLogger(__name__)
 
 HALF = 2  # the real autoencoder runs on volumes of half the side, with an eighth of the memory
-FLOW = ("prediction", "prior", "tangent", "target", "derivative")  # settings of the flow that change memory
-TRAIN = ("batch", "precision", "averages", "checkpoint_activations")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Peak operations per second in bfloat16 and in float32 (TF32 on a GPU), and the fraction that is reached."""
-
-    bf16: float
-    float32: float
-    utilisation: float
-
-    def seconds(self, bf16: float, float32: float) -> float:
-        """Seconds of these operations."""
-        return (bf16 / self.bf16 + float32 / self.float32) / self.utilisation
-
-
-# Peaks without sparsity, from NVIDIA's data sheets; the CPU without a unit for bfloat16. Utilisation is an assumption.
-MACHINES = {
-    "RTX 4060 Laptop": Machine(24e12, 12e12, 0.3),
-    "A100": Machine(312e12, 156e12, 0.3),
-    "two CPU cores": Machine(0.2e12, 0.2e12, 0.5),
-}
 
 
 @dataclass(frozen=True)
@@ -54,12 +40,19 @@ class Job:
 
 
 def jobs(
-    *, runs: Mapping[str, dict], shape: Sequence[int], architecture: str, num_splits: int, precision: str
+    *,
+    runs: Mapping[str, dict],
+    pairs: dict,
+    shape: Sequence[int],
+    architecture: str,
+    num_splits: int,
+    precision: str,
 ) -> list[Job]:
     """GPU jobs of a study.
 
     Arguments:
         runs: Sections net, flow, train and samples of every run; the main run first.
+        pairs: Sections adapter and finetune of fine-tuning, and n (training pairs with their versions).
         shape: Shape of volumes in voxels.
         architecture: Key of `ARCHITECTURES`.
         num_splits: Pieces of each convolution of the autoencoder.
@@ -71,28 +64,13 @@ def jobs(
     vae = {"architecture": architecture, "num_splits": num_splits, "shape": shape}
     decode, encode = ({**vae, "task": "decode", "precision": main["samples"]["precision"]},
                       {**vae, "task": "encode", "precision": precision})  # fmt: skip
+    found.append(training_job(["LoRA"], main, latent, pairs))
     return [*found, sampling_job(main, latent), autoencoder_job(decode), autoencoder_job(encode)]
 
 
-def latent_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Latent shape (C, I, J, K) of volumes of this shape."""
-    return LATENT_CHANNELS, *(n // DOWNSAMPLING for n in shape)
-
-
-def runs_by_memory(runs: Mapping[str, dict]) -> list[list[str]]:
-    """Names of the runs whose trainings need the same memory, the main run in the first list."""
-    groups: dict[str, list[str]] = {}
-    for name, run in runs.items():
-        flow, train = run["flow"], run["train"]
-        key = [run["net"], [flow[k] for k in FLOW], flow["times"]["fraction_r_equals_t"]]
-        key += [[train[k] for k in TRAIN], len(train["ema_images"])]
-        groups.setdefault(json.dumps(key, sort_keys=True), []).append(name)
-    return list(groups.values())
-
-
-def training_job(names: Sequence[str], run: dict, latent: tuple[int, ...]) -> Job:
-    """Job of the trainings with these names."""
-    settings: dict[str, Any] = {key: run[key] for key in ("net", "flow", "train")} | {"shape": latent}
+def training_job(names: Sequence[str], run: dict, latent: tuple[int, ...], pairs: dict | None = None) -> Job:
+    """Job of the trainings with these names; with `pairs`, of the fine-tuning of a run."""
+    settings: dict[str, Any] = {**sections(run, pairs), "shape": latent}
     more = f" and {len(names) - 1} more" if names[1:] else ""
     return Job(f"train {names[0]}{more}", lambda: memory_fake.training_account(**settings),
                lambda: memory_cpu.training_account(**settings))  # fmt: skip
@@ -112,31 +90,16 @@ def sampling_job(run: dict, latent: tuple[int, ...]) -> Job:
 
 def autoencoder_job(settings: dict) -> Job:
     """Job that encodes or decodes one volume."""
-    half = {**settings, "shape": [n // HALF for n in settings["shape"]]}
+    half = {**settings, "shape": [n // HALF for n in settings["shape"]], "onednn": True}
 
     def fake() -> Account:
-        return memory_fake.inference_account(lambda: new_autoencoder(**settings, onednn=False))
+        return memory_fake.inference_account(lambda: new_autoencoder(**settings))
 
     return Job(
-        settings["task"], fake, lambda: memory_cpu.inference_account(lambda: new_autoencoder(**half), scale=HALF**3)
+        settings["task"],
+        fake,
+        lambda: memory_cpu.inference_account(lambda: new_autoencoder(**half), scale=HALF**3),
     )
-
-
-def new_autoencoder(
-    *, architecture: str, num_splits: int, shape: Sequence[int], task: str, precision: str, onednn: bool = True
-) -> tuple[list[nn.Module], Callable[[], Tensor]]:
-    """Autoencoder with random weights, and a function that encodes or decodes one volume."""
-    vae = MAISIVAEWrapper(ARCHITECTURES[architecture], num_splits=num_splits)
-    if not onednn:
-        for module in vae.modules():
-            module.__class__ = nn.Conv3d if isinstance(module, nn.Conv3d) else type(module)
-
-    def call() -> Tensor:
-        with gpu_autocast(precision):
-            return vae.encode(torch.rand(1, 1, *shape))[0] if task == "encode" else vae.decode(torch.randn(1, *latent))
-
-    latent = latent_shape(shape)
-    return [vae], call
 
 
 def write(*, study: str, table: Path, page: Path, **settings: Any) -> None:
@@ -148,17 +111,16 @@ def write(*, study: str, table: Path, page: Path, **settings: Any) -> None:
         settings: Arguments of `jobs`, and scans (versions of all scans that are encoded).
     """
     scans = settings.pop("scans")
-    rows = [row(job) for job in jobs(**settings)]
-    hours = time_table(settings["runs"], latent_shape(settings["shape"]))
+    rows, latent = [row(job) for job in jobs(**settings)], latent_shape(settings["shape"])
+    hours, sizes = memory_time.time_table(scans=scans, **settings), memory_time.size_table(settings["runs"], latent)
     pd.DataFrame(rows).to_csv(table, index=False, float_format="%.6g")
-    page.write_text(
-        markdown(study, rows, hours, latents_mb=scans * math.prod(latent_shape(settings["shape"])) * 4 / 1e6)
-    )
+    page.write_text(markdown(study, rows, hours, sizes, latents_mb=scans * math.prod(latent) * 4 / 1e6))
 
 
 def row(job: Job) -> dict[str, Any]:
     """Row of the table: parts and total of the account with fake tensors, total of the other, their difference."""
     fake, cpu = job.fake(), job.cpu()
+    logger.info("%s: %.0f and %.0f MB", job.name, fake.total, cpu.total)
     totals = {"context": CONTEXT_MB, "total": fake.total, "total_cpu": cpu.total}
     return {"job": job.name, **asdict(fake), **totals, "difference": difference(fake, cpu)}
 
@@ -166,30 +128,6 @@ def row(job: Job) -> dict[str, Any]:
 def difference(fake: Account, cpu: Account) -> float:
     """Difference of two accounts relative to the first, without the context."""
     return (cpu.total - fake.total) / (fake.total - CONTEXT_MB)
-
-
-def time_table(runs: Mapping[str, dict], latent: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Operations and hours on each machine of the training of every run."""
-    counted = {names[0]: memory_fake.training_operations(**_sections(runs[names[0]]), shape=latent)
-               for names in runs_by_memory(runs)}  # fmt: skip
-    first = {name: names[0] for names in runs_by_memory(runs) for name in names}
-    return [time_row(name, run, *counted[first[name]]) for name, run in runs.items()]
-
-
-def _sections(run: dict) -> dict:
-    return {key: run[key] for key in ("net", "flow", "train")}
-
-
-def time_row(name: str, run: dict, matching: float, derivative: float) -> dict[str, Any]:
-    """Row of the time table, from the operations of a batch of flow matching and those that pairs with r < t add."""
-    train = run["train"]
-    open_steps = max(0, train["steps"] - run["flow"]["flow_matching_steps"])
-    batches = train["accumulate"]
-    plain, dual = matching * train["steps"] * batches, derivative * open_steps * batches
-    bf16 = plain if train["precision"].startswith("bf16") else 0.0  # the derivative is float32 in either case
-    hours = {m: machine.seconds(bf16, plain - bf16 + dual) / 3600 for m, machine in MACHINES.items()}
-    return {"run": name, "steps": train["steps"], "images": train["batch"] * batches * train["steps"],
-            "PFLOP": (plain + dual) / 1e15, **hours}  # fmt: skip
 
 
 def refuse_small_card(*, study: str, card_mb: float, runs: Mapping[str, dict], shape: Sequence[int]) -> None:
@@ -201,7 +139,7 @@ def refuse_small_card(*, study: str, card_mb: float, runs: Mapping[str, dict], s
     latent = latent_shape(shape)
     for names in runs_by_memory(runs):
         run = runs[names[0]]
-        account = memory_fake.training_account(**_sections(run), shape=latent)
+        account = memory_fake.training_account(**sections(run), shape=latent)
         if account.total > card_mb:
             raise SystemExit(refusal(study, names[0], account, card_mb, run, fitting_batch(run, latent, card_mb)))
 
@@ -210,8 +148,8 @@ def fitting_batch(run: dict, latent: tuple[int, ...], card_mb: float) -> int:
     """Largest batch, by halving, whose training fits on the GPU; 0 if none does."""
     batch = run["train"]["batch"] // 2
     while batch:
-        sections = {**_sections(run), "train": {**run["train"], "batch": batch}}
-        if memory_fake.training_account(**sections, shape=latent).total <= card_mb:
+        smaller = sections({**run, "train": {**run["train"], "batch": batch}})
+        if memory_fake.training_account(**smaller, shape=latent).total <= card_mb:
             return batch
         batch //= 2
     return 0
@@ -234,8 +172,10 @@ def refusal(study: str, name: str, account: Account, card_mb: float, run: dict, 
     )
 
 
-def markdown(study: str, rows: Sequence[dict], hours: Sequence[dict], *, latents_mb: float) -> str:
-    """Page with the memory of every job, the hours of every training, and notes."""
+def markdown(
+    study: str, rows: Sequence[dict], hours: Sequence[dict], sizes: Sequence[dict], *, latents_mb: float
+) -> str:
+    """Page with the memory of every job, the hours of every job, other sizes of the network, and notes."""
     total: dict[str, Any] = {name: sum(row[name] for row in hours) for name in ("images", "PFLOP", *MACHINES)}
     machines = "; ".join(f"{name}: {m.bf16 / 1e12:g} and {m.float32 / 1e12:g} TFLOP/s, {m.utilisation:.0%}"
                          for name, m in MACHINES.items())  # fmt: skip
@@ -243,13 +183,15 @@ def markdown(study: str, rows: Sequence[dict], hours: Sequence[dict], *, latents
         "Memory in MB (10^6 bytes). `total`: fake tensors, followed by torch's MemTracker. `total_cpu`: a real step on "
         "the CPU with a small batch, scaled. `difference`: between them, without the context.",
         f"`context`: {CONTEXT_MB:.0f} MB for the CUDA context, workspaces and fragmentation. Gradients count in full.",
-        f"Hours are operations divided by peak and assumed utilisation ({machines}; bf16 and float32). The derivative "
-        "is float32.",
+        f"Hours are operations divided by peak and assumed utilisation ({machines}; bf16 and float32). `steps`: "
+        "optimiser steps, or network evaluations of all samples; `images`: latents or volumes that are computed. "
+        "Decoding and encoding count one volume at a time; reading and writing files is not counted.",
+        "Last table: the main run with other widths of the lowest resolution, memory from fake tensors.",
         f"Host memory: all latents in float32 need {latents_mb:,.0f} MB; above half of mem_mb they stay on disk.",
     ]
     head = f"# Memory and time of study {study}\n\nComputed without a GPU.\n"
-    tables = [_table(rows), _table([*hours, {"run": "all", "steps": "", **total}])]
-    return "\n".join([head, tables[0], "", tables[1], "", *(f"- {note}" for note in notes)]) + "\n"
+    tables = [_table(rows), _table([*hours, {"job": "all", "steps": "", **total}]), _table(sizes)]
+    return "\n".join([head, *(f"{table}\n" for table in tables), *(f"- {note}" for note in notes)]) + "\n"
 
 
 def _table(rows: Sequence[dict]) -> str:

@@ -1,21 +1,32 @@
 """Memory of a job from real tensors on the CPU: what autograd stores, and what torch's allocator holds at the peak.
 
-A small batch is run, and counts are scaled to the batch of the job. Copies of the weights in bfloat16 do not grow with
-the batch. States are computed from the number of weights. It shares no counting with `memory_fake`.
+Two small batches are run. Their memory is extrapolated to the batch of the job, because copies of weights in bfloat16
+do not grow with the batch. States are computed from the number of weights. It shares no counting with `memory_fake`.
 
 Tensors of a graph that is dropped before the backward pass (`flow.single_pass`) count as activations here, not there.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from neuromf.benchmarks.memory_jobs import Account, contents, gpu_autocast, megabytes, moving_pairs, new_module, states
+from neuromf.benchmarks.memory_jobs import (
+    Account,
+    backward,
+    contents,
+    gpu_autocast,
+    megabytes,
+    moving_pairs,
+    new_module,
+    states,
+)
+from neuromf.meanflow.module import MeanFlowModule
 
-BATCH = 2  # latents of the step that is run
+BATCHES = (2, 4)  # latents of the steps that are run
 
 
 class Peak:
@@ -59,28 +70,33 @@ class Stored:
         return sum(self.sizes.values()) / 1e6
 
 
-def training_account(*, net: dict, flow: dict, train: dict, shape: tuple[int, ...], batch: int = BATCH) -> Account:
-    """Account of a training from one real step with `batch` latents; arguments as of `memory_jobs.new_module`."""
-    moving = round(batch * moving_pairs(flow, train["batch"]) / train["batch"])
-    module = new_module(net=net, flow=flow, train=train, shape=shape, batch=batch, moving=moving)
+def training_account(*, train: dict, flow: dict, **settings: Any) -> Account:
+    """Account of a training from real steps with `BATCHES` latents; arguments as of `memory_jobs.new_module`."""
+    steps = []
+    for batch in BATCHES:
+        moving = round(batch * moving_pairs(flow, train["batch"]) / train["batch"])
+        module = new_module(flow=flow, train=train, batch=batch, moving=moving, **settings)
+        steps.append(step_memory(module, train["precision"]))
+    activations, above = (extrapolate(values, train["batch"]) for values in zip(*steps, strict=True))
+    return Account(**states(module), activations=activations, transient=above - activations)
+
+
+def step_memory(module: MeanFlowModule, precision: str) -> tuple[float, float]:
+    """Stored tensors and peak of one step in MB, above the memory of the module and its gradients."""
     for parameter in module.u.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     stored = Stored(contents(module))
     with allocations() as peak:
-        with gpu_autocast(train["precision"]), torch.autograd.graph.saved_tensors_hooks(stored.pack, lambda a: a):
+        with gpu_autocast(precision), torch.autograd.graph.saved_tensors_hooks(stored.pack, lambda a: a):
             loss = module.training_step(None, 0)
-        loss.backward()
-    copies, scale = cast_copies(module.u, train["precision"]), train["batch"] / batch
-    activations = copies + scale * (stored.megabytes - copies)
-    above = copies + scale * (peak.megabytes - copies)
-    return Account(**states(module), activations=activations, transient=max(0.0, above - activations))
+        backward(loss)
+    return stored.megabytes, peak.megabytes
 
 
-def cast_copies(net: nn.Module, precision: str) -> float:
-    """Size in MB of the weights that autocast copies to bfloat16: those of convolutions and linear layers."""
-    layers = [m for m in net.modules() if isinstance(m, nn.Conv3d | nn.Linear)]
-    numbers = sum(p.numel() for layer in layers for p in layer.parameters(recurse=False))
-    return 2 * numbers / 1e6 if precision.startswith("bf16") else 0.0
+def extrapolate(values: tuple[float, ...], batch: int) -> float:
+    """Value at `batch` on the line through the values at `BATCHES`."""
+    (low, high), (first, second) = BATCHES, values
+    return first + (batch - low) * (second - first) / (high - low)
 
 
 def inference_account(

@@ -16,7 +16,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from neuromf.benchmarks.memory_jobs import Account, contents, gpu_autocast, moving_pairs, new_module, optimiser_of
+from neuromf.benchmarks.memory_jobs import (
+    Account,
+    backward,
+    contents,
+    gpu_autocast,
+    moving_pairs,
+    new_module,
+    optimiser_of,
+)
 from neuromf.benchmarks.memory_jobs import states as state_sizes
 from neuromf.meanflow.module import MeanFlowModule
 
@@ -75,9 +83,17 @@ class Answers(TorchDispatchMode):
 
 @contextmanager
 def fake_tensors(batch: int = 1, moving: int = 0) -> Iterator[None]:
-    """Context in which tensors have no values."""
-    with FakeTensorMode(allow_non_fake_inputs=True), Answers(batch, moving):
-        yield
+    """Context in which tensors have no values, and modules are where they are moved to.
+
+    peft moves new layers to the device of the old ones; torch cannot replace fake parameters.
+    """
+    move: Any = nn.Module.to
+    nn.Module.to = lambda self, *_, **__: self  # type: ignore[assignment,misc]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), Answers(batch, moving):
+            yield
+    finally:
+        nn.Module.to = move  # type: ignore[method-assign]
 
 
 class StorageTracker(MemTracker):
@@ -93,11 +109,11 @@ class StorageTracker(MemTracker):
         return sum(snapshot["Total"] for snapshot in self.get_tracker_snapshot(kind).values()) / 1e6
 
 
-def training_account(*, net: dict, flow: dict, train: dict, shape: tuple[int, ...]) -> Account:
+def training_account(*, train: dict, flow: dict, **settings: Any) -> Account:
     """Account of a training from the second optimiser step on; arguments as of `memory_jobs.new_module`."""
     batch = train["batch"]
     with fake_tensors(batch, moving_pairs(flow, batch)):
-        return module_account(new_module(net=net, flow=flow, train=train, shape=shape), train)
+        return module_account(new_module(flow=flow, train=train, **settings), train)
 
 
 def module_account(module: MeanFlowModule, train: dict) -> Account:
@@ -113,7 +129,7 @@ def module_account(module: MeanFlowModule, train: dict) -> Account:
             with gpu_autocast(train["precision"]):
                 loss = module.training_step(None, 0)
             activations = tracker.megabytes("current") - before
-            loss.backward()
+            backward(loss)
             del loss
         optimiser.step()
         optimiser.zero_grad()
@@ -126,7 +142,7 @@ def module_account(module: MeanFlowModule, train: dict) -> Account:
 def _optimise(module: MeanFlowModule, optimiser: torch.optim.Optimizer, precision: str) -> None:
     with gpu_autocast(precision):
         loss = module.training_step(None, 0)
-    loss.backward()
+    backward(loss)
     optimiser.step()
     optimiser.zero_grad()
     for ema in module.emas:
@@ -150,13 +166,22 @@ def inference_account(build: Callable[[], tuple[list[nn.Module], Callable[[], Te
         return Account(parameters=parameters, transient=peak - parameters)
 
 
-def training_operations(*, net: dict, flow: dict, train: dict, shape: tuple[int, ...]) -> tuple[float, float]:
+def training_operations(*, train: dict, flow: dict, **settings: Any) -> tuple[float, float]:
     """Operations of one batch: of flow matching, and what pairs with r < t add, both with backward pass."""
     batch, counts = train["batch"], []
     for moving in (0, moving_pairs(flow, batch)):
         with fake_tensors(batch, moving):
-            module = new_module(net=net, flow=flow, train=train, shape=shape, moving=moving)
+            module = new_module(flow=flow, train=train, moving=moving, **settings)
             with FlopCounterMode(display=False) as counter:
                 module.training_step(None, 0).backward()
         counts.append(float(counter.get_total_flops()))
     return counts[0], counts[1] - counts[0]
+
+
+def operations(build: Callable[[], tuple[list[nn.Module], Callable[[], Tensor]]]) -> float:
+    """Operations of a call without gradient; arguments as of `inference_account`."""
+    with fake_tensors(), torch.no_grad():
+        _, call = build()
+        with FlopCounterMode(display=False) as counter:
+            call()
+    return float(counter.get_total_flops())

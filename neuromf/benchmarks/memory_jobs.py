@@ -1,10 +1,11 @@
-"""Jobs whose GPU memory is counted: a training step, sampling, encoding and decoding, with random weights.
+"""Jobs whose GPU memory is counted: a training step, fine-tuning, sampling, encoding, decoding, with random weights.
 
 Both accounts (`memory_fake`, `memory_cpu`) run the library's own code on these jobs. A count on the CPU gives the
 memory of a GPU if operations store the same tensors. Under autocast they do not: `GpuAutocast` adds what CUDA casts.
 """
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,13 +15,19 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from neuromf.lesions.network import add_adapters
 from neuromf.meanflow.flow import uniform_times
 from neuromf.meanflow.gaussian_prior import GaussianPrior
 from neuromf.meanflow.module import MeanFlowModule
 from neuromf.meanflow.run import build_network
 from neuromf.nn.unet import checkpoint_activations
+from neuromf.vae.maisi import ARCHITECTURES, DOWNSAMPLING, LATENT_CHANNELS, MAISIVAEWrapper
 
 CONTEXT_MB = 600.0  # CUDA context, cuDNN workspaces and fragmentation
+FLOW = ("prediction", "prior", "tangent", "target", "derivative", "derivative_precision")  # what changes memory
+TRAIN = ("batch", "precision", "averages", "checkpoint_activations")
+PAIR_FLOW = {"target": "conditional", "p": 2.0, "channel_weights": None}  # settings that fine-tuning does not inherit
+PAIR_TRAIN = {"accumulate": 1, "averages": "device", "checkpoint_activations": False}
 FLOAT32 = (torch.group_norm, torch.softmax, nn.functional.softmax, Tensor.softmax, torch.pow, Tensor.pow)
 
 
@@ -69,6 +76,17 @@ def gpu_autocast(precision: str) -> Iterator[None]:
         yield
 
 
+def backward(loss: Tensor) -> None:
+    """Backward pass under the rules of `GpuAutocast`, for checkpointed blocks, which are computed again in it.
+
+    `loss.backward()` is itself a function of the mode, which is suspended inside it; the engine is not.
+    """
+    engine: Any = torch.autograd.Variable._execution_engine
+    with GpuAutocast():
+        settings = {"allow_unreachable": True, "accumulate_grad": True}
+        engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), **settings)
+
+
 def megabytes(*tensors: Tensor) -> float:
     """Size of the distinct storages of tensors in MB."""
     storages = {id(a.untyped_storage()): a.untyped_storage().nbytes() for a in tensors}
@@ -80,14 +98,52 @@ def contents(*modules: nn.Module) -> list[Tensor]:
     return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
 
+def latent_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Latent shape (C, I, J, K) of volumes of this shape."""
+    return LATENT_CHANNELS, *(n // DOWNSAMPLING for n in shape)
+
+
+def runs_by_memory(runs: Mapping[str, dict]) -> list[list[str]]:
+    """Names of the runs whose trainings need the same memory, the main run in the first list."""
+    groups: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        flow, train = run["flow"], run["train"]
+        key = [run["net"], [flow[k] for k in FLOW], flow["times"]["fraction_r_equals_t"]]
+        key += [[train[k] for k in TRAIN], len(train["ema_images"])]
+        groups.setdefault(json.dumps(key, sort_keys=True), []).append(name)
+    return list(groups.values())
+
+
+def sections(run: dict, pairs: dict | None = None) -> dict[str, Any]:
+    """Arguments net, flow and train of `new_module` for a run; with `pairs`, those of its fine-tuning.
+
+    Arguments:
+        run: Sections net, flow and train.
+        pairs: Sections adapter and finetune of fine-tuning.
+    """
+    found = {key: run[key] for key in ("net", "flow", "train")}
+    if pairs is None:
+        return found
+    train = {**run["train"], **PAIR_TRAIN, "batch": pairs["finetune"]["batch"]}
+    return {**found, "flow": {**run["flow"], **PAIR_FLOW}, "train": train, "adapter": pairs["adapter"]}
+
+
 def new_module(
-    *, net: dict, flow: dict, train: dict, shape: tuple[int, ...], batch: int | None = None, moving: int | None = None
+    *,
+    net: dict,
+    flow: dict,
+    train: dict,
+    shape: tuple[int, ...],
+    adapter: dict | None = None,
+    batch: int | None = None,
+    moving: int | None = None,
 ) -> MeanFlowModule:
     """Training of a network with random weights on random latents, as after the first intervals have opened.
 
     Arguments:
         net, flow, train: Config sections of a run.
         shape: Latent shape (C, I, J, K).
+        adapter: Adapter of a fine-tuning on pairs with mask channels as many as image channels, or None.
         batch: Latents per batch; that of `train` by default.
         moving: Pairs with r < t in each batch; the largest possible number by default.
     """
@@ -97,7 +153,11 @@ def new_module(
     u = build_network(net, flow["prediction"], prior=prior, velocity_head=flow["tangent"] == "head")
     if train.get("checkpoint_activations"):
         checkpoint_activations(u.net)
-    names = ("tangent", "target", "derivative", "p", "channel_weights", "adaptive_power", "adaptive_c")
+    if adapter:
+        shape = (2 * shape[0], *shape[1:])
+        pair_prior = prior and flat_prior(shape, {**flow["prior"], "block": [1]})
+        u = add_adapters(u, shape[0], prior=pair_prior, **adapter)
+    names = ("tangent", "target", "derivative", "derivative_precision", "p", "channel_weights", "adaptive_power")
     settings = {name: flow[name] for name in names} | {"ema_images": train["ema_images"]}
     times = {"fraction_r_equals_t": 1 - moving / batch, "fraction_uniform": moving / batch}
     latents = torch.randn(batch, *shape)
@@ -136,6 +196,23 @@ def states(module: MeanFlowModule) -> dict[str, float]:
     averages = [tensor for tensor in averages if id(tensor.untyped_storage()) not in own]
     return {"parameters": megabytes(*contents(module.u)), "gradients": trained, "optimiser": 2 * trained,
             "averages": megabytes(*averages)}  # fmt: skip
+
+
+def new_autoencoder(
+    *, architecture: str, num_splits: int, shape: Sequence[int], task: str, precision: str, onednn: bool = False
+) -> tuple[list[nn.Module], Callable[[], Tensor]]:
+    """Autoencoder with random weights, and a function that encodes or decodes one volume."""
+    vae = MAISIVAEWrapper(ARCHITECTURES[architecture], num_splits=num_splits)
+    if not onednn:
+        for module in vae.modules():
+            module.__class__ = nn.Conv3d if isinstance(module, nn.Conv3d) else type(module)
+
+    def call() -> Tensor:
+        with gpu_autocast(precision):
+            return vae.encode(torch.rand(1, 1, *shape))[0] if task == "encode" else vae.decode(torch.randn(1, *latent))
+
+    latent = latent_shape(shape)
+    return [vae], call
 
 
 def new_sampling(

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +13,12 @@ import yaml
 from snakemake.utils import update_config
 from torch import nn
 
-from neuromf.benchmarks import memory, memory_cpu, memory_fake, memory_jobs
+from neuromf.benchmarks import memory, memory_cpu, memory_fake, memory_jobs, memory_time
 from neuromf.benchmarks.memory_jobs import Account
 from neuromf.config.study import read_config
+from neuromf.core import hardware
+from neuromf.data.preprocessing import prepare
+from neuromf.vae.maisi import MAISIVAEWrapper, decode_safely, encode_safely
 from neuromf.workflow.arms import Arms
 from neuromf.workflow.params import dump
 from workflow_scripts import memory as script
@@ -30,7 +35,8 @@ def settings(*studies, volumes=None):
     config = read_config(config)
     runs = {name: dump(run, "net", "flow", "train", "samples") for name, run in Arms(config).runs.items()}
     vae = dump(config.autoencoder, "architecture", "num_splits") | dump(config.latents, "precision")
-    return {"runs": runs, "shape": volumes or config.volumes.shape, **vae}
+    pairs = {**dump(config.lesions, "adapter", "finetune"), "n": 60}
+    return {"runs": runs, "pairs": pairs, "shape": volumes or config.volumes.shape, **vae}
 
 
 LAPTOP = ("studies/paper_scale.yaml", "studies/ixi.yaml")
@@ -101,7 +107,8 @@ def test_states_are_sixteen_bytes_per_weight_and_four_for_each_average(small):
     assert sizes["gradients"] == 4 * weights / 1e6 and sizes["optimiser"] == 8 * weights / 1e6
     prior = sum(b.numel() for b in module.u.buffers()) * 4 / 1e6
     assert sizes["parameters"] == pytest.approx(4 * weights / 1e6 + prior)
-    assert sizes["averages"] == pytest.approx(4 * weights / 1e6 + prior)  # one average with its prior
+    copied = sum(b.numel() for name, b in module.u.named_buffers() if not name.startswith("prior.")) * 4 / 1e6
+    assert sizes["averages"] == pytest.approx(4 * weights / 1e6 + copied) and copied < 0.1 * prior  # shares the prior
     averages = {"ema_images": [8, 32], "averages": "host"}
     host = memory_jobs.new_module(**{**small, "train": small["train"] | averages}, shape=SHAPE)
     assert memory_jobs.states(host)["averages"] == sizes["averages"]  # the second is in host memory
@@ -123,6 +130,17 @@ def test_two_accounts_of_a_training_agree(small, precision, derivative):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["checkpoints", "bf16 derivative", "LoRA"])
+def test_two_accounts_agree_with_checkpoints_a_derivative_in_bf16_and_adapters(small, kind):
+    small["train"] |= {"precision": "bf16-mixed", "checkpoint_activations": kind == "checkpoints"}
+    small["flow"]["derivative_precision"] = "bf16" if kind == "bf16 derivative" else "float32"
+    pairs = {"finetune": {"batch": 8}, "adapter": {"rank": 4, "alpha": 4.0, "targets": "convolutions"}}
+    arguments = {**memory_jobs.sections(small, pairs if kind == "LoRA" else None), "shape": SHAPE}
+    fake, cpu = (account.training_account(**arguments) for account in (memory_fake, memory_cpu))
+    assert abs(memory.difference(fake, cpu)) < 0.15, (fake, cpu)
+
+
+@pytest.mark.slow
 def test_checkpoints_and_the_order_of_two_passes_save_memory(small):
     def account(**changes):
         return memory_fake.training_account(**{**small, "train": small["train"] | changes}, shape=SHAPE)
@@ -140,8 +158,8 @@ def test_two_accounts_of_the_autoencoder_agree():
         "task": "encode",
         "precision": "float32",
     }
-    fake = memory_fake.inference_account(lambda: memory.new_autoencoder(**job, onednn=False))
-    cpu = memory_cpu.inference_account(lambda: memory.new_autoencoder(**job))
+    fake = memory_fake.inference_account(lambda: memory_jobs.new_autoencoder(**job))
+    cpu = memory_cpu.inference_account(lambda: memory_jobs.new_autoencoder(**job, onednn=True))
     assert fake.parameters == cpu.parameters == pytest.approx(4 * 20_944_897 / 1e6)
     assert abs(fake.transient - cpu.transient) < 0.15 * fake.transient
 
@@ -170,11 +188,28 @@ def test_hours_follow_from_operations_speed_and_utilisation(small):
     run = copy.deepcopy(small) | {"samples": {}}
     run["train"] |= {"steps": 100, "accumulate": 2, "precision": "bf16-mixed"}
     run["flow"]["flow_matching_steps"] = 40
-    row = memory.time_row("meanflow", run, 1e15, 5e14)
-    assert row["PFLOP"] == 200 + 60 and row["images"] == 800
-    machine = memory.MACHINES["A100"]
-    expected = (200e15 / machine.bf16 + 60e15 / machine.float32) / machine.utilisation / 3600
-    assert row["A100"] == pytest.approx(expected)
+    machine = memory_time.MACHINES["A100"]
+    for precision, speed in (("float32", machine.float32), ("bf16", machine.bf16)):
+        run["flow"]["derivative_precision"] = precision
+        row = memory_time.training_row("meanflow", run, 1e15, 5e14)
+        assert row["PFLOP"] == 200 + 60 and row["images"] == 800
+        expected = (200e15 / machine.bf16 + 60e15 / speed) / machine.utilisation / 3600
+        assert row["A100"] == pytest.approx(expected)
+
+
+def test_hours_of_samples_count_every_evaluation_and_every_decoded_volume(small, monkeypatch):
+    monkeypatch.setattr(memory_time, "evaluation_operations", lambda run, latent: 1e12)
+    samples = {"n": 10, "nfe": [1, 2, 5], "precision": "bf16"}
+    runs = {"a": {**small, "samples": samples}, "b": {**small, "samples": {**samples, "n": 1}}}
+    row = memory_time.sampling_row(runs, SHAPE, 1e13)
+    assert (row["steps"], row["images"], row["PFLOP"]) == (88, 33, pytest.approx(0.088 + 0.33))
+    machine = memory_time.MACHINES["A100"]
+    assert row["A100"] == pytest.approx((88e12 / machine.float32 + 33e13 / machine.bf16) / machine.utilisation / 3600)
+
+
+def test_the_line_through_two_batches_is_exact_for_memory_that_does_not_grow():
+    first, second = memory_cpu.BATCHES
+    assert memory_cpu.extrapolate((90 + 3 * first, 90 + 3 * second), 16) == 90 + 48
 
 
 @pytest.mark.slow
@@ -192,8 +227,9 @@ def test_the_page_of_a_tiny_study_has_every_job(tmp_path, small):
     config = json.dumps({"study": "tiny", "scans": 10, **study})
     script.main(["--config", config, "--table", str(tmp_path / "a.csv"), "--page", str(tmp_path / "a.md")])
     table, page = pd.read_csv(tmp_path / "a.csv"), (tmp_path / "a.md").read_text()
-    assert table["job"].tolist() == ["train meanflow", "sample, network", "decode", "encode"]
+    assert table["job"].tolist() == ["train meanflow", "train LoRA", "sample, network", "decode", "encode"]
     assert (table["difference"].abs() < 0.15).all() and "| train meanflow |" in page and "RTX 4060" in page
+    assert all(f"\n| {job} |" in page for job in ("LoRA, 60 pairs", "encoding", "sampling, all runs", "16 32"))
 
 
 @pytest.mark.slow
@@ -216,3 +252,56 @@ def test_the_80_gb_study_is_refused_on_8_gb_and_the_8_gb_study_is_not():
             continue
         with pytest.raises(SystemExit, match="was not started: train meanflow needs .* the GPU has 8,586 MB"):
             memory.refuse_small_card(**values)
+
+
+# --- real sizes on the CPU ---------------------------------------------------------------------------
+
+SCAN = Path(os.environ.get("NEUROMF_REAL_DATA", ROOT / "../shared/data")) / "ixi_t1_2mm"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SCAN.is_dir(), reason=f"{SCAN} is absent; set NEUROMF_REAL_DATA")
+def test_the_published_autoencoder_takes_a_real_volume_of_128_in_four_pieces(record_property):
+    scan = sorted((SCAN / "T1").rglob("*.nii.gz"))[0]
+    volume = torch.from_numpy(prepare(scan, spacing_mm=1.75, shape=(128, 128, 128))[0])[None, None]
+    vae = MAISIVAEWrapper(num_splits=4)
+    (mean, std), encoding = measured(lambda: encode_safely(vae, volume))
+    decoded, decoding = measured(lambda: decode_safely(vae, mean))
+    for name, values in (("encode", encoding), ("decode", decoding)):
+        record_property(name, values)
+        print(f"{name}: {values}")
+    assert mean.shape == std.shape == (1, 4, 32, 32, 32) and decoded.shape == volume.shape
+    assert all(a.isfinite().all() for a in (mean, std, decoded)) and 0 < encoding["MB"] < 4000 and decoding["MB"] < 6000
+
+
+@pytest.mark.slow
+def test_three_steps_of_the_8_gb_study_at_micro_batch_16_in_bf16_are_finite(record_property):
+    run = memory_jobs.sections(settings(*LAPTOP)["runs"]["meanflow"])
+    assert run["train"]["batch"] == 16 and run["train"]["precision"] == "bf16-mixed"
+    torch.manual_seed(0)
+    module = memory_jobs.new_module(**run, shape=(4, 32, 32, 32))
+    optimiser = memory_jobs.optimiser_of(module)
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = module.training_step(None, 0)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        module.drawn += 1
+        return float(loss.detach())
+
+    for number in range(3):
+        loss, values = measured(step)
+        record_property(f"step {number}", {"loss": loss, **values})
+        print(f"step {number}: loss {loss}, {values}")
+        assert 0 < loss < float("inf")
+    assert all(p.isfinite().all() for p in module.u.parameters())
+
+
+def measured(call):
+    """Result of a call; its CPU-seconds, seconds, and peak memory above that before, in MB."""
+    before, start = hardware.reset_peak("cpu"), (time.process_time(), time.perf_counter())
+    result = call()
+    spent = {"CPU-seconds": time.process_time() - start[0], "seconds": time.perf_counter() - start[1]}
+    return result, {**spent, "MB": hardware.peak_mb("cpu") - before, "process MB": hardware.peak_mb("cpu")}
