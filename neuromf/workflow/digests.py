@@ -12,13 +12,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("neuromf", "workflow_scripts")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def code_digest(*modules: str) -> str:
     """Digest of the syntax trees of these modules and of all that they import from this repository."""
     digest = hashlib.sha256()
     for path in code_files(*modules):
-        digest.update(str(path.relative_to(ROOT)).encode() + _tree(path).encode())
+        digest.update(str(path.relative_to(ROOT)).encode() + _parsed(path)[0].encode())
     return digest.hexdigest()[:16]
 
 
@@ -41,7 +42,7 @@ def code_files(*modules: str) -> list[Path]:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting.extend(_imports(path))
+            waiting.extend(_parsed(path)[1])
     return sorted(found)
 
 
@@ -54,20 +55,21 @@ def _file(module: str) -> Path:
 
 
 @functools.cache
-def _imports(path: Path) -> tuple[Path, ...]:
-    """Files of this repository that a file imports, at its top or inside a function."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def _parsed(path: Path) -> tuple[str, tuple[Path, ...]]:
+    """Syntax tree of a file as text, without docstrings and positions, and the files of this repository it imports."""
+    tree, names = ast.parse(path.read_text()), set()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             if node.level:
                 raise ValueError(f"{path}:{node.lineno} imports relatively; write the module's full name")
-            module = str(node.module)
-            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:] or [ast.Pass()]
     ours = [name for name in names if name.split(".")[0] in PACKAGES]
     files = {file for name in ours if (file := _existing(name))}
-    return tuple(sorted(files.union(*map(_packages, ours))))
+    return ast.dump(tree), tuple(sorted(files.union(*map(_packages, ours))))
 
 
 def _packages(module: str) -> list[Path]:
@@ -82,18 +84,6 @@ def _existing(name: str) -> Path | None:
         return _file(name)
     except ValueError:
         return None  # a name inside a module, not a module
-
-
-@functools.cache
-def _tree(path: Path) -> str:
-    """The syntax tree of a file as text, without docstrings and positions."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
 
 
 def resolve(path: str) -> Path:

@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import snakemake_start
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def plan(folder, *options):
     """Output of a dry run of the default study."""
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--directory", str(folder)]
-    done = subprocess.run([*command, "--snakefile", str(ROOT / "Snakefile"), *options], cwd=ROOT, capture_output=True,
-                          text=True)  # fmt: skip
+    where = ["--directory", str(folder), "--snakefile", str(ROOT / "Snakefile")]
+    done = snakemake_start.snakemake(["--dry-run", "--printshellcmds", *where, *options], cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -406,7 +406,7 @@ class Linear(torch.nn.Module):
 def gaussian_batch(n, *key):
     """Data, noise and times of a training batch."""
     draw = seeds.generator("linear", *key)
-    x, eps = torch.randn(2, n, 3, 4, 4, 4, generator=draw, dtype=torch.float64)
+    x, eps = torch.randn(2, n, 3, 2, 2, 2, generator=draw, dtype=torch.float64)
     return MEANS + SIGMAS * x, eps, *flow.draw_times(n, draw, fraction_r_equals_t=0.5, fraction_uniform=0.5)
 
 

@@ -282,6 +282,7 @@ def test_samples_replace_only_samples(decoder, tmp_path):
 
 
 FLAT = """
+import workflow_scripts  # before MONAI, as in a job
 import resource, sys, torch
 from pathlib import Path
 from neuromf.meanflow.run import Run, build_network

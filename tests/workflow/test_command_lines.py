@@ -3,11 +3,10 @@
 import importlib
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import snakemake_start
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory):
     """One shell command per rule of the default study, from a dry run."""
-    snakemake = [sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "2"]
+    options = ["--dry-run", "--printshellcmds", "--cores", "2"]
     targets = (
         "paper.pdf partial/report.html scale.md memory.md export/generator.onnx vae/packaged.safetensors bench/step.csv"
         " runs/meanflow/packaged.safetensors"
@@ -23,7 +22,7 @@ def commands(tmp_path_factory):
     targets += " bench/store.csv bench/vae.csv bench/growth.csv"
     targets = ["all", "growth", "growth_long", *(f"results/{name}" for name in targets.split())]
     where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path_factory.mktemp("plan"))]
-    done = subprocess.run([*snakemake, *targets, *where], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = snakemake_start.snakemake([*options, *targets, *where], cwd=ROOT, check=True)
     lines = re.findall(r"^.*python -m workflow_scripts\.(\w+) (.*?) 2>&1 \| tee .*$", done.stdout, re.M)
     return dict(lines)
 

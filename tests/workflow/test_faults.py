@@ -18,6 +18,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import snakemake_start
 import yaml
 
 from neuromf.data.participants import read_table
@@ -283,7 +284,7 @@ def test_names_of_scans_and_folders_are_never_read_by_a_shell(tmp_path):
 
 def test_a_config_that_would_run_code_is_refused(tmp_path):
     (tmp_path / "bomb.yaml").write_text('study: !!python/object/apply:os.system ["touch pwned"]\n')
-    line = [*command("-n", study={})[:-1], "--configfile", str(tmp_path / "bomb.yaml")]
-    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    arguments = [*command("-n", study={})[3:-1], "--configfile", str(tmp_path / "bomb.yaml")]
+    done = snakemake_start.snakemake(arguments, cwd=tmp_path, env=environment())
     assert done.returncode != 0 and "Config file is not valid JSON or YAML" in done.stderr + done.stdout
     assert not (tmp_path / "pwned").exists()
