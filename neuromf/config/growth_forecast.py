@@ -16,7 +16,11 @@ class Ladder(Section):
     n_train: Count = key("Simulated training patients.", 120)
     n_test: Count = key("Simulated test patients.", 400)
     seed: Seed = key("Seed of the simulated volumes and of folds.", 4)
-    real_models: list[MODELS] = key("Models on real volumes.", FAST, min_length=2)
+    real_models: list[MODELS] = key(
+        "Models on real volumes; mixed-effects models of Gompertz growth (M4r, M4) and M6 take many minutes.",
+        ["M0", "M1", "M2", "M3", "M5"],
+        min_length=2,
+    )
     real_table: str | None = key(
         "Table of real lesion volumes (Laleh et al. 2022); without the file there is no real ladder.",
         "../shared/data/tumour_growth/laleh2022_lesions.csv",
