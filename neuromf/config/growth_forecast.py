@@ -6,7 +6,6 @@ from neuromf.config.types import Count, NotNegative, Positive, Section, Seed, ke
 
 MODELS = Literal["M0", "M1", "M2", "M3", "M4r", "M4", "M5", "M6", "M7", "M8", "M9", "M10", "M11"]
 EVERY: list[Any] = ["M0", "M1", "M2", "M3", "M4r", "M4", "M5", "M6", "M7", "M8", "M9", "M10", "M11"]
-FAST: list[Any] = ["M0", "M1", "M2", "M3", "M4r", "M5", "M6"]  # minutes on thousands of visits
 # Values by scale on top of the defaults.
 FORECAST_SCALES: dict[str, dict[str, Any]] = {"ci": {"n_train": 24, "n_test": 16, "epochs": 2}}
 
