@@ -17,6 +17,8 @@ from neuromf.figures import style
 N_DIMENSIONS = 3
 ENDS = (-3.0, 0.0, 3.0)
 TITLE_SIZE = 8
+ROW_INCHES = 1.2
+GRID = {"left": 0.01, "right": 0.99, "bottom": 0.05, "top": 0.95, "wspace": 0.04, "hspace": 0.22}
 
 
 def render(*, checkpoint: Path, out: Path, topics: tuple[int, int] = (0, 1), **provenance: Any) -> None:
@@ -36,8 +38,9 @@ def draw(atlas: Atlas, topic_a: int, topic_b: int) -> Figure:
     """Maps at -3, 0 and +3 of the dimensions with the largest effect, and the maps of two topics with their change."""
     conditional = atlas.schema is not None
     n_rows = N_DIMENSIONS + conditional
-    fig = style.new(style.PAGE, 1.25 * n_rows + 0.3)
-    axes = fig.subplots(n_rows, 3, squeeze=False)
+    fig = style.new(style.PAGE, ROW_INCHES * n_rows + 0.3)
+    fig.set_layout_engine("none")  # nilearn draws into the positions that axes have when it is called
+    axes = fig.subplots(n_rows, 3, squeeze=False, gridspec_kw=GRID)
     rows = [(f"$z_{{{k + 1}}}$ = {value:+g}", maps) for k in largest_effects(atlas)
             for value, maps in zip(ENDS, traverse(atlas, k), strict=True)]  # fmt: skip
     rows += counterfactual(atlas, topic_a, topic_b) if conditional else []
@@ -46,9 +49,9 @@ def draw(atlas: Atlas, topic_a: int, topic_b: int) -> Figure:
         signed = bool((values < 0).any())
         in_row_of_traversals = not title.startswith(("A:", "B:", "B "))
         glass_brain(ax, atlas, values, limit if in_row_of_traversals else float(np.abs(values).max()), signed=signed)
-        ax.set_title(title, fontsize=TITLE_SIZE)
+        ax.set_title(title, fontsize=TITLE_SIZE, pad=2)
     if note := statement(atlas.card["scale"]):
-        fig.supxlabel(note, fontsize=TITLE_SIZE)
+        fig.text(0.5, 0.01, note, fontsize=TITLE_SIZE, ha="center")
     return fig
 
 
