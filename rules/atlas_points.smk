@@ -88,9 +88,60 @@ rule atlas_points_viewer:
         " 2>&1 | tee {log:q}"
 
 
+rule atlas_points_latents:
+    """Latents of all studies by the point model."""
+    input:
+        run=rules.atlas_points_train.output.checkpoint,
+        studies=rules.atlas_studies.output.folder,
+    output:
+        out="results/atlas/latents/points.npz",
+    log:
+        "results/logs/atlas_points_latents.log",
+    benchmark:
+        "results/benchmarks/atlas_points_latents.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        files=files,
+        code=code_digest("workflow_scripts.atlas_points_latents"),
+    shell:
+        "python -m workflow_scripts.atlas_points_latents {params.files} 2>&1 | tee {log:q}"
+
+
+rule atlas_analyses:
+    """Clusters, drift and forecasts of the latents of each model, and canonical correlations between models."""
+    input:
+        studies=rules.atlas_studies.output.folder,
+        maps=atlas_map(ATLAS.kernels[-1]),
+        latents=[rules.atlas_points_latents.output.out],
+    output:
+        out="results/atlas/evaluation/analyses.json",
+    log:
+        "results/logs/atlas_analyses.log",
+    benchmark:
+        "results/benchmarks/atlas_analyses.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    params:
+        files=files,
+        cfg=as_json(seed=ATLAS.seed),
+        code=code_digest("workflow_scripts.atlas_analyses"),
+    shell:
+        "python -m workflow_scripts.atlas_analyses {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+
+
 rule atlas_points:
-    """Target: the point model."""
+    """Target: the point model and the analyses of latents."""
     input:
         rules.atlas_points_evaluate.output.out,
         rules.atlas_points_viewer.output,
+        rules.atlas_analyses.output.out,
     localrule: True

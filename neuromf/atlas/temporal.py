@@ -31,7 +31,6 @@ N_VALIDATION = 3  # last earlier years on which rates and shrinkage are chosen
 RATES = np.linspace(0.1, 1.0, 10)
 PRIOR_ROWS = 10  # weight of the pooled variance in that of a small year
 HIDDEN = 32
-COMPARATORS = ("persistence", "linear", "smoothing", "gru")
 
 
 @dataclass(frozen=True)
