@@ -50,6 +50,8 @@ def test_A37_only_points_of_the_mask_count():
         torch.testing.assert_close(distance(a, b, mask), distance(moved, b, mask), rtol=1e-5, atol=1e-3)
         torch.testing.assert_close(distance(b, a, None, mask), distance(b, moved, None, mask), rtol=1e-5, atol=1e-3)
         assert (distance(a, b) - distance(moved, b)).abs().min() > 0.5
+        alone = [distance(one[real][None], other[None]) for one, other, real in zip(a, b, mask, strict=True)]
+        torch.testing.assert_close(distance(a, b, mask), torch.cat(alone), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.critical
