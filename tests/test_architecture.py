@@ -20,6 +20,7 @@ DISTRIBUTIONS = {
     "mpl_toolkits": "matplotlib",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
+    "umap": "umap-learn",
     "yaml": "pyyaml",
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

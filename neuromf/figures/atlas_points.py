@@ -97,6 +97,6 @@ def draw_generation(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.set_yticks(place, [names[row["sets"]] for row in shown])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.set_xlabel("nearest set of the same kind (.5: no difference)", fontsize=8)
-    axes.legend(fontsize=SMALL, loc="lower right", framealpha=0.8, frameon=True)
+    axes.set_xlabel("nearest set is of the same kind", fontsize=8)
+    axes.legend(fontsize=SMALL, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2)
     style.letter(axes, "b", left=75)
