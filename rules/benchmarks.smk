@@ -101,6 +101,7 @@ use rule bench as memory with:
         files=files,
         cfg=as_json(
             study=cfg.study,
+            main=RUN,
             runs={name: dump(run, *SECTIONS) for name, run in ARMS.runs.items()},
             pairs={
                 **dump(cfg.lesions, "adapter", "finetune"),

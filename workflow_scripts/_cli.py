@@ -197,9 +197,10 @@ def smaller_batch(rule: str, config: dict) -> str:
         return ""
     name, place = BATCH[rule]
     try:
-        batch = int(reduce(lambda section, part: section[part], place, config))
+        found: Any = reduce(lambda section, part: section[part], place, config)
     except KeyError:
         return ""
+    batch = int(found)
     if batch == 1:
         return f"lower {NO_BATCH[rule]}" if rule in NO_BATCH else ""
     text = f"set {name} to {batch // 2} (now {batch})"

@@ -102,15 +102,17 @@ def autoencoder_job(settings: dict) -> Job:
     )
 
 
-def write(*, study: str, table: Path, page: Path, **settings: Any) -> None:
+def write(*, study: str, main: str, table: Path, page: Path, **settings: Any) -> None:
     """Write both accounts of every job as CSV, and the page with memory and time.
 
     Arguments:
         study: Name of the study.
+        main: Name of the main run, which is fine-tuned and whose sampling is counted.
         table, page: CSV and Markdown file to write.
         settings: Arguments of `jobs`, and scans (versions of all scans that are encoded).
     """
-    scans = settings.pop("scans")
+    scans, runs = settings.pop("scans"), settings["runs"]
+    settings["runs"] = {main: runs[main]} | runs  # runs from JSON are in alphabetical order
     rows, latent = [row(job) for job in jobs(**settings)], latent_shape(settings["shape"])
     hours, sizes = memory_time.time_table(scans=scans, **settings), memory_time.size_table(settings["runs"], latent)
     pd.DataFrame(rows).to_csv(table, index=False, float_format="%.6g")

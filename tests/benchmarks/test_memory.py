@@ -224,10 +224,21 @@ def test_operations_grow_with_the_batch_and_with_pairs_that_need_a_derivative(sm
 def test_the_page_of_a_tiny_study_has_every_job(tmp_path, small):
     study = settings(volumes=(32, 32, 32))
     study["runs"] = {"meanflow": {**small, "samples": study["runs"]["meanflow"]["samples"]}}
-    config = json.dumps({"study": "tiny", "scans": 10, **study})
+    study["runs"] = {
+        "an-arm": {**study["runs"]["meanflow"], "net": small["net"] | {"widths": [16, 16]}},
+        **study["runs"],
+    }
+    config = json.dumps({"study": "tiny", "main": "meanflow", "scans": 10, **study})
     script.main(["--config", config, "--table", str(tmp_path / "a.csv"), "--page", str(tmp_path / "a.md")])
     table, page = pd.read_csv(tmp_path / "a.csv"), (tmp_path / "a.md").read_text()
-    assert table["job"].tolist() == ["train meanflow", "train LoRA", "sample, network", "decode", "encode"]
+    assert table["job"].tolist() == [
+        "train meanflow",
+        "train an-arm",
+        "train LoRA",
+        "sample, network",
+        "decode",
+        "encode",
+    ]
     assert (table["difference"].abs() < 0.15).all() and "| train meanflow |" in page and "RTX 4060" in page
     assert all(f"\n| {job} |" in page for job in ("LoRA, 60 pairs", "encoding", "sampling, all runs", "16 32"))
 
