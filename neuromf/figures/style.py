@@ -48,6 +48,7 @@ RC = {
     "axes.prop_cycle": plt.cycler(color=PALETTE),
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
+    "savefig.bbox": None,  # libraries that plot may have set it to tight
     "svg.hashsalt": "neuromf",
 }
 

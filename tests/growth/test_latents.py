@@ -35,7 +35,7 @@ def run(tiny_cohort, tmp_path_factory):
 def test_G46_stored_latents_are_those_of_encoding_again(run):
     store = read_latents(run / "latents.npz", MODALITIES)
     for split in ("train", "val"):
-        again = encode(load_module(run), split_loader(run, split), [12.0] * 3)
+        again = encode(load_module(run).model, split_loader(run, split), [12.0] * 3)
         assert again["id"] == pd.read_csv(run / f"splits/{split}.csv")["id"].tolist()
         for k, name in enumerate(again["id"]):
             assert store[name]["mu"].shape == (4,) and str(store[name]["split"]) == split

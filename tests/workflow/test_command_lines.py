@@ -1,6 +1,7 @@
 """Every job of the workflow calls its script with exactly the options that the script declares."""
 
 import importlib
+import os
 import re
 import shlex
 from pathlib import Path
@@ -19,10 +20,22 @@ def commands(tmp_path_factory):
         "paper.pdf partial/report.html scale.md memory.md export/generator.onnx vae/packaged.safetensors bench/step.csv"
         " runs/meanflow/packaged.safetensors"
     )
-    targets += " bench/store.csv bench/vae.csv bench/growth.csv"
-    targets = ["all", "growth", "growth_long", *(f"results/{name}" for name in targets.split())]
-    where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path_factory.mktemp("plan"))]
-    done = snakemake_start.snakemake([*options, *targets, *where], cwd=ROOT, check=True)
+    targets += " bench/store.csv bench/vae.csv bench/growth.csv atlas/release/manifest.json atlas/caches/maps.lmdb"
+    targets += " growth/ladder/latents/scores.csv"
+    targets = [
+        "all",
+        "growth",
+        "growth_long",
+        "atlas",
+        "atlas_points",
+        *(f"results/{name}" for name in targets.split()),
+    ]
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "tumour_growth").mkdir()
+    (folder / "tumour_growth/laleh2022_lesions.csv").touch()  # its jobs exist where the table does
+    where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    env = dict(os.environ, NEUROMF_REAL_DATA=str(folder))
+    done = snakemake_start.snakemake([*options, *targets, *where], cwd=ROOT, env=env, check=True)
     lines = re.findall(r"^.*python -m workflow_scripts\.(\w+) (.*?) 2>&1 \| tee .*$", done.stdout, re.M)
     return dict(lines)
 
@@ -33,7 +46,8 @@ class Parsed(Exception):
 
 def test_every_job_gives_its_script_the_options_it_declares(commands, monkeypatch):
     scripts = {path.stem for path in ROOT.glob("workflow_scripts/[a-z]*.py")}
-    assert scripts - commands.keys() <= {"ixi", "maisi"}  # jobs of studies that download
+    downloads = {"ixi", "maisi", "atlas_neurosynth", "atlas_statmaps"}
+    assert scripts - commands.keys() <= downloads
     monkeypatch.setattr("neuromf.workflow.gates.require_open", lambda path: None)
     for name, line in commands.items():
         script = importlib.import_module(f"workflow_scripts.{name}")
