@@ -80,7 +80,7 @@ def test_only_download_rules_contact_the_network():
     assert {str(path.relative_to(ROOT)) for path in able} == {"neuromf/data/download.py"}
     scripts = {path.stem for path in ROOT.glob("workflow_scripts/*.py")} - {"__init__", "_cli"}
     asking = {name for name in scripts if able & set(code_files(f"workflow_scripts.{name}"))}
-    assert asking == {"ixi", "maisi"}
+    assert asking == {"ixi", "maisi", "atlas_neurosynth", "atlas_statmaps"}
 
 
 def imported(path):

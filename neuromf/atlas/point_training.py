@@ -74,6 +74,7 @@ class PointModule(ResumableModule):
 
     def training_step(self, _: object, __: int) -> Tensor:
         rows = self.local_rows(self.batch_indices())
+        rows = torch.tensor(list(dict.fromkeys(rows.tolist())))  # a study that two epochs share in a batch counts once
         drawn = point_sets(self.studies.take(rows.numpy()), self.model.n_points, self.seed, int(self.drawn))
         points, mask = (torch.from_numpy(one).to(self.device) for one in drawn)
         terms = self.objective(points, mask, *self.metadata(rows))

@@ -79,7 +79,8 @@ def test_A32_an_unconditional_model_has_no_counterfactual(trained, monkeypatch, 
         pages.write_counterfactual(checkpoint=folder, out=tmp_path / "page.html")
 
 
-def test_the_figure_of_traversals_has_all_panels_and_its_facts(trained, tmp_path):
+def test_the_figure_of_traversals_has_all_panels_and_its_facts(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(atlas_traversal, "N_DIMENSIONS", 1)  # nilearn draws a glass brain in two seconds
     atlas, folder = trained
     atlas_traversal.render(checkpoint=folder, out=tmp_path / "fig_3")
     assert json.loads((tmp_path / "fig_3.json").read_text())["scale"] == "mock"

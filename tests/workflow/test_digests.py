@@ -343,7 +343,7 @@ def snakemake(*arguments, cwd, check=True, study=None):
 def checkout(tmp_path_factory):
     """A copy of the repository whose torus branch was run to its figure, which is quick and trains a net."""
     copy = tmp_path_factory.mktemp("checkout")
-    for name in ("neuromf", "workflow_scripts", "rules", "profiles", "envs", "tests"):
+    for name in ("neuromf", "workflow_scripts", "rules", "profiles", "envs", "studies", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, copy / name)
