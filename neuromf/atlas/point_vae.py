@@ -76,7 +76,7 @@ class PointVAE(nn.Module):
         self.posterior = mlp([width + 3 * n_points + 2 * n_metadata, 2 * width, 2 * z_dim])
         self.linear_decoder = nn.Linear(z_dim, 3 * n_points)
         self.decoder = mlp([z_dim + 2 * n_metadata, hidden, hidden, 3 * n_points])
-        nn.init.constant_(self.posterior[-1].bias[z_dim:], FIRST_LOGVAR)
+        nn.init.constant_(last_linear(self.posterior).bias[z_dim:], FIRST_LOGVAR)
 
     def encode(self, points: Tensor, mask: Tensor, m: Tensor | None = None, observed: Tensor | None = None) -> tuple:
         """Posterior mean and log-variance (B, d) of point sets (B, N, 3) with masks (B, N) and metadata (B, d_m)."""
@@ -115,9 +115,17 @@ class PointVAE(nn.Module):
 def mlp(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers with SiLU between them; the last one is zero at initialisation."""
     layers = [part for a, b in zip(widths, widths[1:], strict=False) for part in (nn.Linear(a, b), nn.SiLU())][:-1]
-    nn.init.zeros_(layers[-1].weight)
-    nn.init.zeros_(layers[-1].bias)
-    return nn.Sequential(*layers)
+    network = nn.Sequential(*layers)
+    nn.init.zeros_(last_linear(network).weight)
+    nn.init.zeros_(last_linear(network).bias)
+    return network
+
+
+def last_linear(network: nn.Sequential) -> nn.Linear:
+    """Last layer of an `mlp`."""
+    layer = network[-1]
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 @torch.no_grad()

@@ -46,7 +46,8 @@ def time_table(
 
     Arguments are those of `memory.jobs`, and scans (versions of all scans that are encoded).
     """
-    latent, vae = latent_shape(shape), {"architecture": architecture, "num_splits": num_splits, "shape": shape}
+    latent = latent_shape(shape)
+    vae: dict[str, Any] = {"architecture": architecture, "num_splits": num_splits, "shape": shape}
     groups = runs_by_memory(runs)
     counted = {names[0]: memory_fake.training_operations(**sections(runs[names[0]]), shape=latent) for names in groups}
     first = {name: names[0] for names in groups for name in names}

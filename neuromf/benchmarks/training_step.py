@@ -86,7 +86,7 @@ def new_step(
     module = MeanFlowModule(u, latents, times=times, tangent=tangent, derivative=known, batch=batch, steps=1, lr=1e-4,
                             seed=0).to(device)  # fmt: skip
     if derivative == "published":
-        module.derivative = published
+        module.derivative = published  # type: ignore[assignment]  # a function of the same arguments
         use_torch_layers(module)
     optimiser = torch.optim.AdamW(module.u.parameters(), lr=1e-4)
     autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed")

@@ -36,7 +36,8 @@ def render(run: Path, studies: Path, table: Path, out: Path, *, split: str = "te
     """
     found, scale, _ = examples(run, studies, split=split, n=n, seed=seed)
     result = json.loads(Path(table).read_text(encoding="utf-8"))
-    figure, grid = style.new(style.PAGE, 1.25 * n + 1.9), brain_grid("2mm")
+    grid = brain_grid("2mm")
+    figure: Any = style.new(style.PAGE, 1.25 * n + 1.9)
     brains, bars = figure.subfigures(2, 1, height_ratios=[1.25 * n, 1.9])
     panels = brains.subplots(n, 3, squeeze=False)
     for axes, one in zip(panels, found, strict=True):
@@ -58,9 +59,11 @@ def draw_projection(axes: Axes, one: Example, plane: tuple[int, int], grid: Brai
     (dropped,) = {0, 1, 2} - set(plane)
     ticks = [grid.affine[k, k] * np.arange(grid.shape[k]) + grid.affine[k, 3] for k in plane]
     axes.contour(*ticks, grid.mask.any(dropped).T, levels=[0.5], colors="0.6", linewidths=0.6)
-    axes.scatter(*one.original[:, plane].T, s=9, c="C1", linewidths=0, label="foci")
+    (x, y), (x_again, y_again) = one.original[:, plane].T, one.reconstructed[:, plane].T
+    axes.scatter(x, y, s=9, c="C1", linewidths=0, label="foci")
     axes.scatter(
-        *one.reconstructed[:, plane].T,
+        x_again,
+        y_again,
         s=7,
         marker="D",
         facecolors="none",

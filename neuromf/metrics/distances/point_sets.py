@@ -47,10 +47,10 @@ def chamfer(
         distances = distances.masked_fill(~mask_a[..., :, None], EXCLUDED)
     if mask_b is not None:
         distances = distances.masked_fill(~mask_b[..., None, :], EXCLUDED)
-    nearest = distances.amin(-1), distances.amin(-2)
+    to_b, to_a = distances.amin(-1), distances.amin(-2)
     if not squared:
-        nearest = tuple((one + 1e-12).sqrt() for one in nearest)
-    return _masked_mean(nearest[0], mask_a) + _masked_mean(nearest[1], mask_b)
+        to_b, to_a = (to_b + 1e-12).sqrt(), (to_a + 1e-12).sqrt()
+    return _masked_mean(to_b, mask_a) + _masked_mean(to_a, mask_b)
 
 
 def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
