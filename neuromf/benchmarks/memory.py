@@ -182,8 +182,8 @@ def markdown(
     machines = "; ".join(f"{name}: {m.bf16 / 1e12:g} and {m.float32 / 1e12:g} TFLOP/s, {m.utilisation:.0%}"
                          for name, m in MACHINES.items())  # fmt: skip
     notes = [
-        "Memory in MB (10^6 bytes). `total`: fake tensors, followed by torch's MemTracker. `total_cpu`: a real step on "
-        "the CPU with a small batch, scaled. `difference`: between them, without the context.",
+        "Memory in MB (10^6 bytes). `total`: fake tensors, followed by torch's MemTracker. `total_cpu`: real steps on "
+        "the CPU with two small batches, extrapolated. `difference`: between them, without the context.",
         f"`context`: {CONTEXT_MB:.0f} MB for the CUDA context, workspaces and fragmentation. Gradients count in full.",
         f"Hours are operations divided by peak and assumed utilisation ({machines}; bf16 and float32). `steps`: "
         "optimiser steps, or network evaluations of all samples; `images`: latents or volumes that are computed. "
