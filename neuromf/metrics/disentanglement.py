@@ -99,7 +99,9 @@ def concentration(weights: NDArray) -> float:
 
 
 def dci(z: NDArray, factors: NDArray, groups: Sequence[str]) -> dict[str, float]:
-    """Disentanglement, completeness and informativeness (mean cross-validated R^2)."""
+    """Disentanglement, completeness and informativeness (mean cross-validated R^2); NaN for fewer than 5 groups."""
+    if len(set(groups)) < FOLDS:
+        return dict.fromkeys(("dci_disentanglement", "dci_completeness", "dci_informativeness"), np.nan)
     weights = importance(z, factors, groups)
     informative = float(cross_validated_r2(z, factors, groups).mean())
     return {

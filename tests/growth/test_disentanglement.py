@@ -282,3 +282,8 @@ def test_G51_figure_f3_is_drawn_from_arrays_alone(tmp_path):
     tables = [tmp_path / "exp1.npz", tmp_path / "exp3.npz"]
     growth_disentanglement.render(tables=tables, out=tmp_path / "fig_3", simulated="Simulated growth")
     assert {path.suffix for path in tmp_path.glob("fig_3.*")} == {".pdf", ".png", ".json"}
+
+
+def test_few_patients_have_no_scores_that_need_folds():
+    z = np.random.default_rng(0).normal(size=(6, 3))
+    assert all(np.isnan(value) for value in disentanglement.dci(z, z, ["a", "a", "b", "b", "c", "c"]).values())

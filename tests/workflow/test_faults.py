@@ -92,7 +92,7 @@ def nothing_to_do(cwd, **options):
 def finished(tmp_path_factory):
     """A copy of the repository with the torus and its figure made."""
     copy = tmp_path_factory.mktemp("checkout") / "repository"
-    for name in ("neuromf", "workflow_scripts", "rules", "profiles", "envs", "tests"):
+    for name in ("neuromf", "workflow_scripts", "rules", "profiles", "envs", "studies", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, copy / name)
