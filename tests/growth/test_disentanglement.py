@@ -286,4 +286,4 @@ def test_G51_figure_f3_is_drawn_from_arrays_alone(tmp_path):
 
 def test_few_patients_have_no_scores_that_need_folds():
     z = np.random.default_rng(0).normal(size=(6, 3))
-    assert all(np.isnan(value) for value in disentanglement.dci(z, z, ["a", "a", "b", "b", "c", "c"]).values())
+    assert all(np.isnan(value) for value in scores.dci(z, z, ["a", "a", "b", "b", "c", "c"]).values())
