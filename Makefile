@@ -29,6 +29,7 @@ test: $(VENV)/installed
 
 tiny: $(VENV)/installed
 	snakemake --cores all --configfile tests/config/tiny.yaml --directory work/tiny
+	snakemake growth atlas atlas_points --cores all --configfile tests/config/tiny.yaml --directory work/tiny
 	snakemake --cores all --configfile tests/config/tiny.yaml --directory work/tiny -n --quiet rules
 
 lint: $(VENV)/installed
