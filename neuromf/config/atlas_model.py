@@ -54,22 +54,27 @@ class AtlasLoss(Section):
     drop_metadata: Fraction = key("Fraction of rows that are trained without metadata.", 0.1)
 
 
-class AtlasTrain(Section):
-    """Section `train`."""
+class AtlasOptimiser(Section):
+    """Keys of the section `train` that the models of the atlas share."""
 
     steps: Count = key("Optimiser steps.")
-    batch: Count = key("Studies per step.", 64)
     lr: Positive = key("Peak learning rate of AdamW.", 1e-3)
     betas: tuple[Fraction, Fraction] = key("Decay rates of AdamW's moments.", (0.9, 0.995))
     weight_decay: NotNegative = key("Weight decay.", 0.01)
+    clip: Positive = key("Largest gradient norm.", 1.0)
+    logger: Literal["csv", "wandb"] = key("wandb: an additional offline Weights & Biases run.", "csv")
+
+
+class AtlasTrain(AtlasOptimiser):
+    """Section `train`."""
+
+    batch: Count = key("Studies per step.", 64)
     warmup: int = key("Steps of linear warm-up.", 20, ge=0)
     cycles: Count = key("Cosine cycles of the learning rate.", 1)
     ema_images: Positive = key("Half-life of the weight average in studies.", 2000.0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = key("Lightning precision.", "32-true")
-    clip: Positive = key("Largest gradient norm.", 1.0)
     log_every: Count = key("Steps per row of the history.", 10)
     checkpoint_every: Count = key("Steps between two checkpoints.", 50)
-    logger: Literal["csv", "wandb"] = key("wandb: an additional offline Weights & Biases run.", "csv")
     seed: Seed = key("Seed of weights, batches and noise.", 0)
 
 

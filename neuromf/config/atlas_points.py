@@ -1,11 +1,12 @@
 """Preset of the atlas's point model (studies/atlas/points.yaml): model, loss and training."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from neuromf.config.atlas_model import AtlasOptimiser
 from neuromf.config.types import Count, Fraction, NotNegative, Positive, Section, Seed, key
 
 
@@ -32,20 +33,14 @@ class PointLoss(Section):
     drop_metadata: Fraction = key("Fraction of rows that are trained without metadata.", 0.1)
 
 
-class PointTrain(Section):
+class PointTrain(AtlasOptimiser):
     """Section `train`."""
 
-    steps: Count = key("Optimiser steps.")
     batch: Count = key("Studies per step.", 32)
-    lr: Positive = key("Peak learning rate of AdamW.", 1e-3)
-    betas: tuple[Fraction, Fraction] = key("Decay rates of AdamW's moments.", (0.9, 0.995))
-    weight_decay: NotNegative = key("Weight decay.", 0.01)
     warmup: int = key("Steps of linear warm-up.", 50, ge=0)
     ema_sets: Positive = key("Half-life of the weight average in point sets.", 4000.0)
-    clip: Positive = key("Largest gradient norm.", 1.0)
     log_every: Count = key("Steps per row of the history.", 50)
     checkpoint_every: Count = key("Steps between two checkpoints.", 200)
-    logger: Literal["csv", "wandb"] = key("wandb: an additional offline Weights & Biases run.", "csv")
     seed: Seed = key("Seed of weights, point sets, batches and noise.", 0)
 
 

@@ -54,9 +54,9 @@ def pair_cases(patients: Sequence[Trajectory]) -> list[Case]:
 
 
 def check_held_out(fitted: Iterable[str], held_out: Iterable[str]) -> None:
-    """Raise ValueError if a held-out patient is among those that a model or a bank was fitted on."""
+    """Raise ValueError if a test patient is among those that a model or a bank was fitted on."""
     if leaked := sorted(set(fitted) & set(held_out)):
-        raise ValueError(f"{len(leaked)} held-out patients were in the fit, the first is {leaked[0]}: split by patient")
+        raise ValueError(f"{len(leaked)} test patients were in the fit, the first is {leaked[0]}: split by patient")
 
 
 def growth_parameters(model: GompertzMixedEffects, patients: Sequence[Trajectory]) -> dict[str, dict[str, float]]:

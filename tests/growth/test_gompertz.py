@@ -129,10 +129,10 @@ def test_G58_the_amortiser_reads_a_planted_covariate():
 def test_G59_a_held_out_patient_in_the_effect_bank_is_refused(cohort):
     patients, _, model = cohort
     bank = EffectBank(model, patients[:50])
-    with pytest.raises(ValueError, match="1 held-out patients were in the fit, the first is P007"):
+    with pytest.raises(ValueError, match="1 test patients were in the fit, the first is P007"):
         check_held_out(bank.patients, ["P007", "P070"])
     check_held_out(bank.patients, ["P070"])
-    with pytest.raises(ValueError, match="1 held-out patients were in the fit"):
+    with pytest.raises(ValueError, match="1 test patients were in the fit"):
         EffectBank(model, patients[:49])
 
 

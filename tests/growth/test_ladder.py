@@ -136,7 +136,7 @@ class Memory(Comparator):
 
 
 def test_G59_the_runner_refuses_a_model_that_was_fitted_on_a_test_patient(patients):
-    with pytest.raises(ValueError, match="1 held-out patients were in the fit, the first is SIM0059"):
+    with pytest.raises(ValueError, match="1 test patients were in the fit, the first is SIM0059"):
         forecast_cases(Memory().fit(patients[:40]), patients[40:])
 
 
