@@ -150,7 +150,7 @@ def new_module(
     batch = batch or train["batch"]
     moving = moving_pairs(flow, batch) if moving is None else moving
     prior = flat_prior(shape, flow["prior"]) if flow["prediction"] == "x" else None
-    u = build_network(net, flow["prediction"], prior=prior, velocity_head=flow["tangent"] == "head")
+    u = build_network(net, flow["prediction"], shape=shape, prior=prior, velocity_head=flow["tangent"] == "head")
     if train.get("checkpoint_activations"):
         checkpoint_activations(u.net)
     if adapter:
@@ -220,7 +220,7 @@ def new_sampling(
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
     """Network of a run, and a function that draws one batch of one-step samples."""
     prior = flat_prior(shape, flow["prior"]) if flow["prediction"] == "x" else None
-    u = build_network(net, flow["prediction"], prior=prior, velocity_head=flow["tangent"] == "head")
+    u = build_network(net, flow["prediction"], shape=shape, prior=prior, velocity_head=flow["tangent"] == "head")
     u.requires_grad_(False).eval()
 
     def draw() -> Tensor:

@@ -80,7 +80,7 @@ def new_step(
         latents = noise_latents(64, shape).to(device)
     axes, block = max(flow["prior"]["axes"]), max(flow["prior"]["block"])  # the dearest candidate
     prior = GaussianPrior.fit(latents, axes, block=block) if flow["prediction"] == "x" else None
-    u = run.build_network(net, flow["prediction"], prior=prior)
+    u = run.build_network(net, flow["prediction"], shape=shape, prior=prior)
     times = {"fraction_r_equals_t": 1 - fraction, "fraction_uniform": fraction}
     known = derivative if derivative in meanflow.DERIVATIVES else "single_pass"
     module = MeanFlowModule(u, latents, times=times, tangent=tangent, derivative=known, batch=batch, steps=1, lr=1e-4,

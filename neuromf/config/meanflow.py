@@ -19,6 +19,9 @@ class Net(Section):
     conditioning: Literal["t-h", "t-r", "h"] = key(
         "Times that the network is conditioned on: t and h = t - r, t and r, or h alone.", "t-h"
     )
+    position_maps: bool = key(
+        "A learned scale and shift at each position after every normalisation: brains are aligned.", False
+    )
 
     @model_validator(mode="after")
     def check_widths(self) -> "Net":

@@ -12,6 +12,7 @@ from neuromf.core.seeds import noise
 from neuromf.meanflow import flow
 from neuromf.meanflow.diagnostics import Diagnostics
 from neuromf.meanflow.velocity_net import MeanVelocityNet
+from neuromf.nn import position_maps
 from neuromf.nn.ema import EMA
 from neuromf.training.module import ResumableModule
 from neuromf.vae.training_set import MemoryMappedLatents
@@ -47,7 +48,7 @@ class MeanFlowModule(ResumableModule):
     """
 
     PROGRESS: tuple[str, ...] = ("raw_fm", "raw_mf")
-    FIRST_AND_LAST: tuple[str, ...] = ("conv_in", ".out.", "time_embed")
+    FIRST_AND_LAST: tuple[str, ...] = ("conv_in", ".out.", "time_embed", position_maps.NAME)
     emas: Any  # ModuleList of EMA
 
     def __init__(

@@ -28,6 +28,7 @@ from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 from torch import Tensor
 
 from neuromf.core.files import sha256 as sha256_of
+from neuromf.nn import position_maps
 from neuromf.nn.embeddings import N_POSITIONS
 from neuromf.nn.unet import UNet
 from neuromf.vae.weights import read_state
@@ -157,11 +158,16 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged or contains no named tensors; expected {SOURCES}") from error
 
 
+def _published(name: str) -> bool:
+    """Whether a parameter of `UNet` has the name of a published one."""
+    return not name.startswith("time_embed.") and position_maps.NAME not in name
+
+
 def _published_shapes(unet: UNet, state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the published network that fits `unet`, with the spacing and modality inputs of `state`."""
     first, channels = unet.block_out_channels[0], unet.in_channels - N_POSITIONS
     width = 4 * first
-    shapes = {name: tuple(w.shape) for name, w in unet.state_dict().items() if not name.startswith("time_embed.")}
+    shapes = {name: tuple(w.shape) for name, w in unet.state_dict().items() if _published(name)}
     shapes["conv_in.conv.weight"] = (first, channels, 3, 3, 3)
     shapes |= {"out.2.conv.weight": (channels, first, 3, 3, 3), "out.2.conv.bias": (channels,)}
     embeddings = {"time_embed": first} | ({SPACING: 3} if f"{SPACING}.0.weight" in state else {})

@@ -17,13 +17,20 @@ from neuromf.vae.maisi import LATENT_CHANNELS
 
 
 def build_network(
-    net: dict, prediction: str, *, prior: GaussianPrior | None = None, velocity_head: bool = False, seed: int = 0
+    net: dict,
+    prediction: str,
+    *,
+    shape: tuple[int, ...] | None = None,
+    prior: GaussianPrior | None = None,
+    velocity_head: bool = False,
+    seed: int = 0,
 ) -> MeanVelocityNet:
     """The network with freshly initialised weights.
 
     Arguments:
-        net: Keyword arguments of `UNet`.
+        net: Config section meanflow.net: keyword arguments of `UNet`, and position_maps.
         prediction: "u" or "x".
+        shape: Latent shape (C, I, J, K), needed for position maps.
         prior: Gaussian prior, or None. With a prior the UNet has twice the input channels, see `MeanVelocityNet`.
         velocity_head: Whether the network has a second output head for v.
         seed: Seed of the weights; the global random state is not changed.
@@ -31,6 +38,10 @@ def build_network(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         settings = {**net, "widths": tuple(net["widths"]), "attention": tuple(net["attention"])}
+        if settings.pop("position_maps", False):
+            if shape is None:
+                raise ValueError("net.position_maps needs the shape of the latents")
+            settings["maps"] = shape[1:]
         channels = LATENT_CHANNELS * (1 if prior is None else 2)
         unet = UNet(channels, out_channels=LATENT_CHANNELS * (1 + velocity_head), **settings)
         return MeanVelocityNet(unet, prediction, prior, velocity_head=velocity_head)
@@ -80,10 +91,11 @@ def load_run(path: str | Path, weights: str = "ema") -> Run:
     """
     stored = read_run(path, weights)
     prior = stored["prior"] and GaussianPrior(**stored["prior"])
-    u = build_network(stored["net"], stored["prediction"], prior=prior, velocity_head=stored["velocity_head"])
-    u.net.load_state_dict(stored["weights"][weights])
     stats = json.loads(stored["stats"])
-    return Run(u.requires_grad_(False).eval(), stats, tuple(stats["shape"]))
+    settings = {"shape": tuple(stats["shape"]), "velocity_head": stored["velocity_head"]}
+    u = build_network(stored["net"], stored["prediction"], prior=prior, **settings)
+    u.net.load_state_dict(stored["weights"][weights])
+    return Run(u.requires_grad_(False).eval(), stats, settings["shape"])
 
 
 def read_run(path: str | Path, weights: str = "ema") -> dict:

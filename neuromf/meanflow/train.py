@@ -17,6 +17,7 @@ from neuromf.meanflow.pretrained import load_rectified
 from neuromf.meanflow.prior_selection import fit_prior
 from neuromf.meanflow.run import Run, build_network, load_run, save_run
 from neuromf.meanflow.velocity_net import MeanVelocityNet
+from neuromf.nn import position_maps
 from neuromf.nn.unet import checkpoint_activations
 from neuromf.training.checkpoints import delete_checkpoints
 from neuromf.training.run_record import run_record, write_rows
@@ -117,7 +118,8 @@ def _build_module(
 ) -> MeanFlowModule:
     """The module before training: network with the weights that it starts from (`train.init_from`), and prior."""
     velocity_head = flow["tangent"] == "head"
-    u = build_network(net, flow["prediction"], prior=prior, velocity_head=velocity_head, seed=train["seed"])
+    settings = {"shape": tuple(data.shape[1:]), "prior": prior, "velocity_head": velocity_head, "seed": train["seed"]}
+    u = build_network(net, flow["prediction"], **settings)
     if train.get("checkpoint_activations"):
         checkpoint_activations(u.net)
     if base:
@@ -131,9 +133,10 @@ def _build_module(
 
 
 def _load_weights(u: MeanVelocityNet, base: Run, path: str) -> None:
-    """Copy the weights of a run into a network, in place."""
+    """Copy the weights of a run into a network, in place; maps that the run lacks remain zero."""
+    new = {name: weight for name, weight in u.net.state_dict().items() if position_maps.NAME in name}
     try:
-        u.net.load_state_dict(base.u.net.state_dict())
+        u.net.load_state_dict({**new, **base.u.net.state_dict()})
     except RuntimeError as error:
         raise ValueError(
             f"train.init_from {path} has another network than meanflow.net and meanflow.flow ask for; use those of the "

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from neuromf.nn.embeddings import N_POSITIONS, Conditioning, positions
 from neuromf.nn.forward_mode import lean_forward_mode
+from neuromf.nn.position_maps import add_position_maps
 
 
 class UNet(DiffusionModelUNet):
@@ -28,6 +29,8 @@ class UNet(DiffusionModelUNet):
         patch: Space-to-depth factor: 2 turns 4 x 16^3 into 32 x 8^3 before the first convolution.
         conditioning: Key of `CONDITIONINGS`.
         out_channels: Output channels; C if None.
+        maps: Latent grid (I, J, K) for which the network has a learned scale and shift at each position; None: no maps,
+            and inputs of any size.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class UNet(DiffusionModelUNet):
         patch: int = 1,
         conditioning: str = "t-h",
         out_channels: int | None = None,
+        maps: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__(
             spatial_dims=3,
@@ -60,11 +64,17 @@ class UNet(DiffusionModelUNet):
         time = Conditioning(4 * widths[0], conditioning, flow_first=True)
         self.time_embed = time  # type: ignore[assignment]  # replaces MONAI's
         lean_forward_mode(self)
+        self.maps = maps
+        if maps:
+            zero = torch.zeros(1)
+            add_position_maps(self, lambda: self(torch.zeros(1, channels, *maps), zero, zero))
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor) -> Tensor:  # type: ignore[override]  # MONAI has one time
         """Output (B, out_channels, I, J, K) for z (B, C, I, J, K) and times (B,); I, J, K are multiples of `stride`."""
         if any(n % self.stride for n in z.shape[2:]):
             raise ValueError(f"latent sizes must be multiples of {self.stride}; got {tuple(z.shape[2:])}")
+        if self.maps and tuple(z.shape[2:]) != tuple(self.maps):
+            raise ValueError(f"position maps are of latents {tuple(self.maps)}; got {tuple(z.shape[2:])}")
         p = self.patch
         time = self.time_embed(t, r)
         z = rearrange(z, "b c (i p) (j q) (k s) -> b (c p q s) i j k", p=p, q=p, s=p)

@@ -52,6 +52,7 @@ def mlp():
 NETS = {
     "unet": (unet, (3, 2, 4, 4, 4)),
     "unet on patches": (lambda: unet(patch=2), (3, 2, 4, 4, 8)),
+    "unet with position maps": (lambda: unet(patch=2, maps=(4, 4, 8)), (3, 2, 4, 4, 8)),
     "mlp": (mlp, (3, 5)),
 }
 
