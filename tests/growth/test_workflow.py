@@ -1,6 +1,8 @@
 """The rules of the growth system: their plan, and their resources on a cluster."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ import pytest
 import snakemake_start
 
 ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("neuromf", "workflow_scripts", "rules", "profiles", "envs", "studies", "tests")
+STAGES = ["simulate", "index", "train", "latents", "collapse", "disentangle", "image_forecast", "ladder", "gate"]
 
 
 def plan(folder, *options):
@@ -36,11 +40,44 @@ def test_G78_a_dry_run_through_the_slurm_profile_shows_resources_of_both_experim
         assert f"results/growth/runs/{name}" in re.search(r"--out (\S+)", job)[1]
 
 
+@pytest.fixture
+def clone(tmp_path):
+    """A copy of the repository without results, and no real data beside it."""
+    copy = tmp_path / "clone"
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+def alone(clone):
+    """Environment in which a copy of the repository imports itself and finds no real data."""
+    paths = {"PYTHONPATH": str(clone), "NEUROMF_REAL_DATA": str(clone / "none")}
+    return {**os.environ, **paths, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_G72_a_clean_clone_plans_every_stage_and_figure(clone):
+    arguments = ["growth", "--dry-run", "--cores", "2"]
+    text = snakemake_start.snakemake(arguments, cwd=clone, env=alone(clone), check=True).stdout
+    jobs = dict(re.findall(r"^(growth\w*) +(\d+)$", text, re.M))
+    assert {f"growth_{name}" for name in STAGES} <= jobs.keys()
+    assert jobs["growth_train"] == "3" and jobs["growth_collapse"] == "4" and jobs["growth_ladder"] == "2"
+    figures = {path for path in re.findall(r"results/growth/figures/fig_\d\.pdf", text)}
+    assert {f"results/growth/figures/fig_{k}.pdf" for k in (1, 2, 3, 4)} <= figures
+    assert "growth_real_ladder" not in jobs  # no table of real volumes: no figure F6
+    assert not (clone / "results").exists()
+
+
 @pytest.mark.slow
-def test_the_growth_system_runs_at_the_smallest_scale_and_leaves_nothing_stale(tmp_path):
-    command = [sys.executable, "-m", "snakemake", "growth", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
-    command += ["--configfile", str(ROOT / "tests/config/tiny.yaml"), "--directory", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True)
-    assert (tmp_path / "results/growth/figures/fig_1.pdf").stat().st_size > 10_000
-    done = subprocess.run([*command, "--dry-run"], cwd=ROOT, check=True, capture_output=True, text=True)
+def test_G72_a_clean_clone_runs_at_the_smallest_scale_and_leaves_nothing_stale(clone):
+    command = [sys.executable, "-m", "snakemake", "growth", "--cores", "2", "--configfile", "tests/config/tiny.yaml"]
+    subprocess.run(command, cwd=clone, env=alone(clone), check=True)
+    results = clone / "results/growth"
+    for k in (1, 2, 3, 4):
+        assert (results / f"figures/fig_{k}.pdf").stat().st_size > 10_000, k
+    for name in ("exp1", "exp2", "exp3"):
+        assert (results / f"gates/{name}.json").exists() and (results / f"latents/{name}.npz").exists()
+    assert len((results / "tables/collapse.csv").read_text().splitlines()) == 5
+    done = subprocess.run([*command, "--dry-run"], cwd=clone, env=alone(clone), check=True, capture_output=True, text=True)
     assert "Nothing to be done" in done.stdout + done.stderr
