@@ -110,7 +110,19 @@ def diagnose(module: VAELitModule, batches: Iterable[dict], spacing_mm: Sequence
     }
 
 
-class Diagnostics(pl.Callback):
+class Rows(pl.Callback):
+    """Callback whose rows are part of a checkpoint."""
+
+    rows: list[dict[str, Any]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+
+class Diagnostics(Rows):
     """Active units, collapse, probes and similarity on a fixed subset of validation, in `diag/*` and three tables.
 
     Evaluated in every epoch before `dense_epochs` and in every fifth after it, and in the last.
@@ -149,7 +161,7 @@ class Diagnostics(pl.Callback):
             Subset(loader.dataset, chosen), batch_size=loader.batch_size, collate_fn=loader.collate_fn
         )
         self.folder, self.modalities, self.spacing_mm, self.seed = folder, modalities, spacing_mm, seed
-        self.dense_epochs, self.rows = dense_epochs, []  # type: ignore[var-annotated]
+        self.dense_epochs, self.rows = dense_epochs, []
 
     def due(self, epoch: int, max_epochs: int) -> bool:
         """Whether an epoch has diagnostics."""
@@ -185,14 +197,8 @@ class Diagnostics(pl.Callback):
         return {f"{kind}_{name}": value for kind, values in (("ssim", ssim), ("psnr", psnr))
                 for name, value in zip(self.modalities, values, strict=True)}  # fmt: skip
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = state_dict["rows"]
-
-
-class EpochTable(pl.Callback):
+class EpochTable(Rows):
     """One row per epoch with every logged value that has a mean over the epoch; complete after a resume, too.
 
     Arguments:
@@ -202,7 +208,7 @@ class EpochTable(pl.Callback):
 
     def __init__(self, path: Path, wandb: WandbLogger | None = None) -> None:
         self.path, self.wandb = path, wandb
-        self.rows: list[dict[str, float]] = []
+        self.rows = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -211,12 +217,6 @@ class EpochTable(pl.Callback):
             write_table(self.path, pd.DataFrame(self.rows))
             if self.wandb:
                 self.wandb.log(self.rows)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = state_dict["rows"]
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -18,7 +18,7 @@ from scipy import stats
 
 from neuromf.growth.comparators import Comparator
 from neuromf.growth.patient_effects import check_held_out
-from neuromf.growth.protocols import Case, Trajectory, folds, last_from_rest
+from neuromf.growth.protocols import Case, Trajectory, last_from_rest, split_folds
 
 
 class LeftOut(NamedTuple):
@@ -40,10 +40,9 @@ def leave_out(
         n_folds: Folds; None: leave one patient out for up to 60 patients (jackknife+), else 10 folds (CV+).
     """
     errors, spread, forecasts = [], [], []
-    for fold in folds([p.patient for p in patients], seed, n_folds):
-        cases = last_from_rest([p for p in patients if p.patient in set(fold)])
-        model = build().fit([p for p in patients if p.patient not in set(fold)])
-        check_held_out(model.patients, fold)
+    for rest, fold in split_folds(patients, seed, n_folds):
+        cases, model = last_from_rest(fold), build().fit(rest)
+        check_held_out(model.patients, (p.patient for p in fold))
         mean, sd = model.predict([*cases, *test])
         n = len(cases)
         errors.append(np.array([case.actual for case in cases]) - mean[:n])

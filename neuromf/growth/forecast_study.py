@@ -22,7 +22,7 @@ from neuromf.growth.ladder import builders, compare, decompose, forecast_cases, 
 from neuromf.growth.neural_ode import StateWidths
 from neuromf.growth.ode_models import NeuralODE, OdeSettings
 from neuromf.growth.patient_effects import growth_parameters
-from neuromf.growth.protocols import PROTOCOLS, Trajectory, folds, last_from_rest, trajectories
+from neuromf.growth.protocols import PROTOCOLS, Trajectory, last_from_rest, split_folds, trajectories
 from neuromf.growth.risk import stratify
 from neuromf.metrics.forecast import gaussian_interval
 from neuromf.simulation.tumour_volumes import simulate_volumes
@@ -148,12 +148,8 @@ def real_study(*, table: Path, out: Path, seed: int, models: Sequence[str], ode:
     """Ladder on real volumes, 10 folds by patient; returns the scores."""
     volumes, counts = read_lesion_volumes(table)
     patients = trajectories(volumes)
-    parts = []
-    for fold in folds([p.patient for p in patients], seed):
-        left_out = set(fold)
-        train = [p for p in patients if p.patient not in left_out]
-        test = [p for p in patients if p.patient in left_out]
-        parts.append(run_fold(train, test, chosen_builders(models, StateWidths(), ode))[0])
+    build = chosen_builders(models, StateWidths(), ode)
+    parts = [run_fold(train, test, build)[0] for train, test in split_folds(patients, seed)]
     out.mkdir(parents=True, exist_ok=True)
     facts = {"data": "Laleh et al. 2022, treated solid tumours, not brain", "counts": counts, "seed": seed}
     return write_study(out, pd.concat(parts, ignore_index=True), facts)

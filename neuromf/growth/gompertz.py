@@ -3,8 +3,12 @@
 dV/dt = a V ln(K / V) is linear in y: dy/dt = a (k - y), k = ln K, so y(t) = k + (y0 - k) exp(-a t). The equation acts
 on y itself, never on a logarithm of y.
 
+A forecast has the variance of the posterior, of the noise, and of the population parameters, which are estimates: by
+the delta method, with the inverse of the summed outer products of scores as their covariance.
+
 References:
     Population modeling of tumor growth curves and the reduced Gompertz model (Vaghi et al., 2020), PLOS Comput Biol
+    Estimation and inference in nonlinear structural models (Berndt et al., 1974), Ann Econ Soc Meas 3:653
 """
 
 from collections.abc import Sequence
@@ -16,12 +20,16 @@ import torch
 from numpy.typing import NDArray
 from scipy import optimize
 from torch import Tensor
+from torch.func import jacfwd
 
 from neuromf.growth.comparators import Comparator
 from neuromf.growth.protocols import Case, Trajectory
 from neuromf.growth.random_effects import Conditioned, Visits, condition, lower_triangle, minimise, noise_of, pad
 
 NODES = 31
+N_SHARED = 10  # parameters before the amortiser: log a, y0, k, their Cholesky factor, log noise
+WEAK = 0.01  # prior precision of parameters that the training visits may not determine
+EFFECT_SD = 0.2  # prior standard deviation of the effect of a standardised feature on log a and k
 LARGEST_LOG_RATE = 3.0  # a of 20 per month
 
 
@@ -91,14 +99,15 @@ class GompertzMixedEffects(Comparator):
     Given log a, y is linear in (y0, k), which are integrated in closed form.
 
     Arguments:
-        amortise: The prior mean of log a and k is linear in standardised baseline features, with a standard normal
-            prior on the weights.
+        amortise: The prior mean of log a and k is linear in standardised baseline features, with a normal prior on
+            the weights.
     """
 
     name, title = "M4", "NLME"
 
     def __init__(self, *, amortise: bool = False) -> None:
         self.amortise = amortise
+        self.start: NDArray | None = None  # starting values of the parameters, if they are known
 
     def estimate(self, patients: Sequence[Trajectory]) -> None:
         visits, features = pad(patients), self._features(patients)
@@ -106,19 +115,37 @@ class GompertzMixedEffects(Comparator):
         covariates = self._covariates(patients)
 
         def loss(x: Tensor) -> Tensor:
-            self._unpack(x)
-            found = self._posterior(visits, covariates)
-            return -(found.log_likelihood.sum() - 0.5 * self.amortiser.square().sum()) / len(patients)
+            found = self._likelihood(x, visits, covariates)
+            return -(found.sum() - 0.5 * (self.amortiser / EFFECT_SD).square().sum()) / len(patients)
 
         found = [minimise(loss, start) for start in self._starts(patients)]
         with torch.no_grad():
-            self._unpack(min(found, key=loss))
+            self.parameters = min(found, key=loss)
+            scores = jacfwd(lambda x: self._likelihood(x, visits, covariates))(self.parameters)
+            prior = torch.full_like(self.parameters, EFFECT_SD**-2)
+            prior[:N_SHARED] = WEAK
+            self.parameter_covariance = torch.linalg.inv(scores.T @ scores + prior.diag())
+            self._unpack(self.parameters)
+
+    def _likelihood(self, x: Tensor, visits: Visits, covariates: Tensor) -> Tensor:
+        """Log-likelihood (P,) of the visits with parameters x (p,)."""
+        self._unpack(x)
+        return self._posterior(visits, covariates).log_likelihood
+
+    def refit(self, patients: Sequence[Trajectory]) -> "GompertzMixedEffects":
+        """A model of the same kind fitted on other patients, from the parameters of this one."""
+        model = type(self)(amortise=self.amortise)
+        model.start = self.parameters.numpy()
+        model.fit(patients)
+        return model
 
     def _starts(self, patients: Sequence[Trajectory]) -> list[NDArray]:
         """Starting values: log a, y0, k, Cholesky factor of their covariance, log noise, amortiser.
 
         The likelihood has local maxima where a is too large, hence two starts.
         """
+        if self.start is not None:
+            return [self.start]
         first = np.array([p.y[0] for p in patients])
         log_rate, k = pooled_growth([pair for p in patients for pair in pairwise(zip(p.t, p.y, strict=True))])
         rest = [-0.5, 0.0, float(np.log(first.std() + 1e-2)), 0.0, 0.0, -0.5, -2.5]
@@ -127,7 +154,7 @@ class GompertzMixedEffects(Comparator):
 
     def _unpack(self, x: Tensor) -> None:
         self.mean, self.factor, self.sigma = x[:3], lower_triangle(x[3:9], 3), noise_of(x[9])
-        self.amortiser = x[10:].reshape(2, -1)
+        self.amortiser = x[N_SHARED:].reshape(2, -1)
 
     def _features(self, patients: Sequence[Trajectory]) -> NDArray:
         return np.stack([p.features if self.amortise else p.features[:0] for p in patients])
@@ -158,10 +185,25 @@ class GompertzMixedEffects(Comparator):
         """Posterior of patients given all visits that their trajectories have."""
         return self._posterior(pad(patients), self._covariates(patients))
 
-    def predict(self, cases: Sequence[Case]) -> tuple[NDArray, NDArray]:
+    @torch.no_grad()
+    def forecast(self, cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
+        """Mean and variance (N,) of measured y: that of the posterior, of estimated parameters, and of the noise."""
+        past = [case.past for case in cases]
+        visits, covariates = pad(past), self._covariates(past)
         t = torch.tensor([case.t for case in cases], dtype=torch.float64)
-        mean, variance = self.posterior([case.past for case in cases]).forecast(t)
-        return mean.numpy(), (variance + self.sigma**2).sqrt().numpy()
+
+        def curve(x: Tensor) -> Tensor:
+            self._unpack(x)
+            return self._posterior(visits, covariates).forecast(t)[0]
+
+        slope = jacfwd(curve)(self.parameters)  # (N, p)
+        self._unpack(self.parameters)
+        mean, variance = self._posterior(visits, covariates).forecast(t)
+        return mean, variance + ((slope @ self.parameter_covariance) * slope).sum(1) + self.sigma**2
+
+    def predict(self, cases: Sequence[Case]) -> tuple[NDArray, NDArray]:
+        mean, variance = self.forecast(cases)
+        return mean.numpy(), variance.sqrt().numpy()
 
 
 class ReducedGompertz(GompertzMixedEffects):

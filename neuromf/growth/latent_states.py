@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from neuromf.growth.latents import Scans, visits_by_patient
 from neuromf.growth.neural_ode import StateWidths
 from neuromf.growth.protocols import Trajectory
 
 PARTS = ("loc", "shape", "residual")
-Scans = Mapping[str, Mapping[str, NDArray]]
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,26 @@ class StateReadout:
     @property
     def widths(self) -> StateWidths:
         """Widths of the parts of a state."""
-        sizes = {
-            name: self.partition[name].stop - self.partition[name].start for name in PARTS if name in self.partition
-        }
-        return StateWidths(**sizes)
+        return StateWidths(**{name: span.stop - span.start for name, span in self.others.items()})
+
+    @property
+    def others(self) -> dict[str, slice]:
+        """Slices of the parts of a state behind y."""
+        return {name: self.partition[name] for name in PARTS if name in self.partition}
 
     def states(self, z: NDArray) -> NDArray:
         """States (n, 1 + ...) of latents (n, d)."""
         y = z[:, self.partition["vol"]] @ self.weights + self.offset
-        return np.column_stack([y, *(z[:, self.partition[name]] for name in PARTS if name in self.partition)])
+        return np.column_stack([y, *(z[:, span] for span in self.others.values())])
 
     def latents(self, states: NDArray, last: NDArray) -> NDArray:
         """Latents (n, d) of states, with the volume latent moved from that of the last visit `last` (n, d)."""
         z, start = last.copy(), 1
         change = states[:, 0] - self.states(last)[:, 0]
         z[:, self.partition["vol"]] += np.outer(change, self.weights) / (self.weights @ self.weights)
-        for name in (name for name in PARTS if name in self.partition):
-            width = self.partition[name].stop - self.partition[name].start
-            z[:, self.partition[name]], start = states[:, start : start + width], start + width
+        for span in self.others.values():
+            width = span.stop - span.start
+            z[:, span], start = states[:, start : start + width], start + width
         return z
 
 
@@ -76,12 +78,9 @@ def latent_trajectories(
     known = [name for name, scan in dated.items() if scan["split"] != test_split]
     mu = np.stack([dated[name]["mu"] for name in known]).astype(float)
     readout = fit_readout(mu, np.array([volumes[name] for name in known]), partition)
-    by_patient: dict[str, list[str]] = {}
-    for name in sorted(dated, key=lambda name: float(dated[name]["t_months"])):
-        by_patient.setdefault(str(dated[name]["patient"]), []).append(name)
     train: list[Trajectory] = []
     test: list[Trajectory] = []
-    for patient, names in sorted(by_patient.items()):
+    for patient, names in sorted(visits_by_patient(dated).items()):
         group = test if dated[names[0]]["split"] == test_split else train
         group.append(_trajectory(patient, names, dated, volumes, readout))
     return train, test, readout

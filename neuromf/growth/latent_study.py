@@ -1,21 +1,19 @@
 """Forecast study on states from latents of images: the ladder, and forecast latents that a decoder can draw."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from neuromf.data.trajectories import read_trajectories
 from neuromf.growth.forecast_study import chosen_builders, write_study
 from neuromf.growth.ladder import run_fold
-from neuromf.growth.latent_states import Scans, latent_trajectories
-from neuromf.growth.latents import read_latents
+from neuromf.growth.latent_states import latent_trajectories
+from neuromf.growth.latents import named_partition, read_latents, visits_by_patient
 from neuromf.growth.ode_models import NeuralODE
-from neuromf.growth.protocols import Trajectory, last_from_rest
+from neuromf.growth.protocols import last_from_rest
 
 
 def latent_study(
@@ -36,31 +34,13 @@ def latent_study(
     """
     measured = read_trajectories(trajectories).set_index("scan_id")["y"].to_dict()
     scans = read_latents(latents, modalities)
-    train, test, readout = latent_trajectories(scans, read_slices(latents), measured)
+    train, test, readout = latent_trajectories(scans, named_partition(latents), measured)
     forecasts, fitted = run_fold(train, test, chosen_builders(models, readout.widths, ode))
     out.mkdir(parents=True, exist_ok=True)
     if isinstance(model := fitted.get("M10"), NeuralODE):
         cases = last_from_rest(test)
-        states, last = model.forecast(cases)[0].numpy(), np.stack([_last_latent(scans, case.past) for case in cases])
-        names = np.array([case.past.patient for case in cases])
+        visits, names = visits_by_patient(scans), np.array([case.past.patient for case in cases])
+        last = np.stack([scans[visits[one][-2]]["mu"] for one in names]).astype(float)  # before the forecast visit
+        states = model.forecast(cases)[0].numpy()
         np.savez(out / "latents.npz", patient=names, z=readout.latents(states, last), states=states)
     return write_study(out, forecasts, {"data": "latents of images", "n_train": len(train), "n_test": len(test)})
-
-
-def read_slices(path: Path) -> dict[str, slice]:
-    """Slices of the latent by name.
-
-    Raises:
-        ValueError: If the latents of the store have no named parts.
-    """
-    with np.load(path) as store:
-        ranges = json.loads(str(store["provenance"])).get("partition")
-    if not ranges:
-        raise ValueError(f"latents of {path} have no partition; the growth ODE needs those of experiment 3")
-    return {name: slice(*span) for name, span in ranges.items()}
-
-
-def _last_latent(scans: Scans, past: Trajectory) -> NDArray:
-    """Latent of the last observed visit of a patient."""
-    own = [scan for scan in scans.values() if str(scan["patient"]) == past.patient and "t_months" in scan]
-    return sorted(own, key=lambda scan: float(scan["t_months"]))[len(past.t) - 1]["mu"].astype(float)

@@ -8,7 +8,7 @@ if the latent has named parts, their ranges and the normaliser of the targets.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from neuromf.growth.partition import Partition
 from neuromf.growth.probes import volume_and_centroid
 from neuromf.growth.semantic_heads import subject_features
 
+Scans = Mapping[str, Mapping[str, NDArray]]  # groups of a store by scan id
 SETTINGS = ("modalities", "roi_size", "spacing", "orientation", "nonzero", "pad_value", "train_margin", "label_map")
 
 
@@ -136,6 +137,17 @@ def read_partition(path: Path) -> Partition | None:
     return Partition(ranges, max(stop for _, stop in ranges.values())) if ranges else None
 
 
+def named_partition(path: Path) -> Partition:
+    """Named parts of the latents of a store.
+
+    Raises:
+        ValueError: If they have none.
+    """
+    if (partition := read_partition(path)) is None:
+        raise ValueError(f"latents of {path} have no partition; forecasts need those of experiment 3, variant semi")
+    return partition
+
+
 def read_latents(path: Path, modalities: Sequence[str]) -> dict[str, dict[str, NDArray]]:
     """Groups of a store by scan id.
 
@@ -151,3 +163,12 @@ def read_latents(path: Path, modalities: Sequence[str]) -> dict[str, dict[str, N
             if scan:
                 groups.setdefault(scan, {})[key] = store[name]
     return groups
+
+
+def visits_by_patient(scans: Scans) -> dict[str, list[str]]:
+    """Ids of dated scans by patient, in the order of their dates."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(scans, key=lambda name: float(scans[name].get("t_months", 0))):
+        if "t_months" in scans[name]:
+            found.setdefault(str(scans[name]["patient"]), []).append(name)
+    return found

@@ -106,18 +106,18 @@ class GrowthField(nn.Module):
         z = (s - self.mean) / self.sd
         years = (t / 12 * torch.ones_like(s[:, 0]))[:, None] if self.time_input else s[:, :0]
         y, c, m, _ = torch.split(z, [1, loc, shape, residual], 1)
-        rate = self._network_rate("y", torch.cat([z, years], 1), 1)
+        rate = self._network_rate("y", [z, years], 1)
         if self.physics:
-            u = torch.zeros_like(s[:, :1].expand(-1, 2)) if effects is None else effects
+            u = s.new_zeros(1, 2) if effects is None else effects
             rate = rate + velocity(s[:, 0], self.log_rate + u[:, 0], self.capacity + u[:, 1])[:, None]
-        moved = self._network_rate("loc", torch.cat([y, c, years], 1), loc)
-        deformed = self._network_rate("shape", torch.cat([y, m, years], 1), shape)
-        return torch.cat([rate, moved, deformed, torch.zeros_like(s[:, :residual])], 1)
+        others = [self._network_rate(name, [y, part, years], part.shape[1])
+                  for name, part in (("loc", c), ("shape", m)) if part.shape[1]]  # fmt: skip
+        return torch.cat([rate, *others, torch.zeros_like(s[:, :residual])], 1)
 
-    def _network_rate(self, name: str, inputs: Tensor, width: int) -> Tensor:
+    def _network_rate(self, name: str, inputs: list[Tensor], width: int) -> Tensor:
         if name not in self.networks:
-            return inputs.new_zeros(len(inputs), width)
-        return SCALE * self.networks[name](inputs)
+            return inputs[0].new_zeros(len(inputs[0]), width)
+        return SCALE * self.networks[name](torch.cat(inputs, 1))
 
 
 class UnitTime(nn.Module):

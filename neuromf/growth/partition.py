@@ -1,6 +1,7 @@
 """Named partition of the latent vector: contiguous index ranges that tile [0, d) without gaps."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from neuromf.data.semantic_features import LOCATION, SHAPE
 
@@ -21,14 +22,10 @@ class Partition(dict[str, slice]):
 
     def __init__(self, ranges: Mapping[str, tuple[int, int]], z_dim: int) -> None:
         edges = [0, *(stop for _, stop in ranges.values())]
-        starts = [start for start, _ in ranges.values()]
-        if starts != edges[:-1] or edges[-1] != z_dim or any(width <= 0 for width in self._widths(edges)):
+        tiles = [tuple(span) for span in ranges.values()] == [*pairwise(edges)] and edges[-1] == z_dim
+        if not tiles or any(start >= stop for start, stop in pairwise(edges)):
             raise ValueError(f"model.partition must tile [0, {z_dim}) without gaps; got {dict(ranges)}")
         super().__init__({name: slice(*span) for name, span in ranges.items()})
-
-    @staticmethod
-    def _widths(edges: list[int]) -> list[int]:
-        return [stop - start for start, stop in zip(edges, edges[1:], strict=False)]
 
     @classmethod
     def of_widths(cls, widths: Mapping[str, int], z_dim: int) -> "Partition":

@@ -1,18 +1,22 @@
 """Effects of patients: how far log a and k of Gompertz growth lie from those of the population, given past visits.
 
 The posterior given one to five visits is a 31-node Gauss-Hermite mixture (`neuromf.growth.gompertz`). Effects that a
-network is trained with come from the visits up to the start of a forecast, as for a new patient, never from its end.
+network is trained with are those of a new patient: from the visits up to the start of a forecast, never from its end,
+and from a mixed-effects model that the patient was left out of. A model that has seen the patient is too certain.
 """
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from neuromf.growth.gompertz import GompertzMixedEffects
-from neuromf.growth.protocols import Case, Trajectory
+from neuromf.growth.protocols import Case, Trajectory, split_folds
+
+N_FOLDS = 5  # of cross-fitting
 
 
 class Effects(NamedTuple):
@@ -23,27 +27,36 @@ class Effects(NamedTuple):
     variance: Tensor  # of measured y at the time of the forecast, (N,)
 
 
-def effects_of(model: GompertzMixedEffects, cases: Sequence[Case]) -> Effects:
-    """Posterior effects of the patients of cases, relative to the population values of a fitted model."""
+def effects_of(
+    model: GompertzMixedEffects, cases: Sequence[Case], population: GompertzMixedEffects | None = None
+) -> Effects:
+    """Posterior effects of the patients of cases, relative to the values of `population`, by default the model."""
     posterior = model.posterior([case.past for case in cases])
-    last, t = (torch.tensor(v, dtype=torch.float64) for v in zip(*((c.past.t[-1], c.t) for c in cases), strict=True))
-    _, variance = posterior.forecast(t)
-    u = posterior.moments()[0] - torch.stack([model.mean[0], model.mean[2]])
-    return Effects(u, posterior.forecast(last)[0], variance + model.sigma**2)
+    last = torch.tensor([case.past.t[-1] for case in cases], dtype=torch.float64)
+    mean = (population or model).mean
+    u = posterior.moments()[0] - torch.stack([mean[0], mean[2]])
+    return Effects(u, posterior.forecast(last)[0], model.forecast(cases)[1])
 
 
 class EffectBank:
-    """Effects of all forward pairs of training patients, in the order of `pair_cases`.
+    """Effects of all forward pairs of training patients, in the order of `pair_cases`, by cross-fitting.
 
     Arguments:
-        model: Model fitted on the same patients.
+        model: Model fitted on the same patients; each fold is left out of a refit of it.
         patients: Training patients.
     """
 
     def __init__(self, model: GompertzMixedEffects, patients: Sequence[Trajectory]) -> None:
         self.patients = frozenset(p.patient for p in patients)
         check_held_out(model.patients, model.patients - self.patients)
-        self.effects = effects_of(model, pair_cases(patients))
+        parts: list[Effects] = []
+        names: list[str] = []
+        for rest, fold in split_folds(patients, 0, min(N_FOLDS, len(patients))):
+            if cases := pair_cases(fold):
+                parts.append(effects_of(model.refit(rest), cases, model))
+                names += [case.past.patient for case in cases]
+        order = torch.from_numpy(np.argsort(names, kind="stable"))
+        self.effects = Effects(*(torch.cat(column)[order] for column in zip(*parts, strict=True)))
 
 
 def pair_cases(patients: Sequence[Trajectory]) -> list[Case]:

@@ -3,7 +3,7 @@
 Times are in months from the first visit, y = ln(V + 1 mm^3).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -89,3 +89,12 @@ def folds(patients: Sequence[str], seed: int, n: int | None = None) -> list[list
     n = n or (len(unique) if len(unique) <= FEW_PATIENTS else FOLDS)
     order = np.random.default_rng(seed).permutation(len(unique))
     return [[unique[k] for k in order[start::n]] for start in range(n)]
+
+
+def split_folds(
+    patients: Sequence[Trajectory], seed: int, n: int | None = None
+) -> Iterator[tuple[list[Trajectory], list[Trajectory]]]:
+    """Patients without a fold, and those of the fold, for each of `folds`."""
+    for fold in folds([p.patient for p in patients], seed, n):
+        left_out = set(fold)
+        yield [p for p in patients if p.patient not in left_out], [p for p in patients if p.patient in left_out]

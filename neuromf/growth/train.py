@@ -14,7 +14,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from neuromf.growth.factory import build_module
 from neuromf.growth.module import VAELitModule
 from neuromf.training.checkpoints import find_checkpoint
 from neuromf.training.loggers import make_logger
+from neuromf.training.run_record import versions
 from neuromf.training.trainer import environment
 
 logger = logging.getLogger(__name__)
@@ -190,11 +190,6 @@ def log_file(path: Path) -> Iterator[None]:
 def data_hash(run: Path) -> str:
     """SHA-256 digests of the tables of splits, as one text."""
     return " ".join(sha256(path)[:16] for path in sorted((run / "splits").glob("*.csv")))
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
-    return {name: metadata.version(name) for name in ("neuromf", "torch", "monai", "pytorch-lightning")}
 
 
 def git_revision() -> str:

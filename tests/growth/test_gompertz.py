@@ -136,6 +136,19 @@ def test_G59_a_held_out_patient_in_the_effect_bank_is_refused(cohort):
         EffectBank(model, patients[:49])
 
 
+def test_G59_effects_of_the_bank_come_from_models_that_the_patient_was_left_out_of(cohort, monkeypatch):
+    patients, _, model = cohort
+    seen, original = [], GompertzMixedEffects.refit
+    monkeypatch.setattr(GompertzMixedEffects, "refit", lambda *a: seen.append(original(*a)) or seen[-1])
+    bank, few = EffectBank(model, patients[:50]), patients[:50]
+    assert [sum(p.patient not in other.patients for other in seen) for p in few] == [1] * 50
+    cases = pair_cases(few)
+    (left_out,) = [other for other in seen if cases[-1].past.patient not in other.patients]
+    expected = left_out.posterior([cases[-1].past]).moments()[0] - torch.stack([model.mean[0], model.mean[2]])
+    torch.testing.assert_close(bank.effects.u[-1:], expected)
+    assert len(bank.effects.u) == len(cases)
+
+
 def test_G58_effects_of_a_pair_do_not_depend_on_visits_after_its_start(cohort):
     patients, _, model = cohort
     one = patients[60]

@@ -21,7 +21,8 @@ from neuromf.growth.gompertz import ReducedGompertz
 from neuromf.growth.harmonisation import fit_harmonisation
 from neuromf.growth.ladder import LatentLine, builders, compare, forecast_cases, run_fold, score_models
 from neuromf.growth.latent_states import fit_readout, latent_trajectories
-from neuromf.growth.latent_study import latent_study, read_slices
+from neuromf.growth.latent_study import latent_study
+from neuromf.growth.latents import named_partition
 from neuromf.growth.neural_ode import StateWidths
 from neuromf.growth.ode_models import OdeSettings
 from neuromf.growth.protocols import Case, Trajectory, last_from_rest, trajectories
@@ -403,8 +404,8 @@ def test_G55_the_ladder_runs_on_latents_and_writes_forecast_latents(tmp_path):
             names = sorted(name for name in groups if name.startswith(patient))
             np.testing.assert_allclose(z[5:], groups[names[-2]]["mu"][5:], atol=1e-6)
     write_store(tmp_path / "entangled.npz", groups, {})
-    with pytest.raises(ValueError, match="entangled.npz have no partition; the growth ODE needs those of experiment 3"):
-        read_slices(tmp_path / "entangled.npz")
+    with pytest.raises(ValueError, match="entangled.npz have no partition; forecasts need those of experiment 3"):
+        named_partition(tmp_path / "entangled.npz")
 
 
 def test_G62_a_model_that_is_not_known_is_refused(tmp_path):

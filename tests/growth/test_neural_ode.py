@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from growth.forecast_helpers import simulated
+from growth.forecast_helpers import coverage, simulated, with_noise_covariates
 
 from neuromf.growth import neural_ode
 from neuromf.growth.neural_ode import NODES, WEIGHTS, GrowthField, StateWidths, UnitTime, jerk, solve
@@ -205,3 +205,19 @@ def test_G60_noise_of_a_state_grows_with_the_horizon():
     model = NeuralODE(settings=SHORT).fit(patients)
     variance = model.noise(torch.tensor([0.0, 12.0, 60.0]).double(), None)
     assert (variance.diff() > 0).all()
+
+
+def test_G60_intervals_from_few_patients_cover_new_ones():
+    """30 training patients, covariates without effect: intervals need the variance of the estimated parameters."""
+    patients = with_noise_covariates(230)
+    model = NeuralODE(effects=True, settings=OdeSettings(epochs=8, batch=512, lr=1e-2)).fit(patients[:30])
+    cases = last_from_rest(patients[30:])
+    assert coverage(model, cases) == pytest.approx(0.95, abs=0.035)
+    assert coverage(model.effects, cases) == pytest.approx(0.95, abs=0.035)
+    model.effects.parameter_covariance = torch.zeros_like(model.effects.parameter_covariance)
+    assert coverage(model.effects, cases) < 0.9
+
+
+def test_G60_noise_beside_a_posterior_never_narrows_it():
+    noise, posterior = ForecastNoise(-7.0), torch.tensor([0.01, 0.2]).double()
+    assert (noise(torch.tensor([6.0, 24.0]).double(), posterior) > posterior).all()

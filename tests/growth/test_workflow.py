@@ -79,5 +79,5 @@ def test_G72_a_clean_clone_runs_at_the_smallest_scale_and_leaves_nothing_stale(c
     for name in ("exp1", "exp2", "exp3"):
         assert (results / f"gates/{name}.json").exists() and (results / f"latents/{name}.npz").exists()
     assert len((results / "tables/collapse.csv").read_text().splitlines()) == 5
-    done = subprocess.run([*command, "--dry-run"], cwd=clone, env=alone(clone), check=True, capture_output=True, text=True)
-    assert "Nothing to be done" in done.stdout + done.stderr
+    again = subprocess.run([*command, "--dry-run"], cwd=clone, env=alone(clone), check=True, capture_output=True)
+    assert b"Nothing to be done" in again.stdout + again.stderr
