@@ -7,8 +7,9 @@ from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(__doc__, argv, "folder", "latents", "table", "out")
-    forecast_images(folder=args.folder, latents=args.latents, table=args.table, out=args.out)
+    args = arguments(__doc__, argv, "folder", "latents", "states", "table", "examples", "out")
+    names = ("folder", "latents", "states", "table", "examples", "out")
+    forecast_images(**{name: getattr(args, name) for name in names})
 
 
 if __name__ == "__main__":

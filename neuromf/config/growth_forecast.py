@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from neuromf.config.types import Count, NotNegative, Positive, Section, Seed, key
 
 MODELS = Literal["M0", "M1", "M2", "M3", "M4r", "M4", "M5", "M6", "M7", "M8", "M9", "M10", "M11"]
@@ -20,11 +22,25 @@ class Ladder(Section):
         ["M0", "M1", "M2", "M3", "M5"],
         min_length=2,
     )
+    latent_models: list[MODELS] = key(
+        "Models on the volume latent of experiment 3; M10 is the ODE whose forecasts are decoded.",
+        ["M0", "M1", "M2", "M3", "M4r", "M7", "M8", "M10"],
+        min_length=2,
+    )
     real_table: str | None = key(
         "Table of real lesion volumes (Laleh et al. 2022); without the file there is no real ladder.",
         "../shared/data/tumour_growth/laleh2022_lesions.csv",
         path=True,
     )
+
+    @model_validator(mode="after")
+    def check_latent_models(self) -> "Ladder":
+        if missing := {"M1", "M10"} - set(self.latent_models):
+            raise ValueError(
+                f"latent_models must hold M1, the reference, and M10, whose forecasts are decoded; got "
+                f"{', '.join(self.latent_models)} without {', '.join(sorted(missing))}"
+            )
+        return self
 
 
 class Ode(Section):

@@ -20,6 +20,7 @@ from neuromf.growth.gaussian_process import HierarchicalProcess, ScalarProcess
 from neuromf.growth.gompertz import ReducedGompertz
 from neuromf.growth.harmonisation import fit_harmonisation
 from neuromf.growth.ladder import LatentLine, builders, compare, forecast_cases, run_fold, score_models
+from neuromf.growth.latent_forecast import forecast_volume_latent, mask_volumes, volume_latent
 from neuromf.growth.latent_states import fit_readout, latent_trajectories
 from neuromf.growth.latent_study import latent_study
 from neuromf.growth.latents import named_partition
@@ -406,6 +407,53 @@ def test_G55_the_ladder_runs_on_latents_and_writes_forecast_latents(tmp_path):
     write_store(tmp_path / "entangled.npz", groups, {})
     with pytest.raises(ValueError, match="entangled.npz have no partition; forecasts need those of experiment 3"):
         named_partition(tmp_path / "entangled.npz")
+
+
+def dated_masks(groups, measured):
+    """Groups with ln V of the mask, as `read_latents` has them."""
+    return {name: g | {"targets": np.array([measured[name], 0.5, 0.5, 0.5])} for name, g in groups.items()}
+
+
+def test_G55_volume_latents_are_forecast_beside_measured_volumes(tmp_path):
+    groups, partition, measured = store()
+    groups = dated_masks(groups, measured)
+    write_store(tmp_path / "z.npz", groups, partition)
+    rows = [
+        ("last_from_rest", "all", "M1", 0.0),
+        ("last_from_rest", "all", "M3", 0.5),
+        ("all_from_first", "all", "M3", 9),
+    ]
+    pd.DataFrame(rows, columns=["protocol", "horizon", "model", "skill"]).to_csv(tmp_path / "r.csv", index=False)
+    paths = {"latents": tmp_path / "z.npz", "reference": tmp_path / "r.csv", "table": tmp_path / "t.csv"}
+    settings = {"modalities": ["t1c"], "models": ["M1", "M3", "M10"], "ode": {"epochs": 1}}
+    forecast_volume_latent(**paths, out=tmp_path / "out", **settings)
+    table = pd.read_csv(tmp_path / "t.csv").set_index("model")
+    assert table["skill_measured"].to_dict() == {"M1": 0.0, "M3": 0.5, "M10": pytest.approx(np.nan, nan_ok=True)}
+    assert table.loc["M1", "skill_latent"] == 0 and (table["n"] == 8).all()
+    study = json.loads((tmp_path / "out/study.json").read_text())
+    assert [row["model"] for row in study["over_locf"]] == ["M3", "M10"]
+    assert study["over_locf"][0]["gain"] == pytest.approx(table.loc["M3", "skill_latent"], abs=1e-4)
+    forecasts = pd.read_csv(tmp_path / "out/forecasts.csv")
+    part = forecasts[(forecasts["protocol"] == "last_from_rest") & (forecasts["model"] == "M1")].set_index("patient")
+    with np.load(tmp_path / "out/latents.npz") as found:
+        assert found["z"].shape == (8, 9) and list(found["patient"]) == list(part.index)
+    for patient, row in part.iterrows():
+        names = sorted(name for name in groups if name.startswith(patient))
+        assert (row["mean"], row["actual"]) == pytest.approx([measured[n] for n in names[-2:]], abs=1e-3)
+
+
+def test_G55_the_target_is_the_volume_latent_and_not_the_volume_of_the_mask():
+    groups, partition, measured = store()
+    noisy = {name: g | {"mu": g["mu"] + np.float32(0.5)} for name, g in groups.items() if g["split"] == "test"}
+    groups = dated_masks({**groups, **noisy}, measured)
+    _, test, readout = latent_trajectories(groups, partition, mask_volumes(groups))
+    moved = volume_latent(test[0])
+    assert np.abs(moved.y - test[0].y).max() > 0.1
+    np.testing.assert_array_equal(moved.y, moved.states[:, 0])
+    groups = {name: g | {"targets": np.array([np.nan] * 4)} for name, g in groups.items()}
+    assert mask_volumes(groups) == {}
+    with pytest.raises(ValueError, match="has no states"):
+        volume_latent(simulated(1)[0])
 
 
 def test_G62_a_model_that_is_not_known_is_refused(tmp_path):
