@@ -24,6 +24,8 @@ from neuromf.growth.module import VAELitModule
 from neuromf.growth.partition import RESIDUAL, Partition
 from neuromf.metrics import disentanglement
 from neuromf.metrics.dependence import distance_correlations, largest_correlation
+from neuromf.metrics.forecast import sign_flip_p
+from neuromf.metrics.resampling import percentile_interval
 from neuromf.vae.collapse import active_units
 
 VOLUME = "log_volume_mass"
@@ -31,6 +33,7 @@ FACTORS = [VOLUME, *LOCATION, "sphericity"]
 NOMINAL = {"vol": 1, "loc": 3, "shape": 4}  # parts of an unsupervised latent: arbitrary ranges, for comparison
 STEPS = np.linspace(-3, 3, 7)  # of a traversal, in standard deviations
 N_TRAVERSED = 8
+N_BOOT = 2000
 
 
 def evaluate(*, folder: Path, latents: Path, out: Path) -> dict[str, Any]:
@@ -45,7 +48,9 @@ def evaluate(*, folder: Path, latents: Path, out: Path) -> dict[str, Any]:
     scans, parts = read_latents(latents, config["data"]["modalities"]), read_partition(latents)
     scores, arrays = score_latents(scans, parts)
     train, test = (load_images(folder, split, config) for split in ("train", unseen_split(scans)))
-    scores["r2_bright_voxels"] = bright_voxel_r2(*train[:2], *test[:2], float(np.prod(config["data"]["spacing"])))
+    span = parts["vol"] if parts else slice(None)
+    bright = bright_log_volumes(train, test, float(np.prod(config["data"]["spacing"])))
+    scores |= compare_readings(volume_readings(scans, span, bright))
     found, moved = traverse(load_module(folder), scans, parts, train[1], config)
     scores |= found
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -140,14 +145,67 @@ def columns(scans: Mapping[str, Mapping[str, NDArray]], split: str, chosen: Sequ
 # --- images ------------------------------------------------------------------------------------------
 
 
-def bright_voxel_r2(
-    images: NDArray, masks: NDArray, test_images: NDArray, test_masks: NDArray, voxel_mm3: float
-) -> float:
-    """R^2 of ln V on test scans of a line in ln(bright volume + 1), fitted with its threshold on training scans."""
-    threshold = fit_threshold(images, masks)
-    count, test_count = (np.log1p(count_mm3(one, threshold, voxel_mm3))[:, None] for one in (images, test_images))
-    volume, test_volume = (np.log1p(count_mm3(one, 0.5, voxel_mm3))[:, None] for one in (masks, test_masks))
-    return float(disentanglement.probe_r2(count, volume, test_count, test_volume)[0])
+def bright_log_volumes(
+    train: tuple[NDArray, NDArray, list[str]], test: tuple[NDArray, NDArray, list[str]], voxel_mm3: float
+) -> dict[str, float]:
+    """ln(volume of bright t1c voxels + 1 mm^3) by scan id; the threshold fits the masks of training scans best.
+
+    Arguments:
+        train, test: t1c images and masks of the mass (N, I, J, K), and ids.
+    """
+    threshold = fit_threshold(*train[:2])
+    counts = [np.log1p(count_mm3(images, threshold, voxel_mm3)) for images, _, _ in (train, test)]
+    return dict(zip([*train[2], *test[2]], np.concatenate(counts).tolist(), strict=True))
+
+
+def volume_readings(
+    scans: Mapping[str, Mapping[str, NDArray]], span: slice, bright: Mapping[str, float]
+) -> pd.DataFrame:
+    """ln V of test scans, and its predictions; columns patient, actual, latent (from z[:, span]), bright.
+
+    Both predictions are ridge regressions fitted on training scans; scans without a mass are left out.
+    """
+    volume, split = FEATURES.index(VOLUME), unseen_split(scans)
+    names = {one: [name for name, scan in scans.items() if scan["split"] == one and scan["present"][volume]]
+             for one in ("train", split)}  # fmt: skip
+    y, z, b = ({one: np.array([value(name) for name in group]) for one, group in names.items()} for value in (
+        lambda name: [scans[name]["features"][volume]],
+        lambda name: scans[name]["mu"][span].astype(float),
+        lambda name: [bright[name]],
+    ))  # fmt: skip
+    predicted = {kind: disentanglement.ridge().fit(x["train"], y["train"]).predict(x[split]).ravel()
+                 for kind, x in (("latent", z), ("bright", b))}  # fmt: skip
+    patients = [str(scans[name]["patient"]) for name in names[split]]
+    return pd.DataFrame({"patient": patients, "actual": y[split].ravel(), **predicted})
+
+
+def compare_readings(table: pd.DataFrame, *, seed: int = 0) -> dict[str, float]:
+    """R^2 of ln V of the latent and of bright voxels, and their difference, with 95 % intervals and p.
+
+    Intervals are percentiles of a paired bootstrap over patients, p that of the paired sign-flip permutation test of
+    summed squared errors per patient.
+
+    Arguments:
+        table: Rows of `volume_readings`.
+    """
+    y = table["actual"]
+    moments = pd.DataFrame({
+        "n": 1.0, "y": y, "yy": y**2, "latent": (table["latent"] - y) ** 2, "bright": (table["bright"] - y) ** 2,
+    }).groupby(table["patient"]).sum()  # fmt: skip
+    draws = np.random.default_rng(seed).multinomial(len(moments), np.full(len(moments), 1 / len(moments)), N_BOOT)
+    resampled = _r2_of_sums(draws @ moments.to_numpy())
+    latent, bright = _r2_of_sums(moments.sum().to_numpy()[None])[:, 0]
+    found = {"r2_vol_probe": latent, "r2_bright_voxels": bright, "volume_gain": latent - bright}
+    for name, values in zip([*found], [*resampled, resampled[0] - resampled[1]], strict=True):
+        found[f"{name}_low"], found[f"{name}_high"] = percentile_interval(values)
+    p = sign_flip_p(moments["latent"].to_numpy(), moments["bright"].to_numpy(), seed=seed)
+    return {name: float(value) for name, value in {**found, "volume_gain_p": p}.items()}
+
+
+def _r2_of_sums(sums: NDArray) -> NDArray:
+    """R^2 (2, N) of latent and bright voxels from sums (N, 5) of 1, y, y^2 and both squared errors."""
+    total = np.maximum(sums[:, 2] - sums[:, 1] ** 2 / sums[:, 0], 1e-12)
+    return 1 - sums[:, 3:].T / total
 
 
 # --- traversals --------------------------------------------------------------------------------------

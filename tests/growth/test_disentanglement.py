@@ -239,7 +239,61 @@ def test_the_mask_of_the_mass_is_the_threshold_with_the_best_dice():
     assert 0.3 < threshold < 2.7 and (dice(images > threshold, masks) == 1).all()
     assert count_mm3(images, threshold, 8.0) == pytest.approx(8.0 * masks.sum((1, 2, 3)))
     assert dice(masks, ~masks).tolist() == [0] * 5 and dice(masks & False, masks & False).tolist() == [1] * 5
-    assert study.bright_voxel_r2(images, masks, images, masks, 8.0) == pytest.approx(1, abs=1e-3)
+    names = [f"s{k}" for k in range(5)]
+    found = study.bright_log_volumes((images, masks, names), (images[:1], masks[:1], ["t0"]), 8.0)
+    assert [*found] == [*names, "t0"] and found["t0"] == pytest.approx(np.log1p(8.0 * masks[0].sum()))
+
+
+def readings(noise, bright_noise, n=40, seed=0):
+    """Readings of ln V with independent errors, two scans per patient."""
+    random = np.random.default_rng(seed)
+    y = random.normal(8, 1, 2 * n)
+    error = random.normal(size=(2, 2 * n)) * [[noise], [bright_noise]]
+    patients = np.repeat([f"p{k}" for k in range(n)], 2)
+    return pd.DataFrame({"patient": patients, "actual": y, "latent": y + error[0], "bright": y + error[1]})
+
+
+def test_G49_a_latent_that_reads_the_volume_better_than_bright_voxels_is_clearly_better():
+    table = readings(0.2, 0.6)
+    found = study.compare_readings(table)
+    assert found["r2_vol_probe"] == pytest.approx(scores.r2(table["actual"], table["latent"])[0])
+    assert found["r2_bright_voxels"] == pytest.approx(scores.r2(table["actual"], table["bright"])[0])
+    assert found["volume_gain"] == pytest.approx(found["r2_vol_probe"] - found["r2_bright_voxels"])
+    assert 0 < found["volume_gain_low"] < found["volume_gain"] < found["volume_gain_high"]
+    assert found["volume_gain_p"] < 0.01 and 0.9 < found["r2_vol_probe_low"] < found["r2_vol_probe_high"] < 1
+
+
+def test_G49_a_latent_that_knows_no_volume_is_worse_than_bright_voxels():
+    found = study.compare_readings(readings(3.0, 0.3))
+    assert found["r2_vol_probe_high"] < 0 and found["volume_gain_high"] < 0 and found["volume_gain_p"] < 0.01
+    same = study.compare_readings(readings(0.4, 0.4))
+    assert same["volume_gain_low"] < 0 < same["volume_gain_high"] and same["volume_gain_p"] > 0.05
+
+
+def test_G49_intervals_are_those_of_a_bootstrap_of_patients():
+    table = readings(0.3, 0.3, n=12)
+    names, random, values = table["patient"].unique(), np.random.default_rng(1), []
+    for _ in range(2000):
+        rows = np.concatenate([np.flatnonzero(table["patient"] == one) for one in random.choice(names, len(names))])
+        values.append(scores.r2(table["actual"][rows], table["latent"][rows])[0])
+    found = study.compare_readings(table)
+    expected = np.percentile(values, [2.5, 97.5])
+    assert [found["r2_vol_probe_low"], found["r2_vol_probe_high"]] == pytest.approx(expected, abs=0.02)
+
+
+def test_G49_readings_are_fitted_on_training_scans_alone():
+    scans, _ = ball_scans(80)
+    volume = FEATURES.index("log_volume_mass")
+    bright = {name: float(scan["features"][volume]) for name, scan in scans.items()}
+    table = study.volume_readings(scans, slice(0, 1), bright)
+    assert table["patient"].tolist() == [f"p{k:03d}" for k in range(40, 80)]
+    assert scores.r2(table["actual"], table["latent"])[0] > 0.8
+    assert np.abs(table["bright"] - table["actual"]).max() < 0.1
+    for scan in scans.values():
+        if scan["split"] == "test":
+            scan["features"] = scan["features"] + 5
+    moved = study.volume_readings(scans, slice(0, 1), bright)
+    pd.testing.assert_series_equal(moved["latent"], table["latent"])
 
 
 def test_scores_of_a_store_find_what_each_part_holds():
