@@ -289,8 +289,10 @@ rule growth_image_forecast:
     """Forecast the image of the last visit of test patients, beside the last scan carried forward."""
     input:
         latents=rules.growth_latents.output.out.format(experiment="exp3"),
+        states="results/growth/ladder/volume_latent/latents.npz",
     output:
         table="results/growth/forecast/images.csv",
+        examples="results/growth/forecast/images.npz",
         out="results/growth/forecast/images.json",
     log:
         "results/logs/growth_image_forecast.log",
@@ -386,5 +388,8 @@ rule growth:
         rules.growth_image_forecast.output if GROWTH_SIMULATED else [],  # scans with dates
         expand("results/growth/gates/{experiment}.json", experiment=EXPERIMENTS),
         "results/growth/figures/fig_4.pdf",
+        expand("results/growth/figures/{name}.pdf", name=["fig_5", "headline"]) if GROWTH_SIMULATED else [],
+        "results/growth/model_card.md",
+        "results/growth/report.html",
         "results/growth/figures/fig_6.pdf" if real_volumes() else [],
     localrule: True

@@ -87,6 +87,35 @@ rule growth_latent_ladder:
         " 2>&1 | tee {log:q}"
 
 
+rule growth_latent_forecast:
+    """Fit models on the volume latent of experiment 3, and forecast the latents of test patients."""
+    input:
+        latents="results/growth/latents/exp3.npz",
+        reference=rules.growth_ladder.output.scores.format(growth_model="gompertz"),
+    output:
+        scores="results/growth/ladder/volume_latent/scores.csv",
+        after=expand("results/growth/ladder/volume_latent/{name}", name=["forecasts.csv", "study.json", "latents.npz"]),
+        table="results/growth/tables/latent_forecast.csv",
+    log:
+        "results/logs/growth_latent_forecast.log",
+    benchmark:
+        "results/benchmarks/growth_latent_forecast.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        files=lambda w, input, output: command_line(input, {"table": output.table}),
+        folder=subpath(output.scores, parent=True),
+        cfg=as_json(**dump(GROWTH.data, "modalities"), models=GROWTH.ladder.latent_models, ode=LADDER["ode"]),
+        code=code_digest("workflow_scripts.growth_latent_forecast"),
+    shell:
+        "python -m workflow_scripts.growth_latent_forecast {params.files} --out {params.folder:q}"
+        " --config {params.cfg:q} 2>&1 | tee {log:q}"
+
+
 # Figure F4, and the scalar half of the headline plate: forecasts and scores on simulated volumes.
 use rule fig_1 as growth_fig_4 with:
     input:
@@ -108,6 +137,52 @@ use rule fig_1 as growth_fig_4 with:
         cfg=as_json(study=cfg.study, values=LADDER, simulated="Simulated volumes"),
         stem=subpath(output.pdf, strip_suffix=".pdf"),
         code=code_digest("workflow_scripts.growth_fig_4"),
+
+
+# Figure F5: the decoded image of the last visit beside the truth.
+use rule fig_1 as growth_fig_5 with:
+    input:
+        table="results/growth/forecast/images.csv",
+        examples="results/growth/forecast/images.npz",
+        verdict="results/growth/forecast/images.json",
+    output:
+        pdf="results/growth/figures/fig_5.pdf",
+        png=in_report("results/growth/figures/fig_5.png", "Growth", figure="F5", shows="decoded future images"),
+        facts="results/growth/figures/fig_5.json",
+    log:
+        "results/logs/growth_fig_5.log",
+    benchmark:
+        "results/benchmarks/growth_fig_5.tsv"
+    params:
+        script="growth_fig_5",
+        files=inputs,
+        cfg=as_json(study=cfg.study, simulated=GROWTH.statement()),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.growth_fig_5"),
+
+
+# The headline plate: figures F4 and F5.
+use rule fig_1 as growth_headline with:
+    input:
+        **rules.growth_fig_5.input,
+        after=rules.growth_fig_4.input.after,
+    output:
+        pdf="results/growth/figures/headline.pdf",
+        png=in_report("results/growth/figures/headline.png", "Growth", figure="headline", shows="volumes and images"),
+        facts="results/growth/figures/headline.json",
+    log:
+        "results/logs/growth_headline.log",
+    benchmark:
+        "results/benchmarks/growth_headline.tsv"
+    params:
+        script="growth_headline",
+        files=lambda w, input: command_line(
+            {"tables": [os.path.dirname(path) for path in input.after[:2]]},
+            {name: input[name] for name in ("table", "examples", "verdict")},
+        ),
+        cfg=as_json(study=cfg.study, simulated=GROWTH.statement()),
+        stem=subpath(output.pdf, strip_suffix=".pdf"),
+        code=code_digest("workflow_scripts.growth_headline"),
 
 
 # Figure F6: the ladder on real volumes.
@@ -134,5 +209,6 @@ rule growth_forecast:
     """Target: forecasts of the volume, and their figures."""
     input:
         rules.growth_fig_4.output,
+        [rules.growth_fig_5.output, rules.growth_headline.output] if GROWTH_SIMULATED else [],  # scans with dates
         rules.growth_fig_6.output if real_volumes() else [],
     localrule: True

@@ -25,25 +25,44 @@ ML = 1000.0  # mm^3
 
 def render(*, folders: Sequence[Path], out: Path, simulated: str = "", **config: Any) -> None:
     """Draw the ladders of cohorts, the first one with trajectories; one folder of a study per cohort."""
-    scores = {folder.name: pd.read_csv(folder / "scores.csv") for folder in folders}
-    verdicts = {folder.name: json.loads((folder / "study.json").read_text())["verdicts"] for folder in folders}
-    forecasts, volumes = pd.read_csv(folders[0] / "forecasts.csv"), pd.read_csv(folders[0] / "volumes.tsv", sep="\t")
+    scores, verdicts, forecasts, volumes = read(folders)
     figure = draw(forecasts, volumes, scores, simulated)
     style.save(figure, out, config | {"simulated": simulated, "verdicts": verdicts})
+
+
+def read(folders: Sequence[Path]) -> tuple[dict[str, pd.DataFrame], dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    """Scores and verdicts by cohort, and forecasts and measured volumes of the first one."""
+    scores = {folder.name: pd.read_csv(folder / "scores.csv") for folder in folders}
+    verdicts = {folder.name: json.loads((folder / "study.json").read_text())["verdicts"] for folder in folders}
+    volumes = pd.read_csv(folders[0] / "volumes.tsv", sep="\t")
+    return scores, verdicts, pd.read_csv(folders[0] / "forecasts.csv"), volumes
 
 
 def draw(
     forecasts: pd.DataFrame, volumes: pd.DataFrame, scores: dict[str, pd.DataFrame], simulated: str = ""
 ) -> Figure:
+    """The panels of `panels` with a statement at the foot."""
+    fig = style.new(style.PAGE, 5.8)
+    panels(fig, forecasts, volumes, scores)
+    if simulated:
+        fig.supxlabel(simulated, x=0.01, ha="left", fontsize=7, style="italic")
+    return fig
+
+
+def panels(
+    fig: Any,  # noqa: ANN401  # a figure or subfigure
+    forecasts: pd.DataFrame,
+    volumes: pd.DataFrame,
+    scores: dict[str, pd.DataFrame],
+) -> None:
     """Top: patients with most visits; bottom: skill over LOCF and interval score, by model and cohort.
 
     Arguments:
+        fig: Figure or subfigure.
         forecasts: Rows of `neuromf.growth.ladder.forecast_cases`.
         volumes: Measured volumes, columns patient_id, t_months, V_mm3 and V_true_mm3.
         scores: Rows of `neuromf.growth.ladder.score_models` by cohort.
-        simulated: Statement at the foot.
     """
-    fig: Any = style.new(style.PAGE, 5.8)
     upper, lower = fig.subfigures(2, 1, height_ratios=[1, 1.35])
     chosen = choose_patients(forecasts)
     top = upper.subplots(1, len(chosen))
@@ -59,9 +78,6 @@ def draw(
         style.letter(ax, letter, left=10)
     bottom[0].invert_yaxis()
     lower.legend(*bottom[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(scores))
-    if simulated:
-        fig.supxlabel(simulated, x=0.01, ha="left", fontsize=7, style="italic")
-    return fig
 
 
 def choose_patients(forecasts: pd.DataFrame) -> list[str]:

@@ -1,0 +1,16 @@
+"""Draw figure F5: the decoded image of the last visit beside the truth."""
+
+from collections.abc import Sequence
+
+from neuromf.figures import growth_future_image
+from workflow_scripts._cli import arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = arguments(__doc__, argv, "table", "examples", "verdict", "config:json", "out")
+    paths = {name: getattr(args, name) for name in ("table", "examples", "verdict", "out")}
+    growth_future_image.render(**paths, **args.config)
+
+
+if __name__ == "__main__":
+    main()
