@@ -163,7 +163,7 @@ def unless_partial(*paths):
     return lambda w: [] if w.part else [*paths]
 
 
-def report_settings():
+def report_settings(**more):
     """Artefacts, phases, runs, config and digests on the report page, and the reasons for what a study lacks."""
     why = "" if ABLATIONS else "no ablation is run"
     phases = {phase: "" if phase in PHASES else why if phase == 6 else "not in this study" for phase in range(9)}
@@ -179,6 +179,7 @@ def report_settings():
         runs=ARMS.served(),
         config=cfg.model_dump(mode="json"),
         digests={name: code_digest(f"workflow_scripts.{name}") for name in scripts},
+        **more,
     )
 
 

@@ -160,6 +160,7 @@ rule report:
             {
                 "inputs": [
                     *available(w, input.inputs, [*REPORTED, *findings("partial/")]),
+                    *filter(os.path.exists, GROWTH_REPORTED),
                     input.captions,
                     "results/benchmarks",
                 ]
@@ -168,8 +169,10 @@ rule report:
         ),
         look=rules.report_volumes.output.out,
         viewer=rules.viewer.output.out,
-        cfg=lambda w: report_settings(),
+        cfg=lambda w: report_settings(growth=GROWTH_ABOUT),
         licences=rules.viewer.output.licences,
+        # The growth system is another target: its section has the results that exist.
+        growth_times=file_times(GROWTH_REPORTED),
         times=lambda w: file_times([*REPORTED, *findings("partial/")]) if w.part else "",
         templates=files_digest("neuromf/report/page/templates", "neuromf/report/captions"),
         code=code_digest("workflow_scripts.report"),

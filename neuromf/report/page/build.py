@@ -20,6 +20,7 @@ from markupsafe import Markup
 from neuromf.core.files import write_text
 from neuromf.report import templating
 from neuromf.report.captions import render
+from neuromf.report.growth.section import section
 from neuromf.report.page import tables
 from neuromf.report.page.costs import costs
 from neuromf.report.page.pictures import picture, webp_uri
@@ -67,7 +68,8 @@ def render_page(results: Results, preview: Path, viewer: Path, licences: Path, *
         licences: Licences of the packages in the bundle.
         settings: study: name. source: source of the scans. config: config of the study. digests: code digest by rule.
             figures, tables, phases: names that a complete study has, each with the reason why this study lacks it (""
-            if it should exist). runs: names of the runs, each with the ablation arms that use it.
+            if it should exist). runs: names of the runs, each with the ablation arms that use it. growth: arguments of
+            `neuromf.report.growth.card.card`; without them the page has no section on growth.
 
     Raises:
         ValueError: If the page is larger than 25 MB.
@@ -86,6 +88,7 @@ def render_page(results: Results, preview: Path, viewer: Path, licences: Path, *
         "costs": tables.data_table("costs", costs(results), COSTS),
         "excluded": excluded(results.table("cohort/qc.tsv")),
         "runs": tables.data_table("runs", runs(results, settings["runs"])),
+        "growth": section(results, settings["growth"]) if settings.get("growth") else None,
         "versions": {name: metadata.version(name) for name in PACKAGES} | results.run_record().get("versions", {}),
         "preview": previews(preview),
         "reader": reader_test(results.json("report/reader.json")),

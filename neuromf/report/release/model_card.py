@@ -77,7 +77,7 @@ def card(results: Results, *, about: Mapping[str, Any], phases: Sequence[int]) -
         "training": results.run_record(),
         "costs": results.generation_times.to_dict("records"),
     }
-    return _plain({**content, "missing": missing(content)})
+    return templating.plain({**content, "missing": missing(content)})
 
 
 def data(results: Results, source: str) -> dict[str, Any]:
@@ -186,13 +186,3 @@ def licence(card: Mapping[str, Any]) -> str:
 
 def _interval(row: Mapping[str, Any]) -> dict[str, Any] | None:
     return {name: row[name] for name in ("n", "value", "low", "high")} if row else None
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    """The value with Python's own types, NaN as None, for JSON."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    value = value.item() if hasattr(value, "item") else value
-    return None if value is pd.NA or isinstance(value, float) and value != value else value

@@ -1,0 +1,1 @@
+"""Model card and page of the growth system."""
