@@ -49,7 +49,9 @@ class Atlas:
         """Maps or intensities (B, I, J, K) of latents (B, d), zero outside the mask.
 
         Arguments:
-            own: Kernel maps (B, I, J, K) of foci that are already observed, for the completion of a study.
+            m: Metadata (B, d_m), or (1, d_m) for all latents.
+            own: Kernel maps (B, I, J, K), or (1, I, J, K), of foci that are already observed, for the completion of a
+                study.
         """
         observed_foci = None if own is None else own[..., self.model.mask]
         return self.model.decode(z, *self._known(m), observed_foci)[:, 0]
@@ -87,7 +89,7 @@ class Atlas:
         if own is not None:
             mu, logvar = self.encode(own[None], m[None])
             z = mu + (0.5 * logvar).exp() * z
-        return self.decode(z, m.expand(n, -1), None if own is None else own.expand(n, *own.shape)).mean(0)
+        return self.decode(z, m[None], None if own is None else own[None]).mean(0)
 
     def latents(self, studies: Studies) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Posterior means and log-variances (n, d) of studies."""

@@ -24,7 +24,10 @@ FWHM_MM = 12.0  # of maps that are encoded, reconstructed and generated
 
 
 class Atlas(Protocol):
-    """What a trained model offers; metadata m are vectors (B, d_m) with NaN for what is missing, or None."""
+    """What a trained model offers; metadata m are vectors (B, d_m) with NaN for what is missing, or None.
+
+    A single row of m or `own` holds for all latents.
+    """
 
     z_dim: int
     schema: Schema | None
@@ -56,8 +59,9 @@ def decoded(
     for start in range(0, len(z), DECODED_AT_ONCE):
         rows = slice(start, start + DECODED_AT_ONCE)
         with torch.inference_mode():
-            maps = atlas.decode(z[rows], *(None if part is None else part[rows] for part in (m, own)))
-        parts.append(grid.vector(maps.reshape(-1, *grid.shape).double().numpy()))
+            chunk = (part if part is None or len(part) == 1 else part[rows] for part in (m, own))
+            maps = atlas.decode(z[rows], *chunk)
+        parts.append(grid.vector(maps.reshape(-1, *grid.shape).numpy()).astype(np.float64))
     out = np.concatenate(parts)
     if not np.isfinite(out).all():
         raise FloatingPointError(f"decoded maps {np.flatnonzero(~np.isfinite(out).all(1))[:5].tolist()} are not finite")
@@ -80,7 +84,7 @@ def prior_rates(atlas: Atlas, grid: BrainGrid, studies: Studies, n_z: int = N_Z,
     m, rates = metadata_of(atlas, studies), np.empty((len(studies), grid.n_voxels))
     for k, name in enumerate(studies.table["id"]):
         z = _noise(name, n_z, atlas.z_dim, seed)
-        rates[k] = mean_rate(decoded(atlas, grid, z, None if m is None else m[k].expand(n_z, -1)))
+        rates[k] = mean_rate(decoded(atlas, grid, z, None if m is None else m[k : k + 1]))
     return rates
 
 
@@ -93,8 +97,8 @@ def posterior_rates(
     mu, logvar = encoded(atlas, grid, maps, m)
     for k, name in enumerate(observed.table["id"]):
         z = mu[k] + (0.5 * logvar[k]).exp() * _noise(name, n_z, atlas.z_dim, seed)
-        own = torch.from_numpy(grid.volume(maps[k])).expand(n_z, *grid.shape)
-        rates[k] = mean_rate(decoded(atlas, grid, z, None if m is None else m[k].expand(n_z, -1), own))
+        own = torch.from_numpy(grid.volume(maps[k : k + 1]))
+        rates[k] = mean_rate(decoded(atlas, grid, z, None if m is None else m[k : k + 1], own))
     return rates
 
 

@@ -145,7 +145,7 @@ def fit_residual(model: VolumeVAE, data: MapDataModule, steps: int, seed: int, b
         assert known is not None
         condition = torch.nn.functional.dropout(known, DENSITY_DROPOUT)
         start = (model.classical.conditional(m, observed) + DENSITY_FLOOR).log()
-        log_rate = (start + model.residual(condition, model.mask)).log_softmax(1)
+        log_rate = (start + model.residual(condition, model.voxels)).log_softmax(1)
         loss = -(counts * log_rate).sum() / counts.sum()
         optimizer.zero_grad()
         loss.backward()

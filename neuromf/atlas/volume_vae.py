@@ -11,11 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuromf.nn.decoders import upsampling_stage
 from neuromf.nn.densenet3d import dense_blocks
+from neuromf.nn.fast_upsampling import ResizeStage, trilinear
 from neuromf.nn.film import FiLM
 from neuromf.nn.receptive_field import main_path, receptive_field
 from neuromf.nn.resnet3d import group_norm, resnet10_blocks, run_block
@@ -111,7 +110,7 @@ class ConditionalDecoder(nn.Module):
         self.map_shape = (widths[0], *(math.ceil(side / (stride * 2**depth)) for side in shape))
         self.linear = nn.Linear(z_dim + (condition_dim or 0), math.prod(self.map_shape))
         pairs = zip(widths, widths[1:], strict=False)
-        self.blocks = nn.ModuleList(upsampling_stage(inputs, outputs, "resize_conv") for inputs, outputs in pairs)
+        self.blocks = nn.ModuleList(ResizeStage(inputs, outputs) for inputs, outputs in pairs)
         self.films = nn.ModuleList(FiLM(condition_dim, n) for n in widths[1:]) if condition_dim else None
         self.last = nn.Conv3d(last_width, channels, 3, padding=1)
         nn.init.zeros_(self.last.weight)
@@ -125,7 +124,7 @@ class ConditionalDecoder(nn.Module):
             h = h if self.films is None else self.films[k](h, condition)
         values = self.last(h)
         if self.stride > 1:
-            values = F.interpolate(values, scale_factor=self.stride, mode="trilinear")
+            values = trilinear(values)
         i, j, k = self.shape
         return values[:, :, :i, :j, :k]
 
@@ -201,10 +200,10 @@ class MetadataResidual(nn.Module):
         self.coefficients = nn.Linear(condition_dim, RANK)
         self.basis = nn.Parameter(torch.zeros(RANK + 1, *(math.ceil(side / 2) for side in shape)))
 
-    def forward(self, condition: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, condition: Tensor, voxels: Tensor) -> Tensor:
         i, j, k = self.shape
         coarse = torch.einsum("bk,kxyz->bxyz", self.coefficients(condition), self.basis[:-1]) + self.basis[-1]
-        return F.interpolate(coarse[:, None], scale_factor=2, mode="trilinear")[:, 0, :i, :j, :k][:, mask]
+        return trilinear(coarse[:, None])[:, 0, :i, :j, :k].flatten(1)[:, voxels]
 
 
 class VolumeVAE(nn.Module):
@@ -226,6 +225,7 @@ class VolumeVAE(nn.Module):
     """
 
     mask: Tensor
+    voxels: Tensor
     mean_map: Tensor
     input_scale: Tensor
 
@@ -254,6 +254,7 @@ class VolumeVAE(nn.Module):
             raise ValueError(f"atlas.recon must be one of {', '.join(RECON)}; got {recon!r}")
         self.z_dim, self.n_metadata, self.recon = z_dim, n_metadata, recon
         self.register_buffer("mask", mask.bool())
+        self.register_buffer("voxels", mask.flatten().nonzero()[:, 0], persistent=False)
         self.register_buffer("mean_map", mean_map.float())
         scale = torch.ones(n_metadata)
         if topic_columns is not None:
@@ -304,26 +305,34 @@ class VolumeVAE(nn.Module):
         """Logarithm of the intensity of foci per voxel, (B, V); "poisson" only.
 
         Arguments:
-            own: Kernel map of observed foci in the mask (B, V) for completion; a row of zeros has none.
+            z: Latents (B, d). m, observed: Metadata (B, d_m), or (1, d_m) for all latents.
+            own: Kernel maps of observed foci in the mask, (B, V) or (1, V), for completion; a row of zeros has none.
         """
         assert self.classical is not None
-        m, observed = self.metadata(m, observed, len(z))
+        m, observed = self.metadata(m, observed, len(z) if own is None else len(own))
         condition = self.condition(m, observed)
-        residual = self.decoder(z, condition)[:, 0, self.mask].float()
         log_density, log_count = self.classical(m, observed, condition, own)
         if self.residual is not None and condition is not None:
-            residual = residual + self.residual(condition, self.mask)
-        return (log_density + residual).log_softmax(1) + log_count[:, None]
+            log_density = log_density + self.residual(condition, self.voxels)
+        return (log_density + self.decoded(z, condition)[:, 0]).log_softmax(1) + log_count[:, None]
+
+    def decoded(self, z: Tensor, condition: Tensor | None) -> Tensor:
+        """Output of the decoder in the mask, (B, C, V), float32; a single condition (1, c) holds for all latents."""
+        values = self.decoder(z, None if condition is None else condition.expand(len(z), -1))
+        return values.flatten(2)[:, :, self.voxels].float()
 
     def decode(
         self, z: Tensor, m: Tensor | None = None, observed: Tensor | None = None, own: Tensor | None = None
     ) -> Tensor:
-        """Maps, maps and log-variances, or intensities: (B, 1 or 2, I, J, K), zero outside the mask."""
+        """Maps, maps and log-variances, or intensities: (B, 1 or 2, I, J, K), zero outside the mask.
+
+        Arguments: See `log_intensity`.
+        """
         if self.recon == "poisson":
             values = self.log_intensity(z, m, observed, own).exp()[:, None]
         else:
-            values = self.decoder(z, self.condition(*self.metadata(m, observed, len(z))))[..., self.mask].float()
+            values = self.decoded(z, self.condition(*self.metadata(m, observed, len(z))))
             values = torch.cat([values[:, :1] + self.mean_map, values[:, 1:].clamp(*LOGVAR)], dim=1)
-        out = values.new_zeros(*values.shape[:2], *self.mask.shape)
-        out[..., self.mask] = values
-        return out
+        out = values.new_zeros(*values.shape[:2], self.mask.numel())
+        out[:, :, self.voxels] = values
+        return out.unflatten(2, self.mask.shape)
