@@ -9,6 +9,7 @@ training maps: errors of voxels that a model was trained on do not measure its c
                      |difference| over 15 bins of equal size
     temperature      s with variance s^2 v that minimises the negative log-likelihood; in closed form
                      s^2 = mean of (target - mean)^2 / v
+    coverage scale   s with variance s^2 v that minimises the regression ECE
 
 References:
     On calibration of modern neural networks (Guo et al., 2017), arXiv:1706.04599
@@ -29,6 +30,7 @@ N_BINS = 15
 THRESHOLD = 0.1  # of the event
 APPLY_ABOVE = 0.10  # regression ECE above which the temperature is applied
 FLOOR = 1e-12  # of variances
+COVERAGE_SCALES = np.geomspace(0.05, 5, 201)  # of standard deviations
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,15 @@ def fit_temperature(validation: Predictions) -> float:
 def chosen_temperature(validation: Predictions) -> float:
     """The fitted temperature if the regression ECE of validation maps is above APPLY_ABOVE, else 1."""
     return fit_temperature(validation) if regression_ece(validation) > APPLY_ABOVE else 1.0
+
+
+def fit_coverage_scale(validation: Predictions) -> float:
+    """Scale s of COVERAGE_SCALES that minimises the regression ECE of validation maps with variance s^2 v."""
+    _require_validation(validation)
+    mean, variance, target = validation.flat()
+    scores, limits = np.sort(np.abs(target - mean) / np.sqrt(variance)), norm.ppf((1 + LEVELS) / 2)
+    inside = np.searchsorted(scores, COVERAGE_SCALES[:, None] * limits, side="right") / len(scores)
+    return float(COVERAGE_SCALES[np.abs(inside - LEVELS).mean(1).argmin()])
 
 
 def _require_validation(predictions: Predictions) -> None:
