@@ -184,14 +184,24 @@ use rule fig_1 as atlas_fig_1 with:
 
 
 # Files that the criteria of each stage are measured from.
-ATLAS_MEASURED = {1: {"studies": rules.atlas_studies.output.folder, "maps": atlas_map(ATLAS.kernels[-1])}}
+ATLAS_MEASURED = {
+    1: {"studies": rules.atlas_studies.output.folder, "maps": atlas_map(ATLAS.kernels[-1])},
+    3: {
+        "calibration": "results/atlas/evaluation/calibration_snapshot.json",
+        "hierarchy": "results/atlas/evaluation/hierarchy.json",
+    },
+}
 
 
 rule atlas_gate:
     """Measure the criteria of one stage, and evaluate its gate: OPEN, or BLOCKED with the failed rows and what to do."""
     input:
         after=lambda w: list(ATLAS_MEASURED[int(w.stage)].values()),
-        previous=lambda w: [f"results/atlas/gates/stage_{int(w.stage) - 1}.json"] if int(w.stage) > 1 else [],
+        previous=lambda w: [
+            f"results/atlas/gates/stage_{max(earlier)}.json"
+            for earlier in [[stage for stage in ATLAS_MEASURED if stage < int(w.stage)]]
+            if earlier
+        ],
     output:
         out="results/atlas/gates/stage_{stage}.json",
     log:

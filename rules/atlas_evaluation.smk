@@ -111,9 +111,10 @@ rule atlas_evaluation:
 
 
 rule atlas_long:
-    """Target: comparisons by NiMARE for all topics."""
+    """Target: comparisons by NiMARE for all topics; the ensemble of independent seeds beside the snapshots."""
     input:
         expand(rules.atlas_comparators.output.out, comparators="comparators_long"),
+        rules.atlas_ensembles.output.out,
     localrule: True
 
 
@@ -125,6 +126,7 @@ rule atlas:
         rules.atlas_fig_1.output,
         rules.atlas_models.input,
         rules.atlas_evaluation.input,
+        rules.atlas_uncertainty.input,
         rules.atlas_status.output.out,
         rules.atlas_dvc.output.out,
     localrule: True

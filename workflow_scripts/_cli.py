@@ -91,6 +91,7 @@ HELP = {
     "text": "LaTeX file",
     "timing": "table of seconds per generated volume",
     "trajectories": "table of dated scans",
+    "tree": "file with the tree of topics and its maps",
     "validation": "JSON report of reconstructions",
     "verdict": "JSON file of a verdict",
     "viewer": "script of the volume viewer",

@@ -58,4 +58,24 @@ def maps(files: Files) -> Rows:
     yield "S1-A08b", float((values.max(1) > 0).mean()), "maps"
 
 
-STAGES: dict[int, list[Callable[[Files], Rows]]] = {1: [coordinates, studies, maps]}
+def uncertainty(files: Files) -> Rows:
+    found = json.loads(files["calibration"].read_text())
+    rows = {(row["split"], row["region"], row["scaling"]): row for row in found["rows"]}
+    plain = rows["test", "brain", "none"]
+    yield "S3-A41", len(set(found["digests"])), "calibration"
+    yield "S3-A43", plain["ece"], "calibration"
+    yield "S3-A43b", rows["val", "brain", "none"]["ece"], "calibration"
+    yield "S3-A43c", rows["test", "12 mm of foci", "coverage"]["ece"], "calibration"
+    best = min(("none", "temperature", "coverage"), key=lambda name: rows["val", "brain", name]["ece"])
+    yield "S3-A44", rows["test", "brain", best]["ece"], "calibration"
+    yield "S3-A44b", rows["val", "brain", best]["ece"], "calibration"
+    yield "S3-A45", plain["nll"] - plain["nll_constant"], "calibration"
+
+
+def hierarchy(files: Files) -> Rows:
+    found = json.loads(files["hierarchy"].read_text())
+    yield "S3-A48", found["numbers"]["skip_gradient"], "hierarchy"
+    yield "S3-A49", float(np.mean([row["passed"] for row in found["criteria"]])), "hierarchy"
+
+
+STAGES: dict[int, list[Callable[[Files], Rows]]] = {1: [coordinates, studies, maps], 3: [uncertainty, hierarchy]}

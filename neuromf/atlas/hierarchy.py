@@ -3,8 +3,8 @@
     test MSE     hierarchical over flat VAE, without skip, at most 1.10
     KL(z2)       1 nat or more on test studies
     modularity   Barber's Q of the bipartite graph of top latents and topics, above .2
-    topic tree   correlation of cophenetic distances of topics by their top latents with distances of the LDA keys, above
-                 the 95th percentile of permuted topics
+    topic tree   correlation of cophenetic distances of topics by their top latents with distances of the LDA keys,
+                 above the 95th percentile of permuted topics
     skip         gradient through the skip to the encoder, exactly 0
 
 Reference:

@@ -129,4 +129,3 @@ def rising_topics(topics: NDArray, n: NDArray, n_top: int = 6) -> NDArray[np.int
     third = max(1, len(known) // 3)
     change = topics[known[-third:]].mean(0) - topics[known[:third]].mean(0)
     return np.argsort(-np.abs(change), kind="stable")[:n_top]
-

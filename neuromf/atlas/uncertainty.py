@@ -7,8 +7,8 @@ voxel, against its kernel map. Rows state how variances are scaled:
     temperature   s^2 by maximum likelihood on validation maps; warranted if the unscaled ECE is above .10
     coverage      s that minimises the regression ECE of validation maps
 
-About four fifths of the voxels of a map are exactly 0. Standard deviations of a maximum-likelihood Gaussian are then too
-wide for its central intervals although they are right in the mean square, and the temperature, which only corrects the
+About four fifths of the voxels of a map are exactly 0. Standard deviations of a maximum-likelihood Gaussian are then
+too wide for its central intervals although they are right in the mean square, and the temperature, which only corrects the
 mean square, changes nothing. `coverage` makes intervals right at the price of the likelihood; both are reported.
 """
 

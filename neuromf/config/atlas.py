@@ -59,6 +59,17 @@ class Evaluation(Section):
     )
 
 
+class Uncertainty(Section):
+    n_studies: Count | None = key(
+        "Studies per split on which the calibration of ensembles is evaluated, at random; null: all.", 200
+    )
+
+
+class Timeline(Section):
+    per_year: Count = key("Most studies per year whose maps are decoded for the timeline, at random.", 100)
+    projection: Literal["umap", "pca"] = key("Axes of the latent space in the timeline.", "umap")
+
+
 class Comparators(Section):
     topics: list[str] = key("Words of the topics that NiMARE analyses.", ["pain", "motor", "reading"], min_length=1)
     most: Count = key("Most studies per topic; the target atlas_long takes all topics.", 300)
@@ -87,6 +98,8 @@ class Atlas(Section):
     min_foci: Count = key("Studies with fewer foci after cleaning are excluded.", 5)
     split: tuple[Fraction, Fraction, Fraction] = key("Fractions of train, val and test.", (0.70, 0.15, 0.15))
     evaluation: Evaluation = key("Evaluation of trained models.", Evaluation())
+    uncertainty: Uncertainty = key("Calibration of ensembles.", Uncertainty())
+    timeline: Timeline = key("Zeitgeist timeline, 1997 to 2018.", Timeline())
     comparators: Comparators = key("Classical meta-analyses by NiMARE.", Comparators())
     downloads: Downloads = key("What the rules atlas_neurosynth and atlas_statmaps download.", Downloads())
     seed: Seed = key("Seed of mock studies, subset and splits.", 0)

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError, field_validator
 
 from neuromf.config.atlas_model import AtlasOptimiser, _merged
-from neuromf.config.types import Count, Fraction, NotNegative, Positive, Section, Seed, key
+from neuromf.config.types import Count, Fraction, NotNegative, Section, Seed, key
 
 
 class EnsembleModel(Section):
@@ -39,7 +39,7 @@ class EnsemblePreset(Section):
 
 
 class HierarchyModel(Section):
-    """Section `model` of the hierarchical VAE: keyword arguments of `neuromf.atlas.hierarchical_vae.HierarchicalVAE`."""
+    """Section `model` of the hierarchical VAE."""
 
     z1_dim: Count = key("Latent dimensions of the lower level.", 24)
     z2_dim: Count = key("Latent dimensions of the top level.", 8)
@@ -52,7 +52,9 @@ class HierarchyLoss(Section):
 
     beta_1: NotNegative = key("Weight of KL(q(z1 | x) || p(z1 | z2)).", 0.15)
     beta_2: NotNegative = key("Weight of KL(q(z2 | z1) || N(0, I)).", 0.15)
-    ramp_1: tuple[Fraction, Fraction] = key("Start and end of the rise of beta_1, fractions of the training.", (0.2, 0.5))
+    ramp_1: tuple[Fraction, Fraction] = key(
+        "Start and end of the rise of beta_1, fractions of the training.", (0.2, 0.5)
+    )
     ramp_2: tuple[Fraction, Fraction] = key("Start and end of the rise of beta_2: the top level first.", (0.0, 0.2))
     keep_skip: Fraction = key("Fraction of rows whose skip is used.", 0.5)
     drop_metadata: Fraction = key("Fraction of rows that are trained without metadata.", 0.3)

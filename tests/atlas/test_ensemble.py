@@ -12,7 +12,14 @@ from atlas.training_helpers import ROOT, run
 
 from neuromf.atlas import ensemble as ensembles
 from neuromf.atlas import uncertainty
-from neuromf.atlas.ensemble import AleatoricDecoder, Ensemble, diversity, load_ensemble, require_distinct, total_variance
+from neuromf.atlas.ensemble import (
+    AleatoricDecoder,
+    Ensemble,
+    diversity,
+    load_ensemble,
+    require_distinct,
+    total_variance,
+)
 from neuromf.atlas.ensemble_training import train_ensemble
 from neuromf.atlas.preparation import write_maps
 from neuromf.atlas.studies import read_studies
@@ -168,7 +175,8 @@ def test_A42_diversity_is_0_for_equal_members_and_1_for_unrelated_ones():
 @pytest.mark.critical
 def test_A43_the_report_has_both_splits_regions_and_all_scalings(base, snapshots, tmp_path):
     found = uncertainty.evaluate_calibration(run=snapshots[1], checkpoint=base / "run/checkpoint",
-                                             studies=base / "studies", out=tmp_path / "r.json", n_studies=10)  # fmt: skip
+                                             studies=base / "studies", out=tmp_path / "r.json",
+                                             n_studies=10)  # fmt: skip
     assert found == json.loads((tmp_path / "r.json").read_text())
     keys = [(row["split"], row["region"], row["scaling"]) for row in found["rows"]]
     assert len(keys) == len(set(keys)) == 12

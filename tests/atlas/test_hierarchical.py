@@ -90,7 +90,13 @@ def test_A48_the_divergence_of_two_gaussians_is_that_of_torch():
 def test_A49_the_gate_is_json_with_all_criteria_and_numbers(trained):
     folder, gate = trained
     assert gate == json.loads((folder / "gate.json").read_text())
-    assert [row["id"] for row in gate["criteria"]] == ["mse_ratio", "kl_z2", "modularity", "topic_tree", "skip_gradient"]
+    assert [row["id"] for row in gate["criteria"]] == [
+        "mse_ratio",
+        "kl_z2",
+        "modularity",
+        "topic_tree",
+        "skip_gradient",
+    ]
     assert gate["verdict"] == ("go" if all(row["passed"] for row in gate["criteria"]) else "no-go")
     assert all(np.isfinite(row["measured"]) for row in gate["criteria"]) and gate["numbers"]["skip_gradient"] == 0.0
     assert gate["numbers"]["mse_pca"] < gate["numbers"]["mse_hierarchical"]

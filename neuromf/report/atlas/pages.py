@@ -125,8 +125,8 @@ def _write(
     html = environment().get_template("atlas.html.j2").render(
         title=title, kind=kind, statement=statement(card["scale"]), facts=facts,
         data=Markup(json.dumps(data).replace("<", "\\u003c")),
-        style=Markup((TEMPLATES / "atlas.css").read_text(encoding="utf-8")),
-        script=Markup((TEMPLATES / "atlas.js").read_text(encoding="utf-8")),
+        style=Markup(template_text("atlas.css")),
+        script=Markup(template_text("glass_brain.js") + template_text("atlas.js")),
     )  # fmt: skip
     if len(html) > LIMIT:
         raise ValueError(f"the page has {len(html) / 1e6:.1f} MB, the limit is {LIMIT / 1e6:g} MB: use atlas.grid 6mm")
@@ -136,21 +136,34 @@ def _write(
 
 def _embedded(grid: BrainGrid, maps: NDArray[np.float32]) -> dict[str, Any]:
     """Maps as bytes of a common scale, in base64, on the 6 mm grid, with the voxels of its mask."""
+    coarse, maps = coarse_maps(grid, maps)
+    return {**brain(coarse), "n": len(maps), **stored(maps)}
+
+
+def coarse_maps(grid: BrainGrid, maps: NDArray[np.float32]) -> tuple[BrainGrid, NDArray[np.float32]]:
+    """The 6 mm grid, and maps (n, V) on it."""
     coarse = brain_grid("6mm")
     if grid.name != coarse.name:
         voxels = grid.indices(coarse.centres_mm).clip(0, np.array(grid.shape) - 1)
         maps = grid.volume(maps)[(slice(None), *voxels.T)]
+    return coarse, maps
+
+
+def brain(grid: BrainGrid) -> dict[str, Any]:
+    """Shape of a grid and the voxels of its mask, for the script of a page."""
+    return {"shape": grid.shape, "voxels": _base64(np.flatnonzero(grid.mask).astype("<u4"))}
+
+
+def stored(maps: NDArray) -> dict[str, Any]:
+    """Maps (n, V) as bytes of a common scale, in base64."""
     low, high = min(0.0, float(maps.min())), float(maps.max())
     levels = np.rint(255 * (maps - low) / max(high - low, 1e-12)).astype(np.uint8)
-    voxels = np.flatnonzero(coarse.mask).astype("<u4")
-    return {
-        "shape": coarse.shape,
-        "low": low,
-        "high": high,
-        "n": len(maps),
-        "maps": _base64(levels),
-        "voxels": _base64(voxels),
-    }
+    return {"low": low, "high": high, "maps": _base64(levels)}
+
+
+def template_text(name: str) -> str:
+    """A style sheet or script of the templates."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _base64(array: NDArray) -> str:
