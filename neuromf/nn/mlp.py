@@ -1,4 +1,4 @@
-"""A residual MLP u(z, t, r) on vectors, for the toy torus."""
+"""A residual MLP u(z, t, r) on vectors, for the toy torus and the latents of the atlas."""
 
 from torch import Tensor, nn
 
@@ -6,11 +6,21 @@ from neuromf.nn.embeddings import Conditioning
 
 
 class MLP(nn.Module):
-    """Residual network u(z, t, r) on vectors z (B, D). SiLU is smooth, hence so is du/dt."""
+    """Residual network u(z, t, r) on vectors z (B, D). SiLU is smooth, hence so is du/dt.
 
-    def __init__(self, dim: int, *, width: int = 128, depth: int = 3, conditioning: str = "t-h") -> None:
+    Arguments:
+        dim: Inputs D.
+        outputs: Outputs; D if None.
+        width: Width of the hidden layers.
+        depth: Residual blocks.
+        conditioning: See `Conditioning`.
+    """
+
+    def __init__(
+        self, dim: int, outputs: int | None = None, *, width: int = 128, depth: int = 3, conditioning: str = "t-h"
+    ) -> None:
         super().__init__()
-        self.inlet, self.outlet = nn.Linear(dim, width), nn.Linear(width, dim)
+        self.inlet, self.outlet = nn.Linear(dim, width), nn.Linear(width, outputs or dim)
         self.time_embed = Conditioning(width, conditioning)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
