@@ -4,6 +4,7 @@ The rate of a study is the mean over latents z of its decoded maps floored at 1e
 from the prior N(0, I) (conditional on metadata alone), or from q(z | map of half of the foci) (completion).
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -79,11 +80,23 @@ def encoded(atlas: Atlas, grid: BrainGrid, maps: NDArray, m: Tensor | None) -> t
     return torch.cat([mu for mu, _ in parts]), torch.cat([logvar for _, logvar in parts])
 
 
-def prior_rates(atlas: Atlas, grid: BrainGrid, studies: Studies, n_z: int = N_Z, seed: int = 0) -> NDArray[np.float64]:
-    """Rates (n, V) of studies given their metadata alone; the z of a study depend on the seed and its id."""
+def prior_rates(
+    atlas: Atlas,
+    grid: BrainGrid,
+    studies: Studies,
+    n_z: int = N_Z,
+    seed: int = 0,
+    prior: Callable[[Tensor], Tensor] | None = None,
+) -> NDArray[np.float64]:
+    """Rates (n, V) of studies given their metadata alone; the z of a study depend on the seed and its id.
+
+    Arguments:
+        prior: Function from standard normal noise (B, d) to latents (B, d); None: the noise itself, N(0, I).
+    """
     m, rates = metadata_of(atlas, studies), np.empty((len(studies), grid.n_voxels))
     for k, name in enumerate(studies.table["id"]):
         z = _noise(name, n_z, atlas.z_dim, seed)
+        z = z if prior is None else prior(z)
         rates[k] = mean_rate(decoded(atlas, grid, z, None if m is None else m[k : k + 1]))
     return rates
 
