@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 BRAINS ?= 16
 
-.PHONY: demo brains growth atlas test tiny lint check config results-page coverage history overhead clean
+.PHONY: demo brains growth atlas node atlas-rows test tiny lint check config results-page coverage history overhead clean
 
 demo: $(VENV)/installed
 	snakemake --cores all
@@ -23,6 +23,13 @@ growth: $(VENV)/installed
 
 atlas: $(VENV)/installed
 	snakemake atlas --cores all
+
+# onnxruntime for the example in Node.js; its install script, which downloads GPU libraries, is not run.
+node:
+	npm install --ignore-scripts --prefix work/node onnxruntime-node@1.30.0
+
+atlas-rows: $(VENV)/installed
+	OMP_NUM_THREADS=1 pytest tests/atlas -m "slow or not slow" --junitxml work/atlas.xml; python -m tools.atlas_rows work/atlas.xml > docs/atlas_rows.md
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile

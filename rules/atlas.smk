@@ -190,6 +190,13 @@ ATLAS_MEASURED = {
         "calibration": "results/atlas/evaluation/calibration_snapshot.json",
         "hierarchy": "results/atlas/evaluation/hierarchy.json",
     },
+    4: {
+        "tables": "results/atlas/export/tables",
+        "maps": "results/atlas/export/maps",
+        "onnx": "results/atlas/export/onnx",
+        "prior": "results/atlas/evaluation/prior.json",
+        "platform": "results/atlas/pages/index.html",
+    },
 }
 
 
@@ -250,30 +257,6 @@ rule atlas_status:
         code=code_digest("workflow_scripts.atlas_status"),
     shell:
         "python -m workflow_scripts.atlas_status {params.files} 2>&1 | tee {log:q}"
-
-
-rule atlas_release:
-    """Manifest of a release with licence and digests; refused unless all of it is of the full data."""
-    input:
-        folder=rules.atlas_studies.output.folder,
-        inputs=[rules.atlas_metadata.output.out, rules.atlas_fig_1.output.facts, *rules.atlas_status.input.gates],
-    output:
-        out="results/atlas/release/manifest.json",
-    log:
-        "results/logs/atlas_release.log",
-    benchmark:
-        "results/benchmarks/atlas_release.tsv"
-    conda:
-        "../envs/neuromf.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        files=files,
-        code=code_digest("workflow_scripts.atlas_release"),
-    shell:
-        "python -m workflow_scripts.atlas_release {params.files} 2>&1 | tee {log:q}"
 
 
 rule atlas_dvc:

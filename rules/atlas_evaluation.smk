@@ -116,17 +116,3 @@ rule atlas_long:
         expand(rules.atlas_comparators.output.out, comparators="comparators_long"),
         rules.atlas_ensembles.output.out,
     localrule: True
-
-
-rule atlas:
-    """Target: the atlas so far."""
-    input:
-        expand(rules.atlas_maps.output.out, fwhm=[f"{fwhm:g}" for fwhm in ATLAS.kernels]),
-        rules.atlas_metadata.output.out,
-        rules.atlas_fig_1.output,
-        rules.atlas_models.input,
-        rules.atlas_evaluation.input,
-        rules.atlas_uncertainty.input,
-        rules.atlas_status.output.out,
-        rules.atlas_dvc.output.out,
-    localrule: True

@@ -69,6 +69,7 @@ rule atlas_points_viewer:
         out="results/atlas/pages/points.html",
         library="results/atlas/pages/plotly.min.js",
         png="results/atlas/pages/points.png",
+        pdf="results/atlas/pages/points.pdf",
     log:
         "results/logs/atlas_points_viewer.log",
     benchmark:

@@ -1,15 +1,15 @@
-"""Refuse a release of the atlas unless all of it is of the full data, and list its files with their digests."""
+"""Bundle a release of the atlas with manifest, licences and checksums; refused unless all of it is of the full data."""
 
 from collections.abc import Sequence
 
-from neuromf.atlas.guards import write_release
+from neuromf.report.release.atlas_bundle import write_bundle
 from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(__doc__, argv, "folder", "inputs:paths", "out")
+    args = arguments(__doc__, argv, "folder", "inputs:paths", "out", "bundle")
     try:
-        write_release(args.folder, args.inputs, args.out)
+        write_bundle(args.folder, args.inputs, args.out, args.bundle)
     except ValueError as error:
         raise SystemExit(str(error)) from None
 

@@ -1,18 +1,22 @@
 """Measured values of the stage gates, read from result files; bounds are in `neuromf/config/criteria.yaml`."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 from neuromf.atlas.studies import SPLITS, near_duplicates, read_studies
+from neuromf.core.files import sha256
 from neuromf.data.brain_grid import brain_grid
 from neuromf.data.talairach import mni_to_tal, tal_to_mni
 
 Files = dict[str, Path]
 Rows = Iterator[tuple[str, float, str]]  # id, value, name of the file that holds it
 
+MNI152 = 4  # NIfTI code of the space
 DUPLICATE_RATE = {507891: 0.119, 334476: 0.115}  # by number of foci: complete version 7 and its shared part
 
 
@@ -78,4 +82,36 @@ def hierarchy(files: Files) -> Rows:
     yield "S3-A49", float(np.mean([row["passed"] for row in found["criteria"]])), "hierarchy"
 
 
-STAGES: dict[int, list[Callable[[Files], Rows]]] = {1: [coordinates, studies, maps], 3: [uncertainty, hierarchy]}
+def exports(files: Files) -> Rows:
+    """Files of the export that differ from their recorded digest, parity of ONNX, and codes of the maps."""
+    schema = json.loads((files["tables"] / "schema.json").read_text())
+    yield "S4-A56", sum(sha256(files["tables"] / name) != digest for name, digest in schema["sha256"].items()), "tables"
+    licensed = [column["licence"] == schema["licence"] != "" for table in schema["tables"].values() for column in table]
+    yield "S4-A88", np.mean(licensed), "tables"
+    models = json.loads((files["onnx"] / "models.json").read_text())["models"]
+    yield "S4-A57", max(row["max_error"] for row in models.values()), "onnx"
+    yield "S4-A57b", len(models), "onnx"
+    listed = json.loads((files["maps"] / "maps.json").read_text())["maps"]
+    codes = [nib.load(files["maps"] / row["file"]).header["sform_code"] == MNI152 for row in listed]  # type: ignore[attr-defined]
+    yield "S4-A59", np.mean(codes), "maps"
+
+
+def one_step_prior(files: Files) -> Rows:
+    """Lower end of the paired difference in bits per focus, and of recall of latents, one-step prior minus N(0, I)."""
+    found = json.loads(files["prior"].read_text())
+    yield "S4-A71", found["bits"]["difference"]["low"], "prior"
+    yield "S4-A71b", found["latents"]["difference"]["coverage"]["low"], "prior"
+
+
+def platform(files: Files) -> Rows:
+    """Links of the Discovery Platform whose file is missing."""
+    page = files["platform"]
+    targets = re.findall(r'href="([^"#:]+)"', page.read_text(encoding="utf-8"))
+    yield "S4-A63", sum(not (page.parent / target).is_file() for target in targets), "platform"
+
+
+STAGES: dict[int, list[Callable[[Files], Rows]]] = {
+    1: [coordinates, studies, maps],
+    3: [uncertainty, hierarchy],
+    4: [exports, one_step_prior, platform],
+}

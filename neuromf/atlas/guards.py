@@ -1,11 +1,7 @@
 """Scales never mix: what outputs state about their data, and which scales a stage, a report or a release accepts."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-from neuromf.core import files
 
 MOCK, SUBSET, FULL = "mock", "subset_1k", "full"
 STATEMENTS = {
@@ -82,27 +78,3 @@ def require_licence(values: Mapping[str, Any], name: str) -> None:
     missing = [key for key in LICENCE_KEYS if not values.get(key)]
     if values.get("source") != MOCK and (missing or "ODbL" not in values["licence"]):
         raise ValueError(f"{name} is derived from Neurosynth: licence (ODbL 1.0) and attribution must be stated")
-
-
-def write_release(folder: str | Path, inputs: Sequence[str | Path], out: str | Path) -> None:
-    """Write the manifest of a release: licence, attribution, and SHA-256 of every file.
-
-    Arguments:
-        folder: Folder of the cleaned studies.
-        inputs: Further files of the release; the scale of a JSON file that has one is checked.
-        out: File to write.
-
-    Raises:
-        ValueError: If a file is not of the full data, or the licence is not stated.
-    """
-    source = json.loads((Path(folder) / "scale.json").read_text(encoding="utf-8"))
-    scales = {"studies": source["scale"]} | {
-        str(path): values["scale"]
-        for path in map(Path, inputs)
-        if path.suffix == ".json" and "scale" in (values := json.loads(path.read_text(encoding="utf-8")))
-    }
-    require_release(scales)
-    require_licence(source, "the release")
-    members = [*sorted(path for path in Path(folder).iterdir() if path.is_file()), *map(Path, inputs)]
-    digests = {str(path): files.sha256(path) for path in members}
-    files.write_json(out, {**{key: source[key] for key in ("scale", *LICENCE_KEYS)}, "sha256": digests})

@@ -70,6 +70,32 @@ class Timeline(Section):
     projection: Literal["umap", "pca"] = key("Axes of the latent space in the timeline.", "umap")
 
 
+class PriorTraining(Section):
+    """Section `atlas.prior.train`: keyword arguments of `neuromf.atlas.latent_prior.train_prior`."""
+
+    n_steps: Count = key("Optimiser steps.", 2000)
+    batch: Count = key("Latents per step.", 256)
+    lr: Positive = key("Peak learning rate of Adam.", 2e-3)
+    width: Count = key("Width of the network.", 128)
+    depth: Count = key("Residual blocks of the network.", 2)
+    halflife_steps: Count = key("Half-life of the weight average in steps.", 100)
+    fraction_r_equals_t: Fraction = key("Fraction of flow-matching pairs, r = t.", 0.25)
+    fraction_corner: Fraction = key("Fraction of pairs near one-step generation, t > .9 and r < .1.", 0.1)
+
+
+class PriorEvaluation(Section):
+    """Section `atlas.prior.evaluation`: keyword arguments of `neuromf.atlas.prior_evaluation.compare_priors`."""
+
+    n_z: Count = key("Latents per rate.", 32)
+    n_studies: Count | None = key("Studies per split whose rates are decoded, at random; null: all.", 200)
+    n_generated: Count = key("Most maps of precision, recall, density and coverage.", 2000)
+
+
+class LatentPrior(Section):
+    train: PriorTraining = key("Training of the one-step prior of the latents.", PriorTraining())
+    evaluation: PriorEvaluation = key("Comparison of the one-step prior with N(0, I).", PriorEvaluation())
+
+
 class Comparators(Section):
     topics: list[str] = key("Words of the topics that NiMARE analyses.", ["pain", "motor", "reading"], min_length=1)
     most: Count = key("Most studies per topic; the target atlas_long takes all topics.", 300)
@@ -100,6 +126,7 @@ class Atlas(Section):
     evaluation: Evaluation = key("Evaluation of trained models.", Evaluation())
     uncertainty: Uncertainty = key("Calibration of ensembles.", Uncertainty())
     timeline: Timeline = key("Zeitgeist timeline, 1997 to 2018.", Timeline())
+    prior: LatentPrior = key("One-step prior of the latents: MeanFlow on z.", LatentPrior())
     comparators: Comparators = key("Classical meta-analyses by NiMARE.", Comparators())
     downloads: Downloads = key("What the rules atlas_neurosynth and atlas_statmaps download.", Downloads())
     seed: Seed = key("Seed of mock studies, subset and splits.", 0)

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from atlas.atlas_helpers import REAL_DATA, SPACE
 
-from neuromf.atlas.guards import write_release
 from neuromf.atlas.metadata import Schema
 from neuromf.atlas.preparation import known_digests, prepare_studies, write_maps, write_schema
 from neuromf.atlas.studies import read_studies, strata
 from neuromf.config.atlas import Atlas
 from neuromf.core.files import sha256
 from neuromf.data.brain_grid import brain_grid
+from neuromf.report.release.atlas_bundle import write_bundle
 
 FILES = ["LICENSE.txt", "coordinate_log.json", "foci.npz", "scale.json", "studies.tsv", "topics.npz"]
 VALUES = {"space": SPACE, "split": [0.7, 0.15, 0.15], "seed": 0}
@@ -71,23 +71,26 @@ def test_A84_subset_and_full_go_through_the_same_code(real_folder, tmp_path):
 
 
 def test_A88_a_release_of_the_mock_is_refused_and_that_of_full_data_states_its_licence(mock_folder, tmp_path):
+    out = (tmp_path / "release/manifest.json", tmp_path / "release/bundle.tar")
+    out[0].parent.mkdir()
     with pytest.raises(ValueError, match=r"refused are studies \(mock\)"):
-        write_release(mock_folder, [], tmp_path / "manifest.json")
+        write_bundle(mock_folder, [], *out)
     folder = tmp_path / "full"
     folder.mkdir()
+    (folder / "LICENSE.txt").write_text("ODbL 1.0")
     values = {**scale_of(mock_folder), "scale": "full", "source": "neurosynth", "licence": "ODbL 1.0"}
     (folder / "scale.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="licence .ODbL 1.0. and attribution must be stated"):
-        write_release(folder, [], tmp_path / "manifest.json")
+        write_bundle(folder, [], *out)
     (folder / "scale.json").write_text(json.dumps({**values, "attribution": "Neurosynth"}))
     card = tmp_path / "card.json"
     card.write_text('{"scale": "subset_1k"}')
     with pytest.raises(ValueError, match=r"card.json \(subset_1k\)"):
-        write_release(folder, [card], tmp_path / "manifest.json")
+        write_bundle(folder, [card], *out)
     card.write_text('{"scale": "full"}')
-    write_release(folder, [card], tmp_path / "manifest.json")
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["sha256"][str(card)] == sha256(card) and "ODbL" in manifest["licence"]
+    write_bundle(folder, [card], *out)
+    manifest = json.loads(out[0].read_text())
+    assert manifest["sha256"]["card.json"] == sha256(card) and "ODbL" in manifest["licence"]
 
 
 def test_A01_digests_are_those_of_manifest_and_downloads(tmp_path):

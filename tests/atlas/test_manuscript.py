@@ -1,0 +1,84 @@
+"""Manuscript: numbers come from result files alone, missing ones are named; figure F7."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from atlas.evaluation_helpers import LinearAtlas
+
+from neuromf.core.files import write_json
+from neuromf.data.brain_grid import brain_grid
+from neuromf.figures import atlas_time
+from neuromf.report.atlas import manuscript
+
+ROW = {"value": 0.0612, "low": 0.0451, "high": 0.0799}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Manuscript of a few results, and its list of numbers."""
+    (tmp_path / "studies").mkdir()
+    splits = {"train": 70, "val": 15, "test": 15}
+    write_json(tmp_path / "studies/scale.json", {"scale": "mock", "n_studies": 100, "n_foci": 2718, "splits": splits})
+    results = {"bits": {"conditional": {"difference": ROW, "n_studies": 15}}}
+    write_json(tmp_path / "test_results.json", results)
+    (tmp_path / "onnx").mkdir()
+    write_json(tmp_path / "onnx/models.json", {"scale": "mock", "bound": 1e-4})
+    (tmp_path / "points.pdf").touch()
+    manuscript.write_manuscript(
+        inputs=[tmp_path / "test_results.json", tmp_path / "onnx"], figures=[tmp_path / "points.pdf"],
+        studies=tmp_path / "studies", out=tmp_path / "paper/manuscript.tex", numbers=tmp_path / "numbers.json",
+    )  # fmt: skip
+    return (tmp_path / "paper/manuscript.tex").read_text(), json.loads((tmp_path / "numbers.json").read_text()), tmp_path
+
+
+@pytest.mark.critical
+def test_A60_numbers_are_those_of_the_results_with_their_source(written):
+    text, numbers, folder = written
+    assert "0.061 [0.045, 0.080] bits per focus" in text and "100 studies" in text and "2718 foci" in text
+    row = next(one for one in numbers["printed"] if one["place"] == "bits.conditional.difference")
+    assert row["value"] == ROW and row["file"] == str(folder / "test_results.json")
+    assert "at most 0.0001" in text and "../points.pdf" in text and "Mock data" in text
+
+
+@pytest.mark.critical
+def test_A60_what_was_not_measured_is_named_and_no_number_stands_in_the_template(written):
+    text, numbers, _ = written
+    assert "prior: bits.difference" in numbers["missing"] and r"\notmeasured{}" in text
+    assert {"figure F4", "figure F6", "figure F8"} <= set(numbers["missing"]) and "figure F5" not in numbers["missing"]
+    template = (manuscript.TEMPLATES / "manuscript.tex.j2").read_text()
+    body = template[template.index(r"\begin{abstract}") : template.index("<% set captions")]
+    plain = re.sub(r"<<.*?>>|<%.*?%>|95\\,\\%|MNI152|ODbL 1\.0|version 7|N\(0, I\)|fig_\d|[lt]b?p", "", body, flags=re.S)
+    assert not re.findall(r"\d", plain)
+    assert text.count(r"\begin{figure}") == 8 and text.count("not drawn in this study") == 7
+
+
+@pytest.mark.critical
+def test_A60_results_of_another_scale_are_refused(written):
+    _, _, folder = written
+    write_json(folder / "prior.json", {"scale": "full"})
+    with pytest.raises(ValueError, match="scales must not be mixed"):
+        manuscript.write_manuscript(inputs=[folder / "prior.json"], figures=[], studies=folder / "studies",
+                                    out=folder / "m.tex", numbers=folder / "n.json")  # fmt: skip
+
+
+@pytest.mark.informational
+def test_the_figure_of_years_has_its_panels(tmp_path, mock_studies, monkeypatch):
+    class Small(LinearAtlas):
+        def latents(self, studies):
+            z = np.random.default_rng(0).standard_normal((len(studies), self.z_dim)).astype(np.float32)
+            return z, 0 * z
+
+    atlas = Small(mock_studies, brain_grid("6mm"))
+    monkeypatch.setattr(atlas_time, "load_atlas", lambda _: atlas)
+    monkeypatch.setattr(atlas_time, "read_studies", lambda _: mock_studies)
+    drift = [{"year": 2000 + k, "raw": 2.0, "floor": 1.5, "unbiased": 0.5 * k} for k in range(3)]
+    forecast = [{"forecaster": name, "difference": 0.1, "low": -0.1, "high": 0.3} for name in ("persistence", "gru")]
+    analyses = {"scale": "mock", "time": {"points": {}, "pca": {"drift": drift, "verdicts": forecast}}}
+    write_json(tmp_path / "analyses.json", analyses)
+    atlas_time.render(tmp_path, tmp_path, tmp_path / "analyses.json", tmp_path / "fig_7")
+    facts = json.loads((tmp_path / "fig_7.json").read_text())
+    assert facts["space"] == "pca" and facts["drift"] == drift and (tmp_path / "fig_7.png").stat().st_size > 50_000
+    years, maps = atlas_time.yearly_maps(atlas, mock_studies)
+    assert len(years) == len(maps) and abs(float(maps.mean(1)[0])) < 1e-6
