@@ -7,7 +7,16 @@ from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    names = ("studies", "checkpoint", "results", "pages:paths", "figures:paths", "downloads:paths", "gates:paths", "out")
+    names = (
+        "studies",
+        "checkpoint",
+        "results",
+        "pages:paths",
+        "figures:paths",
+        "downloads:paths",
+        "gates:paths",
+        "out",
+    )
     args = arguments(__doc__, argv, *names)
     kept = {name.partition(":")[0]: getattr(args, name.partition(":")[0]) for name in names}
     try:

@@ -9,9 +9,7 @@ from workflow_scripts._cli import arguments
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments(__doc__, argv, "studies", "checkpoint", "prior", "config:json", "out")
     try:
-        evaluate_prior(
-            studies=args.studies, checkpoint=args.checkpoint, prior=args.prior, out=args.out, **args.config
-        )
+        evaluate_prior(studies=args.studies, checkpoint=args.checkpoint, prior=args.prior, out=args.out, **args.config)
     except ValueError as error:
         raise SystemExit(str(error)) from None
 

@@ -118,7 +118,7 @@ def train_prior(
     width: int = 128,
     depth: int = 3,
     halflife_steps: int = 200,
-    fraction_r_equals_t: float = 0.25,
+    fraction_r_equals_t: float = 0.5,
     fraction_corner: float = 0.1,
     seed: int = 0,
     card: Mapping[str, Any] | None = None,
@@ -145,12 +145,13 @@ def train_prior(
     start = posterior_samples(mu, logvar, torch.arange(len(mu)), generator("latent prior start", seed))
     u = new_velocity(start, width=width, depth=depth, seed=seed).train()
     ema = EMA(u, halflife_images=halflife_steps * batch)
+    ema.net.train()  # bounds t in the division as u does; the network has no other mode
     optimiser = torch.optim.Adam(u.parameters(), lr=lr, betas=(0.9, 0.95), fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps)
     fractions = {"fraction_r_equals_t": fraction_r_equals_t, "fraction_corner": fraction_corner}
     rows = []
     for step in range(n_steps):
-        loss, raw = prior_loss(u, *draw_batch(mu, logvar, batch, seed, step, **fractions))
+        loss, raw = prior_loss(u, ema.net, *draw_batch(mu, logvar, batch, seed, step, **fractions))
         if not loss.isfinite():
             raise FloatingPointError(f"loss of the latent prior is {loss.item()} at step {step}: lower atlas.prior.lr")
         optimiser.zero_grad()
@@ -181,15 +182,20 @@ def posterior_samples(mu: Tensor, logvar: Tensor, rows: Tensor, random: torch.Ge
     return mu[rows] + (0.5 * logvar[rows]).exp() * noise
 
 
-def prior_loss(u: nn.Module, x: Tensor, eps: Tensor, t: Tensor, r: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """MeanFlow loss of a batch with the predicted tangent, per dimension, and raw losses by kind of time pair.
+def prior_loss(
+    u: nn.Module, teacher: nn.Module, x: Tensor, eps: Tensor, t: Tensor, r: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """MeanFlow loss of a batch per dimension, and raw losses by kind of time pair.
+
+    Where r < t, tangent and target are the velocity of the teacher, the weight average (`flow.regression_target`).
 
     Not adaptively weighted: with few dimensions a weight that falls with a sample's own loss pulls the field from the
     conditional mean towards the most frequent latents.
     """
     z, v = flow.training_path(x, eps, t, "x")
-    V = flow.implied_velocity(*flow.single_pass(u, z, t, r, flow.predicted_tangent(u, z, t, r)), t, r)
-    loss = (V - v).square().mean()
+    teacher_v = flow.predicted_tangent(teacher, z, t, r)
+    V = flow.implied_velocity(*flow.single_pass(u, z, t, r, teacher_v), t, r)
+    loss = (V - flow.regression_target(v, teacher_v, t, r)).square().mean()
     return loss, raw_losses(flow.raw_loss(V, v), moving=r < t)
 
 

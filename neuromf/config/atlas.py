@@ -79,7 +79,7 @@ class PriorTraining(Section):
     width: Count = key("Width of the network.", 128)
     depth: Count = key("Residual blocks of the network.", 2)
     halflife_steps: Count = key("Half-life of the weight average in steps.", 100)
-    fraction_r_equals_t: Fraction = key("Fraction of flow-matching pairs, r = t.", 0.25)
+    fraction_r_equals_t: Fraction = key("Fraction of flow-matching pairs, r = t.", 0.5)
     fraction_corner: Fraction = key("Fraction of pairs near one-step generation, t > .9 and r < .1.", 0.1)
 
 

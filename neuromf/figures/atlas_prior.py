@@ -40,12 +40,12 @@ def render(result: Path, out: Path, **facts: Any) -> None:
     draw_overlap(panels[0], found["latents"], "latents")
     draw_overlap(panels[1], found["maps"], "maps")
     draw_bits(panels[2], found["bits"])
-    draw_path(panels[3], found["paths"])
+    draw_frechet(panels[3], found["flow"])
     for panel, text, gap in zip(panels, "cdef", (34, 30, 34, 30), strict=True):
         style.letter(panel, text, left=gap)
     if found["statement"]:
         bottom.supxlabel(found["statement"], fontsize=SMALL)
-    kept = {name: found[name] for name in ("scale", "statement", "seed", "bits", "maps", "latents", "paths")}
+    kept = {name: found[name] for name in ("scale", "statement", "seed", "bits", "maps", "latents", "flow")}
     style.save(figure, out, {**kept, **facts})
 
 
@@ -108,12 +108,11 @@ def draw_bits(axes: Axes, bits: Mapping[str, Any]) -> None:
     axes.ticklabel_format(axis="y", style="plain", useOffset=False)
 
 
-def draw_path(axes: Axes, paths: Mapping[str, Any]) -> None:
-    """Frechet distance to test latents along the sampling path, from noise to latents, and of one step."""
-    axes.plot(paths["times"], paths["frechet"], color="C1", marker=".", label="10 steps")
-    axes.scatter([0], [paths["nfe"]["1"]], marker="D", color="C1", s=24, zorder=3, clip_on=False, label="one step")
-    axes.set_xlim(1, 0)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("time t", fontsize=8)
+def draw_frechet(axes: Axes, flow: Mapping[str, Any]) -> None:
+    """Frechet distance to test latents of N(0, I) and of the prior by network evaluations; dashed: other studies."""
+    rows = {"N(0, I)": ("normal", "C0"), "1 step": ("nfe_1", "C1"), "2": ("nfe_2", "C1"), "4": ("nfe_4", "C1")}
+    values = [flow["frechet"][name] for name, _ in rows.values()]
+    axes.bar(list(rows), values, color=[colour for _, colour in rows.values()], width=0.7)
+    axes.axhline(flow["frechet"]["real"], color=style.LIMIT, linestyle="--", linewidth=0.8)
+    axes.tick_params(axis="x", labelsize=SMALL)
     axes.set_title("Frechet distance", fontsize=8)
-    axes.legend(fontsize=SMALL, loc="upper right")

@@ -47,7 +47,10 @@ def trained(mock_studies, tmp_path_factory):
     scale = json.loads((folder / "studies/scale.json").read_text())
     write_json(folder / "studies/scale.json", {**scale, **source})
     (folder / "studies/LICENSE.txt").write_text("simulated, no licence\n")
-    schema, settings = fit_schema(mock_studies.take(mock_studies.rows("train"))), {"z_dim": 5, "width": 32, "hidden": 32}
+    schema, settings = (
+        fit_schema(mock_studies.take(mock_studies.rows("train"))),
+        {"z_dim": 5, "width": 32, "hidden": 32},
+    )
     torch.manual_seed(0)
     points = PointVAE(schema.width, bounding_box(brain_grid("6mm")), **settings)
     for weight in points.parameters():
@@ -211,7 +214,9 @@ def test_A61_the_commands_of_the_readme_run_on_an_export(export, tmp_path):
     for command in readme_commands():
         program = next(word for word in command.split() if "=" not in word)
         if program == "snakemake":
-            command = f"{sys.executable} -m {command} --dry-run --quiet --snakefile {ROOT}/Snakefile --configfile {TINY}"
+            command = (
+                f"{sys.executable} -m {command} --dry-run --quiet --snakefile {ROOT}/Snakefile --configfile {TINY}"
+            )
         elif program == "make":
             assert f"\n{command.split()[1]}:" in (ROOT / "Makefile").read_text()
             continue
@@ -263,7 +268,9 @@ def test_A63_the_table_of_voxels_is_that_of_single_queries(mock_studies):
     for voxel in np.argsort(-table["n_studies"], kind="stable")[[0, 40, 300]]:
         found = query.voxel_to_insight(index, grid.centres_mm[voxel])
         assert table["n_studies"][voxel] == found["n_studies"]
-        assert [mock_studies.topic_words[k] for k in table["topics"][voxel]] == [r["topic"] for r in found["topics"][:5]]
+        assert [mock_studies.topic_words[k] for k in table["topics"][voxel]] == [
+            r["topic"] for r in found["topics"][:5]
+        ]
         assert np.allclose(table["topic_z"][voxel], [row["z"] for row in found["topics"][:5]])
         assert np.allclose(table["trend"][voxel], [found["trend"][k] for k in ("per_year", "standard_error")])
         assert np.isclose(table["novelty"][voxel], found["novelty"])

@@ -30,7 +30,11 @@ def written(tmp_path):
         inputs=[tmp_path / "test_results.json", tmp_path / "onnx"], figures=[tmp_path / "points.pdf"],
         studies=tmp_path / "studies", out=tmp_path / "paper/manuscript.tex", numbers=tmp_path / "numbers.json",
     )  # fmt: skip
-    return (tmp_path / "paper/manuscript.tex").read_text(), json.loads((tmp_path / "numbers.json").read_text()), tmp_path
+    return (
+        (tmp_path / "paper/manuscript.tex").read_text(),
+        json.loads((tmp_path / "numbers.json").read_text()),
+        tmp_path,
+    )
 
 
 @pytest.mark.critical
@@ -49,7 +53,9 @@ def test_A60_what_was_not_measured_is_named_and_no_number_stands_in_the_template
     assert {"figure F4", "figure F6", "figure F8"} <= set(numbers["missing"]) and "figure F5" not in numbers["missing"]
     template = (manuscript.TEMPLATES / "manuscript.tex.j2").read_text()
     body = template[template.index(r"\begin{abstract}") : template.index("<% set captions")]
-    plain = re.sub(r"<<.*?>>|<%.*?%>|95\\,\\%|MNI152|ODbL 1\.0|version 7|N\(0, I\)|fig_\d|[lt]b?p", "", body, flags=re.S)
+    plain = re.sub(
+        r"<<.*?>>|<%.*?%>|95\\,\\%|MNI152|ODbL 1\.0|version 7|N\(0, I\)|fig_\d|[lt]b?p", "", body, flags=re.S
+    )
     assert not re.findall(r"\d", plain)
     assert text.count(r"\begin{figure}") == 8 and text.count("not drawn in this study") == 7
 

@@ -90,7 +90,7 @@ def write_manuscript(
     """Write the LaTeX file and the list of its numbers.
 
     Arguments:
-        inputs: JSON files of results, or folders of them; the scale of every file that has one must be that of the studies.
+        inputs: JSON files of results, or folders of them; a scale that a file states must be that of the studies.
         figures: PDF files, named fig_1 to fig_8, or as in NUMBERED; the others are named as missing.
         studies: Folder of studies.
         out: LaTeX file.

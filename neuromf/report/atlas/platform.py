@@ -101,7 +101,10 @@ def describe_page(path: Path) -> dict[str, str]:
     title = re.search(r"<title>(.*?)</title>", text, re.S)
     lead = re.search(r'<p class="lead">(.*?)</p>', text, re.S)
     plain = re.sub(r"<[^>]+>", "", lead[1]) if lead else ""
-    return {"title": html.unescape(title[1].strip()) if title else path.stem, "lead": " ".join(html.unescape(plain).split())}
+    return {
+        "title": html.unescape(title[1].strip()) if title else path.stem,
+        "lead": " ".join(html.unescape(plain).split()),
+    }
 
 
 def figure_of(path: Path, page: Path) -> dict[str, str]:
@@ -111,9 +114,10 @@ def figure_of(path: Path, page: Path) -> dict[str, str]:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     full = path.with_suffix(".pdf") if path.with_suffix(".pdf").is_file() else path
-    width, height = image.size
-    return {"name": path.stem.replace("fig_", "F"), "href": link(full, page), "width": str(width), "height": str(height),
-            "source": f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"}  # fmt: skip
+    width, height = map(str, image.size)
+    source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    name = path.stem.replace("fig_", "F")
+    return {"name": name, "href": link(full, page), "width": width, "height": height, "source": source}
 
 
 def download_groups(files: Sequence[Path], page: Path) -> dict[str, list[dict[str, str]]]:
@@ -144,9 +148,7 @@ def headlines(results: Mapping[str, Any]) -> list[dict[str, str]]:
     return found
 
 
-def embed(
-    table: Mapping[str, NDArray], studies: Studies, grid: BrainGrid, global_rate: NDArray
-) -> dict[str, Any]:
+def embed(table: Mapping[str, NDArray], studies: Studies, grid: BrainGrid, global_rate: NDArray) -> dict[str, Any]:
     """The table of voxels, foci density, grid and names as JSON values; arrays are base64 of small integers."""
     z = np.nan_to_num(np.clip(table["topic_z"] * 100, -32767, 32767), nan=-32768)
     slope = table["trend"] * 1e4 * 100  # hundredths of studies in ten thousand, per year

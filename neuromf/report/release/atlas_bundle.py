@@ -25,7 +25,7 @@ LICENCES = """\
 
 | what | licence |
 |---|---|
-| studies, tables, latents, clusters, maps and everything else derived from Neurosynth | {licence}; attribution: {attribution} |
+| studies, tables, latents, maps and all else that is derived from Neurosynth | {licence}; attribution: {attribution} |
 | code of neuromf, scripts inside the pages | Apache 2.0 |
 | plotly.js beside the pages | MIT, Plotly, Inc. |
 | names of brain regions | Harvard-Oxford atlas, names only |

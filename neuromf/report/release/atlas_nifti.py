@@ -72,7 +72,11 @@ def maps_of(atlas: Atlas, seed: int = 0) -> Iterator[tuple[str, str, NDArray]]:
     topics = [field.columns for field in atlas.schema.fields if field.kind == "topics"] if atlas.schema else []
     for k, words in enumerate(topics[0] if topics else ()):
         m = atlas.metadata(topics=np.eye(len(topics[0]), dtype=np.float32)[k])
-        yield f"topic_{k + 1:02d}_{slug(words)}", f"topic {words}", atlas.decode(torch.zeros(1, atlas.z_dim), m)[0].numpy()
+        yield (
+            f"topic_{k + 1:02d}_{slug(words)}",
+            f"topic {words}",
+            atlas.decode(torch.zeros(1, atlas.z_dim), m)[0].numpy(),
+        )
 
 
 def slug(words: str) -> str:

@@ -1,4 +1,4 @@
-"""The atlas as four ONNX files for programs without torch: volume encoder, volume decoder, point encoder, point decoder.
+"""The atlas as four ONNX files for programs without torch: encoder and decoder of the volume and of the point model.
 
     volume_encoder  maps (B, I, J, K), m (B, d_m), observed (B, d_m)               -> mu (B, d), logvar (B, d)
     volume_decoder  z (B, d), m, observed                                          -> maps (B, I, J, K)

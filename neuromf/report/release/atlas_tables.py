@@ -157,7 +157,9 @@ def write_tables(tables: Mapping[str, pd.DataFrame], out: Path, source: Mapping[
         packed = packed.replace_schema_metadata({**(packed.schema.metadata or {}), **stated})
         with atomic_write(out / f"{name}.parquet") as part:
             pq.write_table(packed, part)
-    described = {name: [describe(table[column], stated["licence"]) for column in table] for name, table in tables.items()}
+    described = {
+        name: [describe(table[column], stated["licence"]) for column in table] for name, table in tables.items()
+    }
     digests = {f"{name}.{kind}": sha256(out / f"{name}.{kind}") for name in tables for kind in FORMATS}
     write_json(out / SCHEMA, {**stated, "tables": described, "sha256": digests})
     for name, table in tables.items():
@@ -168,7 +170,9 @@ def describe(column: pd.Series, licence: str) -> dict[str, str]:
     """Name, dtype, unit, description and licence of a column."""
     name = str(column.name)
     latent = name[0] == "z" and name[1:].isdigit()
-    unit, text = ("", f"latent dimension {name[1:]}") if latent else DESCRIPTIONS.get(name, ("", f"{name} of the study"))
+    unit, text = (
+        ("", f"latent dimension {name[1:]}") if latent else DESCRIPTIONS.get(name, ("", f"{name} of the study"))
+    )
     dtype = "string" if column.dtype == object or str(column.dtype).startswith("str") else str(column.dtype)
     return {"name": name, "dtype": dtype, "unit": unit, "description": text, "licence": licence}
 
@@ -182,9 +186,7 @@ def read_table(out: str | Path, name: str, kind: str) -> pd.DataFrame:
         return pd.read_parquet(out / f"{name}.parquet").astype(plain)
     text = [column for column, dtype in dtypes.items() if dtype == "string"]
     numbers = [column for column in dtypes if column not in text]
-    return pd.read_csv(
-        out / f"{name}.csv", dtype=plain, keep_default_na=False, na_values=dict.fromkeys(numbers, [""])
-    )
+    return pd.read_csv(out / f"{name}.csv", dtype=plain, keep_default_na=False, na_values=dict.fromkeys(numbers, [""]))
 
 
 def check_round_trip(table: pd.DataFrame, out: Path, name: str) -> None:
