@@ -269,7 +269,7 @@ rule atlas:
         rules.atlas_points.input,
         rules.atlas_evaluation.input,
         rules.atlas_uncertainty.input,
-        rules.atlas_synthesis.input,
+        [] if ATLAS_SCALE == "subset_1k" else rules.atlas_synthesis.input,
         rules.atlas_status.output.out,
         rules.atlas_dvc.output.out,
     localrule: True

@@ -94,6 +94,12 @@ def fit(train: Studies, grid: BrainGrid) -> Baselines:
     )
 
 
+def global_rate(train: Studies, grid: BrainGrid) -> NDArray[np.float64]:
+    """Rate (V,) of all training foci, as in `fit`."""
+    total = np.asarray(kernel_sums(train, grid, TOPIC_FWHM).sum(0), np.float64).ravel()
+    return likelihood.normalised_rate(total, KDE_FLOOR)
+
+
 def _ridge(x: NDArray, maps: NDArray) -> NDArray[np.float64]:
     """Coefficients (n_topics, V) of maps (n, V) on centred columns x (n, n_topics), which need no intercept."""
     return np.linalg.solve(x.T @ x + ALPHA * np.eye(x.shape[1]), (x.T.astype(np.float32) @ maps).astype(np.float64))

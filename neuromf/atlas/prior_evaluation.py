@@ -16,7 +16,7 @@ from torch import Tensor
 
 from neuromf.atlas import baselines, evaluation
 from neuromf.atlas.evaluation import _subset as some_studies
-from neuromf.atlas.guards import statement
+from neuromf.atlas.guards import LAST_STAGE, require_stage, statement
 from neuromf.atlas.inference import load_atlas
 from neuromf.atlas.kernel_maps import foci_counts, kernel_maps
 from neuromf.atlas.latent_prior import LatentPrior, load_prior, posterior_samples
@@ -57,15 +57,15 @@ def compare_priors(
         n_generated: Most maps of precision, recall, density and coverage.
     """
     split = {name: studies.take(studies.rows(name)) for name in ("train", "val", "test")}
-    fitted = baselines.fit(split["train"], grid)
+    shared = baselines.global_rate(split["train"], grid)
     maps = {name: kernel_maps(part, grid, FWHM_MM, dtype=np.float32) for name, part in split.items()}
     posterior = {name: encoded(atlas, grid, maps[name], metadata_of(atlas, part)) for name, part in split.items()}
     rated = {name: some_studies(split[name], n_studies, seed) for name in ("val", "test")}
     active = active_dimensions(posterior["train"][0])
     return {
         "active": active.tolist(),
-        "bits": prior_bits(atlas, prior, fitted, rated, n_z, seed),
-        "maps": map_overlap(atlas, prior, fitted, split, maps, n_generated, seed),
+        "bits": prior_bits(atlas, prior, grid, shared, rated, n_z, seed),
+        "maps": map_overlap(atlas, prior, grid, split, maps, n_generated, seed),
         "latents": latent_overlap(prior, posterior, split, active, n_generated, seed),
         "flow": flow_table(prior, posterior, active, seed),
         "drawn": drawn_latents(prior, posterior, active, seed),
@@ -81,18 +81,18 @@ def active_dimensions(mu: Tensor) -> NDArray[np.int64]:
 
 
 def prior_bits(
-    atlas: Atlas, prior: LatentPrior, fitted: baselines.Baselines, rated: Mapping[str, Studies], n_z: int, seed: int
-) -> Json:
+    atlas: Atlas, prior: LatentPrior, grid: BrainGrid, shared: NDArray, rated: Mapping[str, Studies], n_z: int, seed: int
+) -> Json:  # fmt: skip
     """Bits per focus given metadata alone with latents of each prior, and their paired difference.
 
-    The mixing weight with the global rate is chosen for each prior on validation studies.
+    The mixing weight with the global rate `shared` (V,) is chosen for each prior on validation studies.
     """
-    counts = {name: foci_counts(part, fitted.grid) for name, part in rated.items()}
+    counts = {name: foci_counts(part, grid) for name, part in rated.items()}
     n, bits, out = likelihood.n_foci(counts["test"]), {}, {}
     for name, transform in priors(prior).items():
-        rates = {part: prior_rates(atlas, fitted.grid, one, n_z, seed, transform) for part, one in rated.items()}
-        weight = likelihood.choose_weight(rates["val"], fitted.global_rate, counts["val"])
-        mixed = likelihood.mix(rates["test"], fitted.global_rate, weight)
+        rates = {part: prior_rates(atlas, grid, one, n_z, seed, transform) for part, one in rated.items()}
+        weight = likelihood.choose_weight(rates["val"], shared, counts["val"])
+        mixed = likelihood.mix(rates["test"], shared, weight)
         bits[name] = likelihood.bits_per_focus(np.log2(mixed), counts["test"])
         out[name] = {**likelihood.score(bits[name], n, seed=seed)._asdict(), "weight": weight}
     difference = likelihood.score(bits[ONE_STEP] - bits[NORMAL], n, seed=seed)._asdict()
@@ -105,7 +105,7 @@ def priors(prior: LatentPrior) -> dict[str, Prior]:
 
 
 def map_overlap(
-    atlas: Atlas, prior: LatentPrior, fitted: baselines.Baselines, split: Mapping[str, Studies],
+    atlas: Atlas, prior: LatentPrior, grid: BrainGrid, split: Mapping[str, Studies],
     maps: Mapping[str, NDArray], n: int, seed: int,
 ) -> Json:  # fmt: skip
     """Overlap of maps of foci drawn from decoded rates with maps of test studies, in PCA-64 of training maps."""
@@ -113,7 +113,7 @@ def map_overlap(
     like = split["test"].take(np.arange(n))
     pca = baselines.fit_pca(maps["train"], evaluation.PCA_FEATURES)
     sets = {
-        name: evaluation.drawn_maps(prior_rates(atlas, fitted.grid, like, 1, seed, transform), like, fitted.grid, seed)
+        name: evaluation.drawn_maps(prior_rates(atlas, grid, like, 1, seed, transform), like, grid, seed)
         for name, transform in priors(prior).items()
     }
     sets["real"] = maps["val"][:n]
@@ -231,9 +231,10 @@ def evaluate_prior(
     """Compare both priors on the studies of a folder, and write the result as JSON.
 
     Raises:
-        ValueError: If the prior belongs to another checkpoint.
+        ValueError: If the prior belongs to another checkpoint, or the checkpoint is one of development.
     """
     atlas, table, loaded = load_atlas(checkpoint), read_studies(studies), load_prior(prior)
+    require_stage(str(atlas.card["scale"]), LAST_STAGE, str(checkpoint))
     if loaded.card["checkpoint"] != (digest := sha256(checkpoint)):
         raise ValueError(f"{prior} is the prior of checkpoint {loaded.card['checkpoint'][:12]}, not of {digest[:12]}")
     found = compare_priors(atlas, loaded, table, brain_grid(grid), seed=seed, **settings)

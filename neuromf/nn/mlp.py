@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from neuromf.nn.embeddings import Conditioning
+from neuromf.nn.forward_mode import LayerNorm
 
 
 class MLP(nn.Module):
@@ -23,7 +24,7 @@ class MLP(nn.Module):
         self.inlet, self.outlet = nn.Linear(dim, width), nn.Linear(width, outputs or dim)
         self.time_embed = Conditioning(width, conditioning)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+            nn.Sequential(LayerNorm(width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
             for _ in range(depth)
         )
         nn.init.zeros_(self.outlet.weight)

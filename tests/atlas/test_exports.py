@@ -116,6 +116,13 @@ def test_A56_A88_a_table_that_is_not_given_back_and_an_export_without_licence_ar
 
 
 @pytest.mark.critical
+def test_A79_exports_of_the_subset_are_refused(tmp_path):
+    write_json(tmp_path / "scale.json", {"scale": "subset_1k", "source": "neurosynth", "licence": "ODbL 1.0"})
+    with pytest.raises(ValueError, match="stage 4 accepts no subset_1k artefact"):
+        atlas_tables.read_source(tmp_path)
+
+
+@pytest.mark.critical
 def test_A59_maps_are_in_mni_space_with_codes_and_orientation(tmp_path, export, trained):
     atlas, _ = trained
     listed = json.loads((export / "maps/maps.json").read_text())

@@ -37,7 +37,7 @@ def written(tmp_path):
     )
 
 
-@pytest.mark.critical
+@pytest.mark.informational
 def test_A60_numbers_are_those_of_the_results_with_their_source(written):
     text, numbers, folder = written
     assert "0.061 [0.045, 0.080] bits per focus" in text and "100 studies" in text and "2718 foci" in text
@@ -46,7 +46,7 @@ def test_A60_numbers_are_those_of_the_results_with_their_source(written):
     assert "at most 0.0001" in text and "../points.pdf" in text and "Mock data" in text
 
 
-@pytest.mark.critical
+@pytest.mark.informational
 def test_A60_what_was_not_measured_is_named_and_no_number_stands_in_the_template(written):
     text, numbers, _ = written
     assert "prior: bits.difference" in numbers["missing"] and r"\notmeasured{}" in text
@@ -60,7 +60,7 @@ def test_A60_what_was_not_measured_is_named_and_no_number_stands_in_the_template
     assert text.count(r"\begin{figure}") == 8 and text.count("not drawn in this study") == 7
 
 
-@pytest.mark.critical
+@pytest.mark.informational
 def test_A60_results_of_another_scale_are_refused(written):
     _, _, folder = written
     write_json(folder / "prior.json", {"scale": "full"})

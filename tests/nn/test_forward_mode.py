@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from neuromf.meanflow import flow, run
 from neuromf.nn import forward_mode
@@ -126,3 +127,20 @@ def test_a_convolution_with_groups_is_rejected():
         ValueError, match="convolutions must have groups=1, dilation=1 and zero padding; got Conv3d.*groups=2"
     ):
         forward_mode.lean_forward_mode(nn.Conv3d(4, 4, 3, groups=2))
+
+
+def test_layer_norm_has_the_value_gradient_and_tangent_of_torch():
+    random = torch.Generator().manual_seed(0)
+    own, torch_s = forward_mode.LayerNorm(6).double(), torch.nn.LayerNorm(6).double()
+    with torch.no_grad():
+        own.weight.copy_(torch.rand(6, generator=random))
+        own.bias.copy_(torch.rand(6, generator=random))
+    torch_s.load_state_dict(own.state_dict())
+    x, v = torch.randn(2, 5, 6, generator=random, dtype=torch.float64)
+    with forward_ad.dual_level():
+        found, expected = (forward_ad.unpack_dual(net(forward_ad.make_dual(x, v))) for net in (own, torch_s))
+    torch.testing.assert_close(tuple(found), tuple(expected))
+    torch.testing.assert_close(own(x), torch_s(x))
+    gradients = [torch.autograd.grad(out.primal.square().sum(), net.weight)[0]
+                 for out, net in ((found, own), (expected, torch_s))]  # fmt: skip
+    torch.testing.assert_close(*gradients)

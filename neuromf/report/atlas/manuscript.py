@@ -103,6 +103,7 @@ def write_manuscript(
     files = {"scale": Path(studies) / "scale.json"} | {path.stem: path for path in json_files(inputs)}
     scales = {name: json.loads(path.read_text(encoding="utf-8")).get("scale") for name, path in files.items()}
     scale = guards.common_scale({name: value for name, value in scales.items() if isinstance(value, str)})
+    guards.require_stage(scale, guards.LAST_STAGE, str(studies))
     lookup = Numbers(files)
     drawn = {NUMBERED.get(Path(path).stem, Path(path).stem): os.path.relpath(path, out.parent) for path in figures}
     for k in range(1, N_FIGURES + 1):

@@ -59,10 +59,11 @@ def write_platform(
         ValueError: If scales are mixed, a linked file is missing, or the page is too large.
     """
     out, everything, atlas = Path(out), read_studies(studies), load_atlas(checkpoint)
+    guards.require_stage(everything.scale, guards.LAST_STAGE, str(studies))
     guards.common_scale({"studies": everything.scale, "checkpoint": str(atlas.card["scale"])})
     grid = atlas.grid if atlas.grid.name == "6mm" else brain_grid("6mm")
-    fitted = baselines.fit(everything.take(everything.rows("train")), grid)
-    table = voxel_table(everything, grid, fitted.global_rate, atlas if grid is atlas.grid else None)
+    density = baselines.global_rate(everything.take(everything.rows("train")), grid)
+    table = voxel_table(everything, grid, density, atlas if grid is atlas.grid else None)
     files = [file for path in map(Path, downloads) for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     page = environment().get_template("platform.html.j2").render(
         statement=guards.statement(everything.scale),
@@ -73,7 +74,7 @@ def write_platform(
         gates=[gate_of(Path(path)) for path in gates],
         facts={"studies": f"{len(everything):,} ({everything.scale})", "foci": f"{len(everything.points):,}",
                "data": str(atlas.card["manifest"])[:16], "code": code or str(atlas.card["code"])},
-        data=Markup(json.dumps(embed(table, everything, grid, fitted.global_rate)).replace("<", "\\u003c")),
+        data=Markup(json.dumps(embed(table, everything, grid, density)).replace("<", "\\u003c")),
         style=Markup((TEMPLATES / "atlas.css").read_text(encoding="utf-8")),
         more_style=Markup((TEMPLATES / "platform.css").read_text(encoding="utf-8")),
         script=Markup((TEMPLATES / "platform.js").read_text(encoding="utf-8")),

@@ -75,9 +75,10 @@ def read_source(studies: str | Path) -> dict[str, Any]:
     """Scale, source, licence and attribution of a folder of studies.
 
     Raises:
-        ValueError: If the licence is not stated.
+        ValueError: If the licence is not stated, or the studies are those of development, which stage 4 refuses.
     """
     source = json.loads((Path(studies) / "scale.json").read_text(encoding="utf-8"))
+    guards.require_stage(source["scale"], guards.LAST_STAGE, str(studies))
     guards.require_licence(source, "the export")
     return source
 
