@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from neuromf.figures import style
@@ -58,8 +60,10 @@ def draw(rows: pd.DataFrame, simulated: str = "") -> Figure:
     axes[0].set_yticks(range(len(arms)), [LABELS[arm] for arm in arms])
     axes[0].invert_yaxis()
     states = [state for state in COLOURS if state in set(rows["verdict"])]
-    fig.legend(handles=[Patch(color=COLOURS[state], label=state) for state in states], loc="outside upper right",
-               ncols=len(states))  # fmt: skip
+    handles: list[Artist] = [Patch(color=COLOURS[state], label=state) for state in states]
+    handles += [Line2D([], [], color=style.LIMIT, ls="--", lw=0.8, label="healthy above"),
+                Line2D([], [], color=style.LIMIT, ls=":", lw=0.8, label="collapsed below")]  # fmt: skip
+    fig.legend(handles=handles, loc="outside upper right", ncols=len(handles), columnspacing=1.2)
     if simulated:
         fig.supxlabel(simulated, x=0.01, ha="left", fontsize=7, style="italic")
     return fig
@@ -75,4 +79,4 @@ def _panel(ax: Axes, rows: pd.DataFrame, arms: list[str], column: str) -> None:
         if column == "r2_log_volume":
             values = np.maximum(values, LOWEST_R2)
         ax.barh(k, values.mean(), color=COLOURS[state], height=0.7)
-        ax.plot(values, [k] * len(values), "o", color="0.1", ms=2.5)
+        ax.plot(values, [k] * len(values), "o", color="0.1", ms=2.5, clip_on=False)

@@ -39,14 +39,17 @@ def draw(scores: pd.DataFrame, rungs: list[dict[str, Any]], data: str, counts: d
     for ax, letter, (column, label, bound) in zip(axes, "abc", PANELS, strict=False):
         values = rows[column].to_numpy(float)
         shown = np.maximum(values, LOWEST_SKILL) if column == "skill" else values
-        ax.barh(range(len(rows)), shown, color=style.PALETTE[0], height=0.7)
+        if column == "cov95":  # its axis does not start at 0, so no bars
+            ax.plot(values, range(len(rows)), "o", color=style.PALETTE[0], ms=5)
+        else:
+            ax.barh(range(len(rows)), shown, color=style.PALETTE[0], height=0.7)
         for k in np.flatnonzero(shown > values):
-            ax.text(shown[k], k, f" {values[k]:.1f}", va="center", fontsize=7, color="white")
+            ax.text(shown[k], k, f" \N{MINUS SIGN}{-values[k]:.1f}", va="center", fontsize=7, color="white")
         if bound is not None:
             ax.axvline(bound, color=style.LIMIT, ls="--", lw=0.8)
         ax.set_xlabel(label, fontsize=9)
         style.letter(ax, letter, left=8)
-    axes[1].set_xlim(0.7, 1)
+    axes[1].set_xlim(0.85, 1)
     _gains(axes[-1], [*rows["model"]], rungs)
     style.letter(axes[-1], "d", left=8)
     axes[0].set_yticks(range(len(rows)), rows["title"])
@@ -65,5 +68,10 @@ def _gains(ax: Any, models: list[str], rungs: list[dict[str, Any]]) -> None:  # 
         ax.plot(rung["skill"], k, "o", mfc=face, mec="0.2", ms=5)
     ax.axvline(0, color=style.LIMIT, ls="--", lw=0.8)
     ax.set_xscale("symlog", linthresh=0.1)
-    ax.set_xticks([-1, -0.1, 0, 0.1, 1], ["-1", "-.1", "0", ".1", "1"])
+    ends = [value for rung in rungs for value in (rung["low"], rung["high"], 0.1)]
+    ax.set_xlim(2 * min(*ends, -0.1), 2 * max(ends))
+    ticks = [-10, -1, -0.1, 0, 0.1, 1, 10]
+    inside = [tick for tick in ticks if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]]
+    ax.set_xticks(inside, [f"{tick:g}".replace("-", "\N{MINUS SIGN}").replace("0.", ".") for tick in inside])
+    ax.minorticks_off()
     ax.set_xlabel("gain over row above\n(filled: earned)", fontsize=9)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from growth.forecast_helpers import gompertz_patients, simulated
+from growth.forecast_helpers import coverage, gompertz_patients, simulated, with_noise_covariates
 from scipy import integrate, stats
 
 from neuromf.growth.gompertz import GompertzMixedEffects, ReducedGompertz, closed_form, hermite, velocity
@@ -121,6 +121,15 @@ def test_G58_the_amortiser_reads_a_planted_covariate():
     marked = [type(p)(p.patient, p.t, p.y, np.array([2 * a])) for p, a in zip(patients, log_a, strict=True)]
     model = GompertzMixedEffects(amortise=True).fit(marked)
     assert float(model.amortiser[0, 0]) > 0.2
+
+
+def test_G58_intervals_from_few_patients_have_the_variance_of_the_parameters():
+    """30 training patients and covariates that growth does not depend on."""
+    patients = with_noise_covariates(230)
+    model, cases = GompertzMixedEffects(amortise=True).fit(patients[:30]), last_from_rest(patients[30:])
+    assert coverage(model, cases) == pytest.approx(0.95, abs=0.035)
+    model.parameter_covariance = torch.zeros_like(model.parameter_covariance)
+    assert coverage(model, cases) < 0.9
 
 
 # the effect bank
