@@ -20,6 +20,7 @@ from neuromf.growth.protocols import Case, Trajectory
 
 logger = logging.getLogger(__name__)
 
+NEGLIGIBLE = 1e-8  # weight of a node; fast growth at such nodes makes the ODE stiff
 BESIDE_POSTERIOR = -7.0  # log-variance that training starts from beside that of a posterior: 3 % in y
 NOISE_LR = 10.0  # learning rate of log-variances over that of the field: they move by up to 8 in 800 steps
 
@@ -127,13 +128,15 @@ class NeuralODE(Comparator):
 
     def _over_posterior(self, start: Tensor, months: Tensor, t: Tensor, posterior: Posterior) -> Tensor:
         """Mean over the nodes of the posterior of the states that its effects lead to."""
-        n = posterior.weights.shape[1]
         population = torch.stack([self.effects.mean[0], self.effects.mean[2]]) if self.effects else 0
         u = torch.stack([posterior.log_rate, posterior.mean[..., 1]], -1) - population
-        begin = torch.cat([posterior.curve(t)[0][..., None], start[:, None, 1:].expand(-1, n, -1)], -1)
-        effects, months, t = u.flatten(0, 1), months.repeat_interleave(n), t.repeat_interleave(n)
-        states = solve(self.field, begin.flatten(0, 1), months, effects=effects, t=t)
-        return (posterior.weights[..., None] * states.view(len(start), n, -1)).sum(1)
+        begin = start[:, None].repeat(1, u.shape[1], 1)
+        begin[..., 0] = posterior.curve(t)[0]
+        used = posterior.weights > NEGLIGIBLE  # (N, n)
+        case = used.nonzero()[:, 0]
+        states = torch.zeros_like(begin)
+        states[used] = solve(self.field, begin[used], months[case], effects=u[used], t=t[case])
+        return (posterior.weights[..., None] * states).sum(1)
 
     def predict(self, cases: Sequence[Case]) -> tuple[NDArray, NDArray]:
         states, variance = self.forecast(cases)
