@@ -176,9 +176,8 @@ class Diagnostics(Rows):
         module.log_dict({f"diag/{name}": value for name, value in values.items() if name != "kl_raw"})
         module.log_dict({f"val_epoch/{name}": value for name, value in self.similarity(module).items()})
         module.set_active_units(values["au_count"])
-        self.rows.append({"epoch": epoch, **values, "floor": module.weights["expected_kl_floor"],
-                          "verdict": found.state, "failing": " ".join(found.failing),
-                          "reading": "; ".join(found.reading), "next": found.recipe})  # fmt: skip
+        floor = module.weights["expected_kl_floor"]
+        self.rows.append({"epoch": epoch, **values, "floor": floor, **found.columns()})
         logger.info("epoch %d: %s; %s", epoch, found.state, "; ".join(found.reading) or "no sign of collapse")
         if trainer.is_global_zero:
             for name, columns in self.TABLES.items():

@@ -82,7 +82,6 @@ def evaluate_arm(run: Path, config: dict[str, Any]) -> dict[str, Any]:
     volume, centroid = probe(known["mu"], known["targets"], unseen["mu"], unseen["targets"])
     baselines = linear_baselines(images(run, "train"), images(run, "val"), config["model"]["z_dim"])
     floor = config["train"]["kl_free_bits"] * config["model"]["z_dim"]
-    found = verdict(values, config["model"]["z_dim"], floor)
     return values | {
         "floor": floor,
         "r2_log_volume": volume,
@@ -90,10 +89,7 @@ def evaluate_arm(run: Path, config: dict[str, Any]) -> dict[str, Any]:
         "mse_mean_image": baselines[0].mse,
         "mse_pca": baselines[1].mse,
         "baselines": compare_with_baselines(values["recon_mu_mse"], baselines),
-        "verdict": found.state,
-        "failing": " ".join(found.failing),
-        "reading": "; ".join(found.reading),
-        "next": found.recipe,
+        **verdict(values, config["model"]["z_dim"], floor).columns(),
         "epochs": config["train"]["max_epochs"],
     }
 

@@ -16,7 +16,8 @@ from scipy.stats import spearmanr
 from neuromf.core.files import save_tensors, write_json
 from neuromf.data.lesion_volumes import read_lesion_volumes
 from neuromf.growth import conformal
-from neuromf.growth.comparators import Comparator, LinearMixedEffects
+from neuromf.growth.comparators import Comparator
+from neuromf.growth.gaussian_process import LinearMixedEffects
 from neuromf.growth.gompertz import GompertzMixedEffects
 from neuromf.growth.ladder import builders, compare, decompose, forecast_cases, run_fold, score_models
 from neuromf.growth.neural_ode import StateWidths

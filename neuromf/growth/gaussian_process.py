@@ -1,7 +1,12 @@
-"""Gaussian processes of log-volume over time: one per patient with shared hyperparameters, and a hierarchical one.
+"""Gaussian processes of log-volume over time with shared hyperparameters: Matern, linear mixed effects, hierarchical.
+
+Random intercepts and slopes are a process with a linear kernel, so all three share restricted likelihood and forecast,
+the empirical best linear unbiased prediction with the variance of random effects, estimated fixed effects, and noise.
 
 References:
     Gaussian Processes for Machine Learning (Rasmussen and Williams, 2006), sections 2.7 and 4.2
+    Random-effects models for longitudinal data (Laird and Ware, 1982), Biometrics 38:963
+    That BLUP is a good thing: the estimation of random effects (Robinson, 1991), Statist Sci 6:15
 """
 
 from collections.abc import Sequence
@@ -13,7 +18,7 @@ from torch import Tensor
 
 from neuromf.growth.comparators import Comparator
 from neuromf.growth.protocols import Case, Trajectory
-from neuromf.growth.random_effects import Visits, minimise, pad
+from neuromf.growth.random_effects import Visits, lower_triangle, minimise, noise_of, pad
 
 
 def matern52(distance: Tensor, length: Tensor) -> Tensor:
@@ -44,6 +49,11 @@ class ScalarProcess(Comparator):
             _, self.mean, information = self._restricted(visits)
             self.mean_covariance = torch.linalg.inv(information)
 
+    @property
+    def sigma(self) -> Tensor:
+        """Standard deviation of the noise."""
+        return noise_of(self.log[2])
+
     def trend(self, t: Tensor) -> Tensor:
         """Basis of the population mean, (..., 1)."""
         return torch.ones_like(t)[..., None]
@@ -56,7 +66,7 @@ class ScalarProcess(Comparator):
     def _root(self, visits: Visits) -> Tensor:
         """Cholesky factor of the covariance of visits, with padding as independent unit variances."""
         pairs = visits.mask[:, :, None] * visits.mask[:, None, :]
-        noise = visits.mask * (2 * self.log[2]).exp() + (1 - visits.mask)
+        noise = visits.mask * self.sigma**2 + (1 - visits.mask)
         jitter = 1e-9 * (2 * self.log[0]).exp()
         return torch.linalg.cholesky(self.kernel(visits.t, visits.t) * pairs + torch.diag_embed(noise + jitter))
 
@@ -79,9 +89,36 @@ class ScalarProcess(Comparator):
         residual = visits.y - (basis @ self.mean[:, None])[..., 0]
         mean = self.trend(t)[:, 0] @ self.mean + (gain[..., 0] * residual).sum(1)
         fixed = self.trend(t)[:, 0] - (gain.mT @ basis)[:, 0]
-        variance = self.kernel(t, t)[:, 0, 0] - (gain * cross).sum((1, 2)) + (2 * self.log[2]).exp()
+        variance = self.kernel(t, t)[:, 0, 0] - (gain * cross).sum((1, 2)) + self.sigma**2
         variance = variance + ((fixed @ self.mean_covariance) * fixed).sum(1)
         return mean.numpy(), variance.clamp(min=1e-12).sqrt().numpy()
+
+
+class LinearMixedEffects(ScalarProcess):
+    """Random intercept and slope by restricted maximum likelihood."""
+
+    name, title = "M3", "LME"
+
+    def estimate(self, patients: Sequence[Trajectory]) -> None:
+        self.scale = max(1.0, *(float(p.t.max()) for p in patients))
+        spread = float(np.log(np.concatenate([p.y for p in patients]).std() + 1e-3))
+        self.start = (spread, 0.0, spread - 2, spread - 1)  # log s.d. of intercepts, L_21, log noise, log L_22
+        super().estimate(patients)
+
+    @property
+    def factor(self) -> Tensor:
+        """Cholesky factor L (2, 2) of the covariance of intercept and slope."""
+        return lower_triangle(self.log[[0, 1, 3]], 2)
+
+    def trend(self, t: Tensor) -> Tensor:
+        return torch.stack([torch.ones_like(t), t / self.scale], -1)
+
+    def kernel(self, s: Tensor, t: Tensor) -> Tensor:
+        return (self.trend(s) @ self.factor) @ (self.trend(t) @ self.factor).mT
+
+    def fixed_effects(self) -> NDArray:
+        """Intercept and slope per month, (2,)."""
+        return np.array([float(self.mean[0]), float(self.mean[1]) / self.scale])
 
 
 class HierarchicalProcess(ScalarProcess):

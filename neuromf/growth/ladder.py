@@ -13,14 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 
-from neuromf.growth.comparators import (
-    Comparator,
-    LastObservation,
-    LinearMixedEffects,
-    PatientLine,
-    PopulationMean,
-)
-from neuromf.growth.gaussian_process import HierarchicalProcess, ScalarProcess
+from neuromf.growth.comparators import Comparator, LastObservation, PatientLine, PopulationMean
+from neuromf.growth.gaussian_process import HierarchicalProcess, LinearMixedEffects, ScalarProcess
 from neuromf.growth.gompertz import GompertzMixedEffects, ReducedGompertz
 from neuromf.growth.neural_ode import StateWidths
 from neuromf.growth.ode_models import NeuralODE, OdeSettings, states_of

@@ -46,6 +46,11 @@ class Verdict(NamedTuple):
     reading: tuple[str, ...]
     recipe: str
 
+    def columns(self) -> dict[str, str]:
+        """Columns of a table."""
+        return {"verdict": self.state, "failing": " ".join(self.failing), "reading": "; ".join(self.reading),
+                "next": self.recipe}  # fmt: skip
+
 
 def verdict(row: Mapping[str, float], z_dim: int, floor: float = 0.0) -> Verdict:
     """Verdict on a latent space.

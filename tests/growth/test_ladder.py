@@ -14,9 +14,9 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from neuromf.data.lesion_volumes import read_lesion_volumes
 from neuromf.growth import conformal
-from neuromf.growth.comparators import Comparator, LastObservation, LinearMixedEffects, PatientLine
+from neuromf.growth.comparators import Comparator, LastObservation, PatientLine
 from neuromf.growth.forecast_study import QUESTIONS, oracle, real_study, simulated_study
-from neuromf.growth.gaussian_process import HierarchicalProcess, ScalarProcess
+from neuromf.growth.gaussian_process import HierarchicalProcess, LinearMixedEffects, ScalarProcess
 from neuromf.growth.gompertz import ReducedGompertz
 from neuromf.growth.harmonisation import fit_harmonisation
 from neuromf.growth.ladder import LatentLine, builders, compare, forecast_cases, run_fold, score_models
