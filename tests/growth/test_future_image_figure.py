@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from growth.figure_helpers import check_figure
 from matplotlib.figure import Figure
-from PIL import Image
 
 from neuromf.figures import growth_future_image as figure
 from neuromf.growth.forecast_study import simulated_study
@@ -36,22 +36,11 @@ def write_forecasts(folder, n=7):
     return {"table": folder / "images.csv", "examples": folder / "images.npz", "verdict": folder / "images.json"}
 
 
-def check_provenance(stem, study):
-    """PDF and PNG exist and carry the facts of the JSON file."""
-    facts = json.loads(stem.with_suffix(".json").read_text())
-    assert facts["study"] == study and facts["simulated"] == STATEMENT
-    content = stem.with_suffix(".pdf").read_bytes()
-    assert content.startswith(b"%PDF") and b"/Subject" in content and f'"simulated": "{STATEMENT}"'.encode() in content
-    with Image.open(stem.with_suffix(".png")) as image:
-        assert json.loads(image.text["Description"]) == facts and image.width == 2100
-    return facts
-
-
 @pytest.mark.critical
 def test_G71_figure_f5_is_pdf_and_png_with_provenance_and_the_verdict(tmp_path):
     figure.render(**write_forecasts(tmp_path), out=tmp_path / "fig_5", simulated=STATEMENT, study="test")
-    facts = check_provenance(tmp_path / "fig_5", "test")
-    assert facts["verdict"]["comparisons"][0]["outcome"] == "exceeds"
+    facts = check_figure(tmp_path / "fig_5", STATEMENT)
+    assert facts["study"] == "test" and facts["verdict"]["comparisons"][0]["outcome"] == "exceeds"
 
 
 @pytest.mark.critical
@@ -63,7 +52,7 @@ def test_G71_the_headline_plate_has_volumes_and_images(tmp_path):
     figure.render_headline(
         folders=folders, **write_forecasts(tmp_path), out=tmp_path / "headline", simulated=STATEMENT, study="test"
     )
-    facts = check_provenance(tmp_path / "headline", "test")
+    facts = check_figure(tmp_path / "headline", STATEMENT)
     assert facts["verdicts"].keys() == {"gompertz", "treated"} and facts["verdict"]["comparisons"]
 
 

@@ -1,8 +1,7 @@
 """Figure F1 of the growth system."""
 
-import json
-
 import pandas as pd
+from growth.figure_helpers import check_figure
 from PIL import Image
 
 from neuromf.data.multimodal import MODALITIES
@@ -10,7 +9,7 @@ from neuromf.data.multimodal_loaders import prepare_index
 from neuromf.figures import growing_tumours
 
 
-def test_figure_f1_is_drawn_from_the_index_and_labelled_as_simulated(tiny_cohort, tmp_path):
+def test_G71_figure_f1_is_drawn_from_the_index_and_labelled_as_simulated(tiny_cohort, tmp_path):
     geometry = {"roi_size": [16] * 3, "spacing": [12.0] * 3, "val_split": 0.2, "test_split": 0.2, "seed": 0}
     prepare_index(tmp_path / "index", root_dir=tiny_cohort, **geometry)
     growing_tumours.render(
@@ -22,7 +21,7 @@ def test_figure_f1_is_drawn_from_the_index_and_labelled_as_simulated(tiny_cohort
         trajectories=tiny_cohort / "trajectories.tsv",
         study="test",
     )
-    facts = json.loads((tmp_path / "fig_1.json").read_text())
+    facts = check_figure(tmp_path / "fig_1", "Simulated growth in generated anatomy")
     train = pd.read_csv(tmp_path / "index/train.csv")
     assert set(facts["scans"]) <= set(train["id"]) and facts["study"] == "test"
     assert len({name.rsplit("-", 1)[0] for name in facts["scans"]}) == 3

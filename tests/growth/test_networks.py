@@ -12,7 +12,7 @@ from neuromf.growth.models import VAESBD, BaselineVAE
 from neuromf.growth.module import VAELitModule
 from neuromf.growth.tc_module import TCLitModule
 from neuromf.nn.decoders import BroadcastDecoder, ConvDecoder
-from neuromf.nn.resnet3d import group_norm
+from neuromf.nn.resnet3d import SpatialMoments, group_norm
 from neuromf.vae.elbo import compute_elbo
 
 PAPER = (128, 128, 128)
@@ -40,6 +40,31 @@ def test_G14_all_normalisation_is_group_normalisation(kind):
 
 def test_G14_groups_have_four_channels_at_least():
     assert [group_norm(n).num_groups for n in (4, 8, 16, 32, 256)] == [1, 2, 4, 8, 8]
+
+
+def test_G14_moments_are_size_and_position_of_every_channel():
+    pool, h = SpatialMoments(), torch.zeros(2, 1, 9, 9, 9)
+    h[0, 0, 1:4, 2:5, 6:9] = 1  # centre (2, 3, 7)
+    h[1, 0, 4, 4, 4] = 27  # as much at one point
+    size, *centre = pool(h).T
+    torch.testing.assert_close(size[0], size[1])
+    torch.testing.assert_close(torch.stack(centre)[:, 0], torch.tensor([-0.5, -0.25, 0.75]), atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        pool(h.roll(1, 2))[0, 1:] - pool(h)[0, 1:], torch.tensor([0.25, 0, 0]), atol=0.01, rtol=0
+    )
+    twice = pool(2 * h)
+    torch.testing.assert_close(twice[:, 0] - size, torch.full((2,), 2.0).log(), atol=0.02, rtol=0)
+    assert pool(torch.zeros(1, 3, 4, 4, 4)).isfinite().all()
+
+
+def test_G14_an_encoder_with_moments_needs_no_fixed_number_of_positions():
+    net = small(encoder_pool="moments", encoder_depth=1)
+    mu, logvar = net.encode(torch.randn(2, 4, 8, 8, 8))
+    assert mu.shape == logvar.shape == (2, 8) and net.encoder.mu.in_features == 4 * 8
+    mu.sum().backward()
+    assert net.encoder.stem[0].weight.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="must be flatten, gap or moments; got 'max'"):
+        small(encoder_pool="max")
 
 
 def test_G14_the_full_network_has_the_sizes_of_the_specification():

@@ -225,7 +225,22 @@ def test_G36_the_supervised_module_logs_its_terms_and_ranks_by_readiness(tmp_pat
     assert best["epoch"] == int(np.argmax(table["diag/ode_readiness"]))
 
 
-def test_random_crops_and_supervision_exclude_each_other(tmp_path):
-    module, data = module_of(config(model=MODEL)), loaders()
-    with pytest.raises(ValueError, match="needs data.train_margin 0; got 4"):
-        module.use_data(data[0].dataset, data[1].dataset, {"train_margin": 4, "spacing": [2.0] * 3}, tmp_path)
+def test_G30_targets_of_random_crops_are_measured_in_every_crop(tmp_path):
+    settings, data = config(model=MODEL), loaders(batch=4)
+    module = module_of(settings)
+    module.use_data(data[0].dataset, data[1].dataset, settings["data"] | {"train_margin": 4}, tmp_path)
+    batch, like = next(iter(data[0])), torch.zeros(1)
+    names = ["log_volume_mass", "centroid_x", "centroid_y", "centroid_z"]
+    whole, cropped = (module.semantic_targets.of(batch["id"], names, like),
+                      module.semantic_targets.of_crops(batch["seg"], names, like))  # fmt: skip
+    torch.testing.assert_close(cropped[0], whole[0], atol=1e-4, rtol=1e-4)
+    assert torch.equal(cropped[1], whole[1])
+    out, batch["seg"] = forward(module, batch), batch["seg"].roll(2, 2)
+    module.weights |= {name: at(1000) for name, at in module.schedules.items()}
+    moved = {name: float(value) for name, value in module.train().semantic_costs(batch, out).items()}
+    same = {name: float(value) for name, value in module.eval().semantic_costs(batch, out).items()}
+    assert moved["semantic_loc"] != pytest.approx(same["semantic_loc"], rel=1e-3)
+    assert moved["semantic_vol"] == pytest.approx(same["semantic_vol"], rel=1e-3)
+    batch["seg"][0] = 0
+    targets, present = module.semantic_targets.of_crops(batch["seg"], names, like)
+    assert (targets[0] == 0).all() and (present[0] == 0).all() and (present[1:] == 1).all()
