@@ -57,7 +57,11 @@ class PresetModel(Section):
     isolate: dict[Part, Literal["trunk"]] = key("trunk: the error of a part stops before the layer of mu.", {})
     use_sbd: bool = key("Spatial broadcast decoder.", False)
     upsample: Literal["deconv", "resize_conv"] = key("Upsampling of the standard decoder.", "deconv")
-    encoder_pool: Literal["flatten", "gap"] = key("gap averages over positions.", "flatten")
+    encoder_pool: Literal["flatten", "gap", "moments"] = key(
+        "flatten keeps positions of the last map; gap averages over them; moments: ln of the mean and centre of mass "
+        "of every channel.",
+        "flatten",
+    )
     encoder_narrow: Count | None = key("Channels before flattening; null: all.", None)
     spectral_norm: bool = key("Spectral normalisation of convolutions.", False)
     gradient_checkpointing: bool = key("Recompute activations in the backward pass: less memory, more time.", False)

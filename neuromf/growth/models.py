@@ -33,7 +33,7 @@ class BaselineVAE(nn.Module):
         base_filters: Width b of the first stage.
         norm: "GROUP", the only normalisation.
         encoder_depth, decoder_depth: Numbers of stages; None: from `roi_size`.
-        encoder_pool: "flatten" or "gap"; encoder_narrow: channels before flattening.
+        encoder_pool: "flatten", "gap" or "moments"; encoder_narrow: channels before flattening.
         upsample: "deconv" or "resize_conv".
         spectral_norm: Spectral normalisation of convolutions, not of the heads.
         gradient_checkpointing: Recompute activations in the backward pass.

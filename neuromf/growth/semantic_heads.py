@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from neuromf.data.multimodal import SEG
-from neuromf.data.semantic_features import FEATURES, fit_normaliser, normalised_targets, semantic_features
+from neuromf.data.semantic_features import FEATURES, LOCATION, fit_normaliser, normalised_targets, semantic_features
 from neuromf.growth.partition import TARGETS, Partition
+from neuromf.growth.probes import volume_and_centroid
 
 DROPOUT = 0.1
+OF_CROPS = ["log_volume_mass", *LOCATION]  # features that are measured in every random crop
 
 
 class SemanticHeads(nn.ModuleDict):
@@ -70,6 +72,7 @@ class SemanticTargets:
     """
 
     def __init__(self, train: Dataset, other: Dataset, spacing_mm: Sequence[float]) -> None:
+        self.spacing_mm = spacing_mm
         features, present = subject_features(train, spacing_mm)
         self.normaliser = fit_normaliser(features, present)
         tables = [(features, present), subject_features(other, spacing_mm)]
@@ -81,3 +84,12 @@ class SemanticTargets:
         tables = (self.values, self.present)
         values, present = (torch.tensor(one.loc[list(ids), list(names)].to_numpy("float32")) for one in tables)
         return values.to(like.device), present.to(like.device)
+
+    def of_crops(self, seg: Tensor, names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
+        """As `of`, of ln V of the mass and the centroid in segmentations of crops (B, 1, I, J, K)."""
+        found = dict(zip(OF_CROPS, volume_and_centroid(seg, self.spacing_mm).T, strict=True))
+        values = torch.stack([found[name] for name in names], 1)
+        present = values.isfinite() & (values > 0)
+        mean, std = (torch.tensor([self.normaliser[key][name] for name in names]).to(values) for key in ("mean", "std"))
+        scaled = torch.where(present, (values - mean) / std, 0.0)
+        return scaled.to(like.device), present.float().to(like.device)

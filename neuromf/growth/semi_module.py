@@ -18,7 +18,7 @@ from neuromf.core.files import write_json
 from neuromf.growth.dip_module import DIPVAELitModule
 from neuromf.growth.models import BaselineVAE, VAEOutput
 from neuromf.growth.partition import RESIDUAL, TARGETS, Partition
-from neuromf.growth.semantic_heads import SemanticHeads, SemanticTargets, masked_error
+from neuromf.growth.semantic_heads import OF_CROPS, SemanticHeads, SemanticTargets, masked_error
 from neuromf.metrics.dependence import (
     MIN_SAMPLES,
     cross_covariance,
@@ -105,11 +105,9 @@ class SemiLitModule(DIPVAELitModule):
     def use_data(self, train: Dataset, val: Dataset, data: Mapping[str, Any], run: Path) -> None:
         """Compute the targets of all subjects; the normaliser goes to semantic_targets.json.
 
-        Raises:
-            ValueError: If training crops are random: targets are those of the region of interest.
+        If training crops are random, ln V and the centroid are measured in every crop; shape is that of the first one.
         """
-        if data.get("train_margin"):
-            raise ValueError(f"model.variant semi needs data.train_margin 0; got {data['train_margin']}")
+        self.random_crops = bool(data.get("train_margin"))
         self.semantic_targets = SemanticTargets(train, val, data["spacing"])
         write_json(run / "semantic_targets.json", self.semantic_targets.normaliser)
 
@@ -129,7 +127,10 @@ class SemiLitModule(DIPVAELitModule):
         """Weighted mean squared errors of the supervised parts."""
         predicted, costs = self.heads(self.supervised_mean(out.mu)), {}
         for name, value in predicted.items():
-            targets, present = self.semantic_targets.of(batch["id"], TARGETS[name], like=value)
+            if self.random_crops and self.training and {*TARGETS[name]} <= {*OF_CROPS}:
+                targets, present = self.semantic_targets.of_crops(batch["seg"], TARGETS[name], like=value)
+            else:
+                targets, present = self.semantic_targets.of(batch["id"], TARGETS[name], like=value)
             error = masked_error(self.gather(value), self.gather(targets), self.gather(present))
             costs[f"semantic_{name}"] = self.weights[f"semantic_{name}"] * error
         return costs

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -74,6 +75,28 @@ def resnet10_blocks(width: int, depth: int) -> tuple[list[nn.Module], list[int]]
     return blocks, widths
 
 
+class SpatialMoments(nn.Module):
+    """ln of the mean and centre of mass of every channel: (B, 4 C) of a map (B, C, I, J, K) that is not negative.
+
+    A channel that responds to a tumour gives its size and its position wherever it lies; a linear layer on the
+    flattened map must learn every position from examples. Coordinates are in [-1, 1].
+
+    References:
+        End-to-end training of deep visuomotor policies (Levine et al., 2016), JMLR 17:1: expected positions of channels
+    """
+
+    least = 1e-3  # activation that stands for none
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = h.float()
+        axes = [torch.linspace(-1, 1, side, device=h.device) for side in h.shape[2:]]
+        grid = torch.stack([axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij")], 1)
+        weights = h.flatten(2) + self.least
+        total = weights.sum(2, keepdim=True)
+        centres = (weights / total) @ grid
+        return torch.cat([(total / len(grid)).log().squeeze(2), centres.flatten(1)], 1)
+
+
 class ResNetEncoder(nn.Module):
     """Mean and log-variance (B, d) of a volume (B, C, I, J, K).
 
@@ -85,7 +108,7 @@ class ResNetEncoder(nn.Module):
         roi_size: Sides I, J, K.
         width: Width b of the first stage.
         depth: Number of stages; at most 4 by default, fewer for small volumes.
-        pool: "flatten" keeps positions of the last map, "gap" averages over them.
+        pool: "flatten" keeps positions of the last map, "gap" averages over them, "moments": `SpatialMoments`.
         narrow: Channels of a 1x1x1 convolution before flattening, which shrinks the two heads; None for none.
         checkpointing: Recompute activations of each block in the backward pass.
     """
@@ -121,8 +144,10 @@ class ResNetEncoder(nn.Module):
         if pool == "flatten":
             squeeze = nn.Conv3d(last, narrow, 1) if narrow else nn.Identity()
             self.pool, n_features = nn.Sequential(squeeze, nn.Flatten()), (narrow or last) * cells
+        elif pool == "moments":
+            self.pool, n_features = SpatialMoments(), 4 * last
         elif pool != "gap":
-            raise ValueError(f"model.encoder_pool must be flatten or gap; got {pool!r}")
+            raise ValueError(f"model.encoder_pool must be flatten, gap or moments; got {pool!r}")
         self.mu, self.logvar = nn.Linear(n_features, z_dim), nn.Linear(n_features, z_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
