@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 MAX_DEPTH = 4  # residual stages of the full network: 128^3 becomes 8^3
+SMALLEST = {"moments": 8}  # voxels per side of the last map by pooling, 3 for others: positions need a finer map
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -107,7 +108,8 @@ class ResNetEncoder(nn.Module):
         z_dim: Latent dimensions d.
         roi_size: Sides I, J, K.
         width: Width b of the first stage.
-        depth: Number of stages; at most 4 by default, fewer for small volumes.
+        depth: Number of stages; by default at most 4, fewer for small volumes: the last map has at least 3 voxels per
+            side, with pool "moments" 8.
         pool: "flatten" keeps positions of the last map, "gap" averages over them, "moments": `SpatialMoments`.
         narrow: Channels of a 1x1x1 convolution before flattening, which shrinks the two heads; None for none.
         checkpointing: Recompute activations of each block in the backward pass.
@@ -126,7 +128,7 @@ class ResNetEncoder(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        depth = checked_depth(roi_size, depth, 3, MAX_DEPTH)
+        depth = checked_depth(roi_size, depth, SMALLEST.get(pool, 3), MAX_DEPTH)
         self.checkpointing = checkpointing
         self.stem = nn.Sequential(
             nn.Conv3d(channels, width, 3, 2, padding=1, bias=False), group_norm(width), nn.ReLU(inplace=True)

@@ -61,6 +61,10 @@ def test_G14_an_encoder_with_moments_needs_no_fixed_number_of_positions():
     net = small(encoder_pool="moments", encoder_depth=1)
     mu, logvar = net.encode(torch.randn(2, 4, 8, 8, 8))
     assert mu.shape == logvar.shape == (2, 8) and net.encoder.mu.in_features == 4 * 8
+    sides = [
+        len(BaselineVAE(8, (32,) * 3, base_filters=4, encoder_pool=p).encoder.blocks) for p in ("flatten", "moments")
+    ]
+    assert sides == [6, 4]  # two blocks per stage: last maps of 4^3 and 8^3
     mu.sum().backward()
     assert net.encoder.stem[0].weight.grad.abs().sum() > 0
     with pytest.raises(ValueError, match="must be flatten, gap or moments; got 'max'"):
