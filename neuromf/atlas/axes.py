@@ -18,9 +18,13 @@ LEVEL = 0.05
 
 def spearman(z: NDArray, topics: NDArray) -> NDArray[np.float64]:
     """Rank correlations (d, n_topics) of latents (n, d) with topic weights (n, n_topics); 0 for constant columns."""
-    x, y = (rankdata(a, axis=0) - (len(a) + 1) / 2 for a in (z, topics))
-    x, y = (a / np.maximum(np.linalg.norm(a, axis=0), 1e-12) for a in (x, y))
-    return x.T @ y
+    return _ranks(z).T @ _ranks(topics)
+
+
+def _ranks(a: NDArray) -> NDArray[np.float64]:
+    """Centred ranks (n, d) of each column with norm 1; 0 for constant columns."""
+    ranks = rankdata(a, axis=0) - (len(a) + 1) / 2
+    return ranks / np.maximum(np.linalg.norm(ranks, axis=0), 1e-12)
 
 
 def annotate(
@@ -53,10 +57,9 @@ def annotate(
 
 def _null(z: NDArray, topics: NDArray, best: NDArray, n_permutations: int, seed: int) -> NDArray[np.float64]:
     """Largest |correlation| over the axes with their best topics, of shuffled rows, (n_permutations,)."""
-    random, axes = np.random.default_rng([seed, 85]), np.arange(len(best))
-    return np.array(
-        [np.abs(spearman(z[random.permutation(len(z))], topics)[axes, best]).max() for _ in range(n_permutations)]
-    )
+    random = np.random.default_rng([seed, 85])
+    x, y = _ranks(z), _ranks(topics)[:, best]
+    return np.array([np.abs((x[random.permutation(len(z))] * y).sum(0)).max() for _ in range(n_permutations)])
 
 
 def stability(z: NDArray, others: Sequence[NDArray]) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from neuromf.atlas.rates import Atlas, decoded
 from neuromf.data.brain_grid import BrainGrid
 
 PERMUTATIONS = 100
+MOST_STUDIES = 2000  # training studies whose maps slopes are computed from
 
 
 def slopes(maps: NDArray, field: NDArray) -> NDArray[np.float64]:
@@ -78,11 +79,13 @@ def effects(
     """One row of `effect` per field, which moves from its 10th to its 90th percentile in the training studies.
 
     Arguments:
-        m: Metadata of training studies (n, d_m), NaN for what is missing.
+        m: Metadata of training studies (n, d_m), NaN for what is missing. Slopes use 2,000 of them at most.
         maps: Their kernel maps, (n, V).
         columns: Entry of each field in m.
     """
     base = torch.from_numpy(m[:64].astype(np.float32))
+    chosen = np.sort(np.random.default_rng([seed, 33]).permutation(len(m))[:MOST_STUDIES])
+    m, maps = m[chosen], maps[chosen]
     rows = []
     for name, column in columns.items():
         known = np.isfinite(m[:, column])
@@ -90,5 +93,5 @@ def effects(
         low, high = np.percentile(values, [10, 90])
         if high > low:
             change = map_change(atlas, grid, base, column, low, high)
-            rows.append({"field": name, **effect(change, maps[known], values, seed=seed)})
+            rows.append({"field": name, **effect(change, maps if known.all() else maps[known], values, seed=seed)})
     return pd.DataFrame(rows, columns=["field", "r", "null_95", "p", "size", "sign"])

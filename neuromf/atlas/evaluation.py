@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from neuromf.atlas import axes, baselines, counterfactual, probes, retrieval
 from neuromf.atlas.baselines import Baselines
-from neuromf.atlas.kernel_maps import combine_kernels, foci_counts, kernel_maps
+from neuromf.atlas.kernel_maps import combine_kernels, foci_counts
+from neuromf.atlas.prepared import Prepared
 from neuromf.atlas.rates import FWHM_MM, Atlas, decoded, draw_foci, encoded, metadata_of, posterior_rates, prior_rates
 from neuromf.atlas.studies import Studies, read_studies
 from neuromf.core.files import write_json
@@ -26,7 +27,7 @@ from neuromf.metrics.distances import prdc
 from neuromf.metrics.images.similarity import ssim
 
 CLASSICAL = ("uniform", "global", "topics", "ridge")
-PCA_FEATURES, PCA_BASELINE = 64, 32
+PCA_FEATURES = 64
 K_RADIUS, K_DENSITY = 3, 5  # neighbours of precision and recall, and of density and coverage
 N_SSIM = 200
 Json = dict[str, Any]
@@ -34,7 +35,8 @@ Json = dict[str, Any]
 
 def evaluate(
     atlas: Atlas, studies: Studies, grid: BrainGrid, *, n_z: int = 64, n_studies: int | None = None,
-    n_generated: int = 2000, n_permutations: int = 20, seed: int = 0, provenance: Mapping[str, Any] | None = None,
+    n_validation: int | None = None, n_generated: int = 2000, n_permutations: int = 20, seed: int = 0,
+    provenance: Mapping[str, Any] | None = None, prepared: Prepared | None = None,
 ) -> Json:  # fmt: skip
     """All measurements of a model as JSON values.
 
@@ -42,28 +44,27 @@ def evaluate(
         atlas: Trained model.
         studies: All studies, with splits.
         n_z: Latents per rate.
-        n_studies: Studies per split whose rates are decoded, at random; None for all.
+        n_studies, n_validation: Test and validation studies whose rates are decoded, at random; None for all.
         n_generated: Most maps of precision and recall.
         n_permutations: Permutations of the leakage null.
         provenance: Values to write beside the measurements.
+        prepared: Maps and classical models of these studies, if they are computed already.
     """
-    split = {name: studies.take(studies.rows(name)) for name in ("train", "val", "test")}
-    fitted = baselines.fit(split["train"], grid)
-    maps = {name: kernel_maps(part, grid, FWHM_MM, dtype=np.float32) for name, part in split.items()}
-    latents = {name: encoded(atlas, grid, maps[name], metadata_of(atlas, part))[0].double().numpy()
-               for name, part in split.items()}  # fmt: skip
-    rated = {name: _subset(split[name], n_studies, seed) for name in ("val", "test")}
+    prepared = prepared or Prepared(studies, grid)
+    split, fitted = prepared.split, prepared.fitted
+    latents = all_latents(atlas, prepared)
+    rated = {"val": _subset(split["val"], n_validation, seed), "test": _subset(split["test"], n_studies, seed)}
     conditional = conditional_bits(atlas, fitted, rated, n_z, seed)
     return {
         "provenance": {"scale": studies.scale, "grid": grid.name, "seed": seed, "n_z": n_z, **(provenance or {})},
         "bits": {"conditional": conditional, "completion": completion_bits(atlas, fitted, rated, n_z, seed)},
-        "reconstruction": reconstruction(atlas, grid, split["test"], maps, latents["test"]),
-        "generation": generation(atlas, fitted, split, maps, n_generated, seed),
-        "leakage": records(_leakage(split, latents, n_permutations, seed)),
-        "probes": records(_probes(split, maps, latents)),
-        "retrieval": records(_retrieval(split, maps, latents)),
+        "reconstruction": reconstruction(atlas, prepared, latents["test"]),
+        "generation": generation(atlas, prepared, n_generated, seed),
+        "leakage": records(leakage(split, latents, n_permutations, seed)),
+        "probes": records(_probes(prepared, latents)),
+        "retrieval": records(_retrieval(prepared, latents)),
         "axes": records(_axes(split, latents, seed)),
-        "counterfactual": records(_counterfactual(atlas, grid, split["train"], maps["train"], seed)),
+        "counterfactual": records(_counterfactual(atlas, prepared, seed)),
     }  # fmt: skip
 
 
@@ -81,8 +82,17 @@ def evaluate_run(
     from neuromf.atlas.inference import load_atlas
 
     atlas, table, space = load_atlas(checkpoint), read_studies(studies), brain_grid(grid)
-    found = evaluate(atlas, table, space, provenance={"checkpoint": dict(atlas.card)}, **settings)
-    write_json(out, found | {"external": evaluate_external(atlas, table, space, data_root, hcp_root)})
+    prepared = Prepared(table, space)
+    found = evaluate(atlas, table, space, provenance={"checkpoint": dict(atlas.card)}, prepared=prepared, **settings)
+    write_json(out, found | {"external": evaluate_external(atlas, prepared, data_root, hcp_root)})
+
+
+def all_latents(atlas: Atlas, prepared: Prepared) -> dict[str, NDArray[np.float64]]:
+    """Posterior means (n, d) of all studies by split."""
+    return {
+        name: encoded(atlas, prepared.grid, prepared.maps[name], metadata_of(atlas, part))[0].double().numpy()
+        for name, part in prepared.split.items()
+    }
 
 
 def _subset(studies: Studies, n: int | None, seed: int) -> Studies:
@@ -153,20 +163,23 @@ def _mean_bits(rates: NDArray, counts: Any) -> float:  # noqa: ANN401  # a spars
     return likelihood.mean_over_foci(likelihood.bits_per_focus(np.log2(rates), counts), likelihood.n_foci(counts))
 
 
-def reconstruction(
-    atlas: Atlas, grid: BrainGrid, test: Studies, maps: Mapping[str, NDArray], z: NDArray
-) -> dict[str, Json]:
+def reconstruction(atlas: Atlas, prepared: Prepared, z: NDArray) -> dict[str, Json]:
     """MSE, mean Pearson r, explained variance about the training mean and SSIM of test maps, beside mean map and PCA.
 
     A model whose maps are intensities is compared by r alone: its other columns depend on its unit.
+
+    Arguments:
+        z: Latents of the test studies, (n, d).
     """
-    mean, pca = maps["train"].mean(0), baselines.fit_pca(maps["train"], PCA_BASELINE)
+    grid, maps = prepared.grid, prepared.maps["test"]
+    mean = prepared.maps["train"].mean(0)
+    metadata = metadata_of(atlas, prepared.split["test"])
     predicted = {
-        "mean": np.broadcast_to(mean, maps["test"].shape),
-        "pca": pca.inverse_transform(pca.transform(maps["test"])),
-        "model": decoded(atlas, grid, torch.from_numpy(z.astype(np.float32)), metadata_of(atlas, test)),
+        "mean": np.broadcast_to(mean, maps.shape),
+        "pca": prepared.pca.inverse_transform(prepared.pca_latents["test"]),
+        "model": decoded(atlas, grid, torch.from_numpy(z.astype(np.float32)), metadata),
     }
-    return {name: _errors(maps["test"], values, mean, grid) for name, values in predicted.items()}
+    return {name: _errors(maps, values, mean, grid) for name, values in predicted.items()}
 
 
 def _errors(maps: NDArray, predicted: NDArray, mean: NDArray, grid: BrainGrid) -> Json:
@@ -176,17 +189,16 @@ def _errors(maps: NDArray, predicted: NDArray, mean: NDArray, grid: BrainGrid) -
             "ssim": float(ssim(*volumes).mean()), "n": len(maps)}  # fmt: skip
 
 
-def generation(
-    atlas: Atlas, fitted: Baselines, split: Mapping[str, Studies], maps: Mapping[str, NDArray], n: int, seed: int
-) -> dict[str, Json]:
+def generation(atlas: Atlas, prepared: Prepared, n: int, seed: int) -> dict[str, Json]:
     """Precision, recall (k = 3), density and coverage (k = 5) of generated maps, in PCA-64 of training maps.
 
     The reference are maps of test studies, all rows have as many maps: real (validation studies: the ceiling), model
     (foci drawn from its rates with z of the prior, one z per study, with metadata and number of foci of the test
     studies), global (foci drawn from the global KDE), mean_map.
     """
+    maps, fitted = prepared.maps, prepared.fitted
     n = min(n, len(maps["val"]), len(maps["test"]))
-    like = split["test"].take(np.arange(n))
+    like = prepared.split["test"].take(np.arange(n))
     pca = baselines.fit_pca(maps["train"], PCA_FEATURES)
     sets = {
         "real": maps["val"][:n],
@@ -213,13 +225,9 @@ def _overlap(real: NDArray, fake: NDArray) -> dict[str, float]:
     }
 
 
-def _pca_latents(maps: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    pca = baselines.fit_pca(maps["train"], PCA_BASELINE)
-    return {name: pca.transform(maps[name]) for name in ("train", "test")}
-
-
-def _probes(split: Mapping[str, Studies], maps: Mapping[str, NDArray], latents: Mapping[str, NDArray]) -> pd.DataFrame:
+def _probes(prepared: Prepared, latents: Mapping[str, NDArray]) -> pd.DataFrame:
     """What linear probes read from latents, dominant topic and year: columns model, quantity, value."""
+    split = prepared.split
     topic, year = (
         {name: get(split[name]) for name in ("train", "test")}
         for get in (lambda s: s.topics.argmax(1), lambda s: s.table["year"].to_numpy(float))
@@ -227,7 +235,7 @@ def _probes(split: Mapping[str, Studies], maps: Mapping[str, NDArray], latents: 
     rows = [("majority", "topic_top_1", probes.majority(topic["train"], topic["test"]))]
     bins = {name: probes.year_bins(values, year["train"]) for name, values in year.items()}
     rows.append(("majority", "year_bin", probes.majority(bins["train"], bins["test"])))
-    for name, z in (("model", latents), ("pca", _pca_latents(maps))):
+    for name, z in (("model", latents), ("pca", prepared.pca_latents)):
         found = probes.top_k(z["train"], topic["train"], z["test"], topic["test"])
         rows += [(name, f"topic_top_{k}", value) for k, value in zip((1, 5, 10), found, strict=True)]
         rows.append((name, "year_r2", probes.ridge_r2(z["train"], year["train"], z["test"], year["test"])))
@@ -235,15 +243,13 @@ def _probes(split: Mapping[str, Studies], maps: Mapping[str, NDArray], latents: 
     return pd.DataFrame(rows, columns=["model", "quantity", "value"])
 
 
-def _retrieval(
-    split: Mapping[str, Studies], maps: Mapping[str, NDArray], latents: Mapping[str, NDArray]
-) -> pd.DataFrame:
-    pca = _pca_latents(maps)
-    candidates = {"pca": (pca["train"], pca["test"]), "model": (latents["train"], latents["test"])}
+def _retrieval(prepared: Prepared, latents: Mapping[str, NDArray]) -> pd.DataFrame:
+    found, split = {"pca": prepared.pca_latents, "model": latents}, prepared.split
+    candidates = {name: (z["train"], z["test"]) for name, z in found.items()}
     return retrieval.recall_table(split["train"].topics, split["test"].topics, candidates)
 
 
-def _leakage(
+def leakage(
     split: Mapping[str, Studies], latents: Mapping[str, NDArray], n_permutations: int, seed: int
 ) -> pd.DataFrame:
     """Audit of the latents of all studies, of which two thirds train the probes and one third tests them."""
@@ -260,10 +266,10 @@ def _axes(split: Mapping[str, Studies], latents: Mapping[str, NDArray], seed: in
     return axes.annotate(latents["train"], train.topics, latents["test"], test.topics, train.topic_words, seed=seed)
 
 
-def _counterfactual(atlas: Atlas, grid: BrainGrid, train: Studies, maps: NDArray, seed: int) -> pd.DataFrame:
+def _counterfactual(atlas: Atlas, prepared: Prepared, seed: int) -> pd.DataFrame:
     """Effects of all entries of the metadata but journals; empty for an unconditional model."""
-    m = metadata_of(atlas, train)
+    m = metadata_of(atlas, prepared.split["train"])
     if m is None or atlas.schema is None:
         return pd.DataFrame(columns=["field", "r", "null_95", "p", "size", "sign"])
     columns = {name: k for k, name in enumerate(atlas.schema.names) if not name.startswith("journal")}
-    return counterfactual.effects(atlas, grid, m.numpy(), maps, columns, seed)
+    return counterfactual.effects(atlas, prepared.grid, m.numpy(), prepared.maps["train"], columns, seed)

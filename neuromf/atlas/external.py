@@ -12,9 +12,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from neuromf.atlas import baselines, dense_maps, probes
+from neuromf.atlas import dense_maps, probes
 from neuromf.atlas.cleaning import Policy, clean_tables
 from neuromf.atlas.kernel_maps import kernel_maps
+from neuromf.atlas.prepared import Prepared
 from neuromf.atlas.rates import FWHM_MM, Atlas, decoded, encoded, metadata_of
 from neuromf.atlas.studies import Studies
 from neuromf.data.brain_grid import BrainGrid, brain_grid
@@ -28,15 +29,15 @@ N_MEAN = 64  # latents of the map that a topic decodes
 
 
 def evaluate_external(
-    atlas: Atlas, studies: Studies, grid: BrainGrid, data_root: str | Path | None, hcp_root: str | Path | None = None
+    atlas: Atlas, prepared: Prepared, data_root: str | Path | None, hcp_root: str | Path | None = None
 ) -> dict[str, Any]:
     """Measurements on the external sources, or {"skipped": reason} for a source that is absent."""
     root = Path(data_root) / "statmaps" if data_root else None
     parts = {
-        "task": lambda: task_probe(atlas, studies, grid),
-        "pain": lambda: pain(atlas, studies, grid, root),
-        "button_press": lambda: button_press(atlas, studies, grid, root),
-        "hcp": lambda: hcp(atlas, grid, hcp_root),
+        "task": lambda: task_probe(atlas, prepared),
+        "pain": lambda: pain(atlas, prepared, root),
+        "button_press": lambda: button_press(atlas, prepared, root),
+        "hcp": lambda: hcp(atlas, prepared.grid, hcp_root),
     }
     found: dict[str, Any] = {}
     for name, part in parts.items():
@@ -61,16 +62,15 @@ def contrasts() -> tuple[Studies, NDArray[np.int64], NDArray]:
     return found.take(rows), is_nback[rows].astype(np.int64), found.table["study"].to_numpy(str)[rows]
 
 
-def task_probe(atlas: Atlas, studies: Studies, grid: BrainGrid) -> list[dict[str, Any]]:
+def task_probe(atlas: Atlas, prepared: Prepared) -> list[dict[str, Any]]:
     """Zero-shot probe of n-back against flanker: latents, PCA-32, maps, and the control row of the number of foci."""
     rows, labels, groups = contrasts()
-    maps = kernel_maps(rows, grid, FWHM_MM, dtype=np.float32)
-    train = kernel_maps(studies.take(studies.rows("train")), grid, FWHM_MM, dtype=np.float32)
+    maps = kernel_maps(rows, prepared.grid, FWHM_MM, dtype=np.float32)
     features = {
-        "model": encoded(atlas, grid, maps, metadata_without_topics(atlas, rows))[0].numpy(),
-        "pca": baselines.fit_pca(train, 32).transform(maps),
+        "model": encoded(atlas, prepared.grid, maps, metadata_without_topics(atlas, rows))[0].numpy(),
+        "pca": prepared.pca.transform(maps),
     }
-    known = _titles(rows).isin(_titles(studies)).to_numpy()
+    known = _titles(rows).isin(_titles(prepared.studies)).to_numpy()
     return _records(probes.task_probe(features, np.diff(rows.starts), labels, groups, known))
 
 
@@ -96,15 +96,14 @@ def metadata_without_topics(atlas: Atlas, studies: Studies) -> torch.Tensor | No
     return torch.from_numpy(np.stack([np.where(known, values, np.nan) for values, known in found]).astype(np.float32))
 
 
-def pain(atlas: Atlas, studies: Studies, grid: BrainGrid, root: Path | None) -> dict[str, Any]:
+def pain(atlas: Atlas, prepared: Prepared, root: Path | None) -> dict[str, Any]:
     """Correlation with 14 pain maps: map decoded for the pain topic, mean map, KDE of pain studies, restored peaks."""
     if root is None:
         raise FileNotFoundError(NO_ROOT)
+    grid, train, fitted = prepared.grid, prepared.split["train"], prepared.fitted
     maps = read_pain_maps(root, grid)
-    train = studies.take(studies.rows("train"))
-    fitted = baselines.fit(train, grid)
     predicted = {"mean_map": fitted.mean_map}
-    for topic in dense_maps.topics_about(studies.topic_words, ("pain",))[:1]:
+    for topic in dense_maps.topics_about(train.topic_words, ("pain",))[:1]:
         predicted |= {"topic_kde": fitted.topic_rates[topic], "topic_decoded": topic_map(atlas, grid, train, topic)}
     table = dense_maps.compare(maps, predicted, lambda peaks: restore(atlas, grid, peaks), grid)
     return {"maps": _records(table), "summary": _records(dense_maps.grouped_interval(table))}
@@ -123,24 +122,21 @@ def restore(atlas: Atlas, grid: BrainGrid, maps: NDArray) -> NDArray[np.float64]
     return decoded(atlas, grid, mu, None)
 
 
-def button_press(atlas: Atlas, studies: Studies, grid: BrainGrid, root: Path | None) -> dict[str, Any]:
+def button_press(atlas: Atlas, prepared: Prepared, root: Path | None) -> dict[str, Any]:
     """Rank, from 1, of the best motor topic for the latent of the map's peaks, those of both signs."""
     if root is None:
         raise FileNotFoundError(NO_ROOT)
-
+    grid, train, maps = prepared.grid, prepared.split["train"], prepared.maps["train"]
     dense = read_statistical_map(root / BUTTON_PRESS, grid)
     peaks = dense_maps.peak_maps([replace(dense, values=np.abs(dense.values))], grid)
-    train = studies.take(studies.rows("train"))
-    maps = kernel_maps(train, grid, FWHM_MM, dtype=np.float32)
-    pca = baselines.fit_pca(maps, 32)
     latents = {
         "model": (encoded(atlas, grid, maps, None)[0].numpy(), encoded(atlas, grid, peaks, None)[0].numpy()),
-        "pca": (pca.transform(maps), pca.transform(peaks)),
+        "pca": (prepared.pca_latents["train"], prepared.pca.transform(peaks)),
     }
-    wanted = dense_maps.topics_about(studies.topic_words, dense_maps.MOTOR)
+    wanted = dense_maps.topics_about(train.topic_words, dense_maps.MOTOR)
     found = {}
     for name, (z, query) in latents.items():
         ranking = dense_maps.topic_ranking(z, train.topics, query[0])
-        best = [studies.topic_words[k] for k in ranking[:5]]
+        best = [train.topic_words[k] for k in ranking[:5]]
         found[name] = {"motor_rank": dense_maps.best_rank(ranking, wanted), "best": best}
     return found

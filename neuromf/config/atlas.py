@@ -51,7 +51,8 @@ class Downloads(Section):
 
 class Evaluation(Section):
     n_z: Count = key("Latents per rate.", 64)
-    n_studies: Count | None = key("Studies per split whose rates are decoded, chosen at random; null: all.", 200)
+    n_studies: Count | None = key("Test studies whose rates are decoded, chosen at random; null: all.", None)
+    n_validation: Count | None = key("Validation studies that choose the mixing weight, likewise.", 200)
     n_generated: Count = key("Most maps of precision, recall, density and coverage.", 2000)
     n_permutations: Count = key("Permutations of the leakage null.", 20)
     hcp_root: str | None = key(

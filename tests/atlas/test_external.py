@@ -11,6 +11,7 @@ from atlas.evaluation_helpers import LinearAtlas
 
 from neuromf.atlas import baselines, comparators, dense_maps, external, query
 from neuromf.atlas.kernel_maps import kernel_map
+from neuromf.atlas.prepared import Prepared
 from neuromf.data.brain_grid import brain_grid
 from neuromf.data.statistical_maps import StatisticalMap, read_hcp_contrasts
 from neuromf.figures import atlas_ladder
@@ -88,17 +89,19 @@ def test_correlation_is_read_where_the_map_has_data():
 
 @pytest.mark.critical
 def test_A81_absent_sources_are_skipped_with_the_reason(mock_studies, atlas, tmp_path):
-    found = external.evaluate_external(atlas, mock_studies, GRID, tmp_path)
+    found = external.evaluate_external(atlas, Prepared(mock_studies, GRID), tmp_path)
     assert "maps.tsv" in found["pain"]["skipped"] and "skipped" in found["button_press"]
     assert "yours to supply" in found["hcp"]["skipped"]
-    assert "NEUROMF_REAL_DATA" in external.evaluate_external(atlas, mock_studies, GRID, None)["pain"]["skipped"]
+    assert (
+        "NEUROMF_REAL_DATA" in external.evaluate_external(atlas, Prepared(mock_studies, GRID), None)["pain"]["skipped"]
+    )
     controls = [row for row in found["task"] if row["features"] == "n_foci"]
     assert {"cross", "few"} <= {row["protocol"] for row in controls} and controls[0]["n_groups"] > 250
 
 
 @pytest.mark.critical
 def test_A81_the_pain_maps_give_fourteen_rows_per_model(mock_studies, atlas, real_folder):
-    found = external.pain(atlas, mock_studies, GRID, real_folder.parent / "statmaps")
+    found = external.pain(atlas, Prepared(mock_studies, GRID), real_folder.parent / "statmaps")
     table = pd.DataFrame(found["maps"])
     assert (table.groupby("model").size() == 14).all() and table["group"].nunique() == 7
     summary = pd.DataFrame(found["summary"]).set_index("model")
