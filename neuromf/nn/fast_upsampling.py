@@ -1,4 +1,4 @@
-"""Exact forms of x2 upsampling that are faster on a CPU: resize and convolution in one, trilinear by matrix products."""
+"""Exact forms of x2 upsampling, faster on a CPU: resize and convolution in one, trilinear by matrix products."""
 
 import functools
 
