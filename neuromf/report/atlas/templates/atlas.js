@@ -47,3 +47,4 @@ function update() {
   show("change", change, peak(change), `r ${correlation(first, second).toFixed(3)}`);
 }
 update();
+window.addEventListener("resize", update);

@@ -9,7 +9,7 @@ function valuesOf(stored, k) {
   const levels = stored.levels ??= bytes(stored.maps);
   return Float32Array.from(levels.subarray(k * size, (k + 1) * size), (v) => stored.low + (v / 255) * (stored.high - stored.low));
 }
-const SCALE = 10; // canvas pixels per voxel
+const LEAST = 4; // canvas pixels per voxel, at least
 
 // Extreme value along each axis: sagittal (front on the right), coronal and axial (left of the brain on the left).
 function project(values) {
@@ -31,22 +31,31 @@ function colour(t) {
   return t >= 0 ? [255 - 77 * s, 255 - 231 * s, 255 - 212 * s] : [255 - 222 * s, 255 - 153 * s, 255 - 83 * s];
 }
 
+// The canvas has the pixels of the screen, so that contours keep their width at any page width.
 function draw(canvas, plane, limit) {
   const small = new OffscreenCanvas(plane.w, plane.h), pixels = new ImageData(plane.w, plane.h);
   plane.value.forEach((v, n) => pixels.data.set([...colour(v / limit), 255], 4 * n));
   small.getContext("2d").putImageData(pixels, 0, 0);
-  canvas.width = plane.w * SCALE;
-  canvas.height = plane.h * SCALE;
+  const ratio = window.devicePixelRatio || 1, scale = Math.max(LEAST, Math.round((canvas.clientWidth * ratio) / plane.w));
+  canvas.width = plane.w * scale;
+  canvas.height = plane.h * scale;
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  contour(context, plane, scale, canvas.clientWidth ? canvas.width / canvas.clientWidth : 1);
+}
+
+// Border of the brain, 1.25 pixels of the page wide; square ends close the corners between segments.
+function contour(context, plane, scale, perPixel) {
   context.strokeStyle = "#555";
-  context.lineWidth = 2;
+  context.lineWidth = 1.25 * perPixel;
+  context.lineCap = "square";
   context.beginPath();
+  const last = plane.h * scale - context.lineWidth / 2; // a border at the lower edge is drawn inside the canvas
+  const inside = (x, y) => x < plane.w && y < plane.h && plane.inside[y * plane.w + x];
   for (let y = 0; y < plane.h; y++) for (let x = 0; x < plane.w; x++) {
-    const here = plane.inside[y * plane.w + x];
-    if (x + 1 < plane.w && here !== plane.inside[y * plane.w + x + 1]) { context.moveTo((x + 1) * SCALE, y * SCALE); context.lineTo((x + 1) * SCALE, (y + 1) * SCALE); }
-    if (y + 1 < plane.h && here !== plane.inside[(y + 1) * plane.w + x]) { context.moveTo(x * SCALE, (y + 1) * SCALE); context.lineTo((x + 1) * SCALE, (y + 1) * SCALE); }
+    if (!inside(x, y) !== !inside(x + 1, y)) { context.moveTo((x + 1) * scale, y * scale); context.lineTo((x + 1) * scale, (y + 1) * scale); }
+    if (!inside(x, y) !== !inside(x, y + 1)) { const at = Math.min((y + 1) * scale, last); context.moveTo(x * scale, at); context.lineTo((x + 1) * scale, at); }
   }
   context.stroke();
 }
@@ -71,7 +80,7 @@ function show(id, values, limit, text) {
   const figure = document.getElementById(id), planes = project(values);
   figure.querySelectorAll("canvas").forEach((canvas, p) => {
     draw(canvas, planes[p], limit);
-    if (p) { const c = canvas.getContext("2d"); c.fillStyle = "#333"; c.font = "bold 18px sans-serif"; c.fillText("L", 6, canvas.height - 8); }
+    if (p) { const c = canvas.getContext("2d"), unit = canvas.width / (canvas.clientWidth || canvas.width); c.fillStyle = "#333"; c.font = `bold ${12 * unit}px sans-serif`; c.fillText("L", 3 * unit, canvas.height - 4 * unit); }
   });
   figure.querySelector("output").textContent = text;
 }
