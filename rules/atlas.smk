@@ -185,7 +185,16 @@ use rule fig_1 as atlas_fig_1 with:
 
 # Files that the criteria of each stage are measured from.
 ATLAS_MEASURED = {
-    1: {"studies": rules.atlas_studies.output.folder, "maps": atlas_map(ATLAS.kernels[-1])},
+    1: {
+        "studies": rules.atlas_studies.output.folder,
+        "maps": atlas_map(ATLAS.kernels[-1]),
+        "ladder": "results/atlas/baselines/bits.csv",
+        "history": "results/atlas/runs/baseline_vae/history.csv",
+    },
+    2: {
+        "results": "results/atlas/evaluation/test_results.json",
+        "history": "results/atlas/runs/cvae/history.csv",
+    },
     3: {
         "calibration": "results/atlas/evaluation/calibration_snapshot.json",
         "hierarchy": "results/atlas/evaluation/hierarchy.json",

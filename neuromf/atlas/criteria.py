@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 
 from neuromf.atlas.studies import SPLITS, near_duplicates, read_studies
 from neuromf.core.files import sha256
@@ -62,6 +63,44 @@ def maps(files: Files) -> Rows:
     yield "S1-A08b", float((values.max(1) > 0).mean()), "maps"
 
 
+def ladder(files: Files) -> Rows:
+    table = pd.read_csv(files["ladder"])
+    bits = table[table["split"] == "test"].set_index(["mode", "model"])["bits"]
+    yield "S1-A64", bits["conditional"].drop("uniform").max() - bits["conditional", "uniform"], "ladder"
+    yield "S1-A64b", bits["completion", "own"] - bits["completion", "global"], "ladder"
+
+
+def training(stage: int) -> Callable[[Files], Rows]:
+    """Rows of the history of a run: fall of the reconstruction term, and KL divergence at its end."""
+
+    def rows(files: Files) -> Rows:
+        history = pd.read_csv(files["history"])
+        n = max(1, len(history) // 5)
+        yield f"S{stage}-A19", 1 - history["recon"].tail(n).mean() / history["recon"].head(n).mean(), "history"
+        yield f"S{stage}-A73", history["kl"].tail(n).mean(), "history"
+
+    return rows
+
+
+def evaluation(files: Files) -> Rows:
+    found = json.loads(files["results"].read_text())
+    yield "S2-A64", found["bits"]["conditional"]["difference"]["low"], "results"
+    yield "S2-A64b", found["bits"]["completion"]["difference"]["low"], "results"
+    yield "S2-A65", found["generation"]["model"]["recall"] - found["generation"]["mean_map"]["recall"], "results"
+    if found["counterfactual"]:
+        yield "S2-A31", np.mean([row["p"] <= 0.05 for row in found["counterfactual"]]), "results"
+    yield "S2-A83", np.sum([row["leaks"] for row in found["leakage"]]), "results"
+    found = found["external"]
+    if isinstance(found["task"], list):
+        accuracy = {row["features"]: row["balanced_accuracy"] for row in found["task"] if row["protocol"] == "cross"}
+        yield "S2-A66", accuracy["model"] - accuracy["n_foci"], "results"
+    if rank := found["button_press"].get("model", {}).get("motor_rank"):
+        yield "S2-A67", rank, "results"
+    if "summary" in found["pain"]:
+        r = {row["model"]: row["r"] for row in found["pain"]["summary"]}
+        yield "S2-A81", r["topic_decoded"] - r["mean_map"], "results"
+
+
 def uncertainty(files: Files) -> Rows:
     found = json.loads(files["calibration"].read_text())
     rows = {(row["split"], row["region"], row["scaling"]): row for row in found["rows"]}
@@ -111,7 +150,8 @@ def platform(files: Files) -> Rows:
 
 
 STAGES: dict[int, list[Callable[[Files], Rows]]] = {
-    1: [coordinates, studies, maps],
+    1: [coordinates, studies, maps, ladder, training(1)],
+    2: [training(2), evaluation],
     3: [uncertainty, hierarchy],
     4: [exports, one_step_prior, platform],
 }

@@ -5,16 +5,30 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from atlas.atlas_helpers import SPACE
 
+from neuromf.atlas.baselines import measure as measure_baselines
 from neuromf.atlas.criteria import measure
 from neuromf.atlas.preparation import prepare_studies, write_maps
 from neuromf.workflow.criteria import read_criteria
 from neuromf.workflow.status import status_table
 from workflow_scripts import atlas_gate
 
-CRITERIA = {name: row._asdict() for name, row in read_criteria({}, []).items() if name.startswith("S1-")}
+ALL = {name: row._asdict() for name, row in read_criteria({}, []).items()}
+CRITERIA, SECOND = ({name: row for name, row in ALL.items() if name.startswith(stage)} for stage in ("S1-", "S2-"))
+RESULTS = {
+    "bits": {mode: {"difference": {"low": 0.02}} for mode in ("conditional", "completion")},
+    "generation": {"model": {"recall": 0.4}, "mean_map": {"recall": 0.0}},
+    "counterfactual": [{"p": 0.01}, {"p": 0.4}],
+    "leakage": [{"leaks": True}, {"leaks": False}],
+    "external": {
+        "task": [{"features": f, "protocol": "cross", "balanced_accuracy": v} for f, v in (("model", 0.6), ("n_foci", 0.55))],
+        "button_press": {"model": {"motor_rank": 1}},
+        "pain": {"summary": [{"model": "topic_decoded", "r": 0.3}, {"model": "mean_map", "r": 0.25}]},
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +36,21 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     prepare_studies(folder / "studies", scale="mock", data_root="", space=SPACE, split=[0.7, 0.15, 0.15], seed=0)
     write_maps(folder / "studies", folder / "12.npy", grid="6mm", fwhm_mm=12.0, combine="noisy_or")
-    return {"studies": str(folder / "studies"), "maps": str(folder / "12.npy")}
+    measure_baselines(studies=folder / "studies", out=folder / "bits.csv", grid="6mm")
+    write_history(folder / "history.csv", [160, 150, 140, 130, 120])
+    return {"studies": str(folder / "studies"), "maps": str(folder / "12.npy"), "ladder": str(folder / "bits.csv"),
+            "history": str(folder / "history.csv")}  # fmt: skip
+
+
+def write_history(path, recon):
+    pd.DataFrame({"recon": recon, "kl": 5.0}).to_csv(path, index=False)
+
+
+def second_stage(folder, results):
+    """Files of stage 2 with these results."""
+    (folder / "results.json").write_text(json.dumps(results))
+    write_history(folder / "second.csv", [160, 159, 158, 157, 156])
+    return {"results": str(folder / "results.json"), "history": str(folder / "second.csv")}
 
 
 def gate(files, out, **more):
@@ -47,9 +75,29 @@ def test_A78_a_planted_failure_blocks_the_gate_with_its_remedy(files, tmp_path):
     criteria = {**CRITERIA, "S1-A07": {**CRITERIA["S1-A07"], "bound": 1.1}}
     gate(files, tmp_path / "stage_1.json", criteria=criteria)
     text = status_table([tmp_path / "stage_1.json"])
-    assert "| 1 | BLOCKED | 5 of 6 | 2 of 2 |" in text
+    assert "| 1 | BLOCKED | 9 of 10 | 2 of 2 |" in text
     assert "S1-A07 fraction of cleaned foci inside the brain mask: 1.0, bound >= 1.1" in text
     assert "S1-A07: check the sign of x and the offset of the grid" in text
+
+
+def test_A78_the_gate_of_the_second_stage_reads_the_evaluation(tmp_path):
+    found = gate(second_stage(tmp_path, RESULTS), tmp_path / "stage_2.json", phase=2, criteria=SECOND)
+    assert found["status"] == "OPEN" and {row["id"] for row in found["rows"]} == SECOND.keys()
+    values = {row["id"]: row["measured"] for row in found["rows"]}
+    assert values["S2-A31"] == 0.5 and values["S2-A66"] == pytest.approx(0.05) and values["S2-A83"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "change"),
+    [
+        ("S2-A64", {"bits": {**RESULTS["bits"], "conditional": {"difference": {"low": -0.001}}}}),
+        ("S2-A31", {"counterfactual": [{"p": 0.2}] * 20}),
+    ],
+)
+def test_A78_a_model_that_fails_blocks_the_second_stage_with_its_remedy(row, change, tmp_path):
+    found = gate(second_stage(tmp_path, RESULTS | change), tmp_path / "stage_2.json", phase=2, criteria=SECOND)
+    assert found["status"] == "BLOCKED" and found["blocked_by"] == [row]
+    assert f"{row}: raise loss.density_steps" in status_table([tmp_path / "stage_2.json"])
 
 
 def test_A78_a_blocked_stage_blocks_the_next_one(files, tmp_path):
