@@ -52,6 +52,32 @@ rule atlas_evaluate:
         "python -m workflow_scripts.atlas_evaluate {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
+rule atlas_leakage:
+    """Compare the leakage of method fields into the latents of the model without and with adversaries."""
+    input:
+        studies=rules.atlas_studies.output.folder,
+        before="results/atlas/runs/cvae/checkpoint",
+        after="results/atlas/runs/cvae_adversarial/checkpoint",
+    output:
+        out="results/atlas/tables/leakage.csv",
+    log:
+        "results/logs/atlas_leakage.log",
+    benchmark:
+        "results/benchmarks/atlas_leakage.tsv"
+    conda:
+        "../envs/neuromf.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        files=files,
+        cfg=as_json(n_permutations=ATLAS.evaluation.n_permutations, **dump(ATLAS, "grid", "seed")),
+        code=code_digest("workflow_scripts.atlas_leakage"),
+    shell:
+        "python -m workflow_scripts.atlas_leakage {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
+
+
 rule atlas_comparators:
     """Analyse topics by NiMARE: MKDA chi-square, ALE and CBMR, beside topic KDE."""
     input:
@@ -111,8 +137,9 @@ rule atlas_evaluation:
 
 
 rule atlas_long:
-    """Target: comparisons by NiMARE for all topics; the ensemble of independent seeds beside the snapshots."""
+    """Target: NiMARE for all topics, leakage without and with adversaries, ensemble of independent seeds."""
     input:
         expand(rules.atlas_comparators.output.out, comparators="comparators_long"),
+        rules.atlas_leakage.output.out,
         rules.atlas_ensembles.output.out,
     localrule: True

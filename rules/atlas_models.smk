@@ -20,7 +20,7 @@ rule atlas_train:
     benchmark:
         "results/benchmarks/atlas_train/{preset}.tsv"
     wildcard_constraints:
-        preset="[a-z0-9_]+",
+        preset="(?!points$)[a-z0-9_]+",  # rule atlas_points_train writes runs/points
     priority: 10
     conda:
         "../envs/neuromf.yaml"

@@ -20,7 +20,7 @@ from neuromf.atlas.kernel_maps import combine_kernels, foci_counts
 from neuromf.atlas.prepared import Prepared
 from neuromf.atlas.rates import FWHM_MM, Atlas, decoded, draw_foci, encoded, metadata_of, posterior_rates, prior_rates
 from neuromf.atlas.studies import Studies, read_studies
-from neuromf.core.files import write_json
+from neuromf.core.files import atomic_write, write_json
 from neuromf.data.brain_grid import BrainGrid, brain_grid
 from neuromf.metrics import likelihood
 from neuromf.metrics.distances import prdc
@@ -85,6 +85,26 @@ def evaluate_run(
     prepared = Prepared(table, space)
     found = evaluate(atlas, table, space, provenance={"checkpoint": dict(atlas.card)}, prepared=prepared, **settings)
     write_json(out, found | {"external": evaluate_external(atlas, prepared, data_root, hcp_root)})
+
+
+def compare_leakage(
+    *, studies: str | Path, before: str | Path, after: str | Path, out: str | Path, grid: str, **settings: int
+) -> None:
+    """Write the leakage of method fields into the latents of two runs as CSV: run, field, kind, score, null_95, leaks.
+
+    Arguments:
+        before, after: Checkpoints of runs without and with adversaries.
+        settings: n_permutations and seed of `leakage`.
+    """
+    from neuromf.atlas.inference import load_atlas
+
+    prepared, tables = Prepared(read_studies(studies), brain_grid(grid)), []
+    for name, checkpoint in (("before", before), ("after", after)):
+        latents = all_latents(load_atlas(checkpoint), prepared)
+        tables.append(leakage(prepared.split, latents, **settings).assign(run=name))
+    table = pd.concat(tables)
+    with atomic_write(out) as path:
+        table[["run", *table.columns.drop("run")]].to_csv(path, index=False, float_format="%.4f")
 
 
 def all_latents(atlas: Atlas, prepared: Prepared) -> dict[str, NDArray[np.float64]]:
@@ -250,7 +270,7 @@ def _retrieval(prepared: Prepared, latents: Mapping[str, NDArray]) -> pd.DataFra
 
 
 def leakage(
-    split: Mapping[str, Studies], latents: Mapping[str, NDArray], n_permutations: int, seed: int
+    split: Mapping[str, Studies], latents: Mapping[str, NDArray], n_permutations: int = 20, seed: int = 0
 ) -> pd.DataFrame:
     """Audit of the latents of all studies, of which two thirds train the probes and one third tests them."""
     fields = {name: probes.recorded_fields(part) for name, part in split.items()}

@@ -4,6 +4,7 @@ import json
 from math import log2
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from atlas.evaluation_helpers import LinearAtlas
@@ -226,3 +227,20 @@ def test_A30_a_checkpoint_is_evaluated_from_its_files(mock_studies, tmp_path):
     assert found["bits"]["completion"]["n_studies"] == 3 and "skipped" in found["external"]["pain"]
     assert all(np.isfinite(value) for value in leaves(found["bits"]).values())
     assert {row["field"] for row in found["counterfactual"]} > {"year", "log_n_foci", "topics:motor"}
+
+
+@pytest.mark.critical
+def test_A83_leakage_before_and_after_reversal_has_a_row_per_field_and_run(mock_studies, tmp_path):
+    fields = {"adversary": {"fields": ["year", "space", "log_n_foci"], "strength": 1.0}}
+    for name, loss in (("before", {}), ("after", fields)):
+        run(tmp_path / name, mock_studies, loss={"density_steps": 0, **loss}, train={"steps": 3, "checkpoint_every": 3})
+    evaluation.compare_leakage(
+        studies=tmp_path / "before/studies", before=tmp_path / "before/run/checkpoint", grid="6mm",
+        after=tmp_path / "after/run/checkpoint", out=tmp_path / "leakage.csv", n_permutations=2, seed=0,
+    )  # fmt: skip
+    table = pd.read_csv(tmp_path / "leakage.csv")
+    assert list(table) == ["run", "field", "kind", "score", "null_95", "leaks"]
+    rows = table.groupby("run")["field"].apply(set)
+    assert rows["before"] == rows["after"] >= {"year", "log_n_foci", "space"}
+    by_run = table.set_index(["run", "field"])["score"]
+    assert not np.allclose(by_run["before"], by_run["after"])  # two runs, not one read twice

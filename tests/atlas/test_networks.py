@@ -6,6 +6,8 @@ from torch import nn
 
 from neuromf.atlas.volume_vae import MIN_FIELD_MM, ConditionalEncoder, VolumeVAE
 from neuromf.data.brain_grid import brain_grid
+from neuromf.nn.decoders import upsampling_stage
+from neuromf.nn.fast_upsampling import ResizeStage, trilinear
 from neuromf.nn.film import FiLM
 from neuromf.nn.gradient_reversal import reverse_gradient
 from neuromf.nn.receptive_field import gradient_footprint, main_path, receptive_field
@@ -97,6 +99,38 @@ def test_A40_the_gauss_decoder_has_two_bounded_channels():
     out = model_of(grid, recon="gauss").decode(torch.randn(2, 32))
     assert out.shape == (2, 2, *grid.shape)
     assert out[:, 1].min() >= -10 and out[:, 1].max() <= 3
+
+
+def test_fast_upsampling_equals_the_layers_of_torch_in_values_and_gradients():
+    torch.manual_seed(0)
+    stage, reference = ResizeStage(4, 8), upsampling_stage(4, 8, "resize_conv")
+    reference.load_state_dict(stage.state_dict())
+    x = torch.randn(2, 4, 3, 5, 4)
+    pairs = ((stage, reference), (trilinear, nn.Upsample(scale_factor=2, mode="trilinear")))
+    for fast, slow in pairs:
+        found = []
+        for layer in (fast, slow):
+            inputs = x.clone().requires_grad_()
+            out = layer(inputs)
+            out.square().sum().backward()
+            found.append((out, inputs.grad))
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_one_row_of_metadata_and_observed_foci_holds_for_all_latents():
+    grid = brain_grid("6mm")
+    densities = {"global": torch.rand(grid.n_voxels), "topics": torch.rand(2, grid.n_voxels),
+                 "count_weights": torch.rand(3), "count_bias": torch.tensor(1.0)}  # fmt: skip
+    model = model_of(grid, n_metadata=3, recon="poisson", densities=densities, topic_columns=(1, 3)).eval()
+    nn.init.normal_(model.residual.basis, std=0.1)
+    nn.init.normal_(model.decoder.last.weight, std=0.1)
+    z, m, own = torch.randn(4, 32), torch.rand(1, 3), torch.rand(1, grid.n_voxels)
+    with torch.no_grad():
+        one = model.decode(z, m, None, own)
+        many = model.decode(z, m.expand(4, -1), None, own.expand(4, -1))
+    torch.testing.assert_close(one, many)
+    assert not torch.allclose(one[0], one[1])
 
 
 # --- conditioning ----------------------------------------------------------------------------------------

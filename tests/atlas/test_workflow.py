@@ -85,3 +85,10 @@ def test_A14_stages_of_dvc_are_those_of_the_rules():
     assert found.keys() == {"a", "b-9", "b-12", "c-9", "c-12"}
     assert found["b-9"] == {"cmd": "snakemake --cores all m/9.npy", "deps": ["y.txt"], "outs": ["m/9.npy"]}
     assert found["c-12"]["deps"] == ["m/12.npy"]
+
+
+def test_one_rule_alone_writes_the_run_of_the_point_model():
+    text = (ROOT / "rules/atlas_models.smk").read_text()
+    preset = re.search(r'preset="(.*?)",', text)[1]
+    assert not re.fullmatch(preset, "points")
+    assert all(re.fullmatch(preset, name) for name in ("cvae", "baseline_vae", "points2"))
