@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from neuromf.atlas import dense_maps, probes
 from neuromf.atlas.cleaning import Policy, clean_tables
 from neuromf.atlas.kernel_maps import kernel_maps
+from neuromf.atlas.metadata import encode_values
 from neuromf.atlas.prepared import Prepared
-from neuromf.atlas.rates import FWHM_MM, Atlas, decoded, encoded, metadata_of
+from neuromf.atlas.rates import FWHM_MM, Atlas, decoded, encoded, metadata_of, metadata_tensor
 from neuromf.atlas.studies import Studies
 from neuromf.data.brain_grid import BrainGrid, brain_grid
 from neuromf.data.neurostore import read_neurostore
@@ -89,11 +90,9 @@ def metadata_without_topics(atlas: Atlas, studies: Studies) -> torch.Tensor | No
     """Metadata of studies of which nothing is known but their coordinates: all entries missing but log_n_foci."""
     if atlas.schema is None:
         return None
-    from neuromf.atlas.metadata import encode_values
-
     n_foci = np.diff(studies.starts)
-    found = [encode_values(atlas.schema, n_foci=float(n)) for n in n_foci]
-    return torch.from_numpy(np.stack([np.where(known, values, np.nan) for values, known in found]).astype(np.float32))
+    values, known = zip(*(encode_values(atlas.schema, n_foci=float(n)) for n in n_foci), strict=True)
+    return metadata_tensor(np.stack(values), np.stack(known))
 
 
 def pain(atlas: Atlas, prepared: Prepared, root: Path | None) -> dict[str, Any]:

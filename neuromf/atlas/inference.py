@@ -14,14 +14,14 @@ from torch import Tensor
 
 from neuromf.atlas.imputation import ImputationHead
 from neuromf.atlas.kernel_maps import kernel_maps
-from neuromf.atlas.metadata import Schema, encode, encode_values
+from neuromf.atlas.metadata import Schema, encode_values
+from neuromf.atlas.rates import FWHM_MM, encoded, metadata_of, metadata_tensor
 from neuromf.atlas.studies import Studies
 from neuromf.atlas.volume_vae import VolumeVAE
 from neuromf.core.files import save_tensors
 from neuromf.core.seeds import generator
 from neuromf.data.brain_grid import BrainGrid, brain_grid
 
-FWHM_MM = 12.0  # of maps that are encoded
 AT_ONCE = 64
 
 
@@ -93,14 +93,9 @@ class Atlas:
 
     def latents(self, studies: Studies) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Posterior means and log-variances (n, d) of studies."""
-        m = None if self.schema is None else metadata_tensor(*encode(studies, self.schema))
-        parts = []
-        for k in range(0, len(studies), AT_ONCE):
-            rows = slice(k, k + AT_ONCE)
-            maps = kernel_maps(studies.take(np.arange(len(studies))[rows]), self.grid, FWHM_MM, dtype=np.float32)
-            parts.append(self.encode(torch.from_numpy(self.grid.volume(maps)), None if m is None else m[rows]))
-        mu, logvar = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-        return mu, logvar
+        maps = kernel_maps(studies, self.grid, FWHM_MM, dtype=np.float32)
+        mu, logvar = encoded(self, self.grid, maps, metadata_of(self, studies))
+        return mu.numpy(), logvar.numpy()
 
     def metadata(self, **values: Any) -> Tensor:
         """Metadata vector (1, d_m) of values such as year=2010 or topics=weights; NaN for all others."""
@@ -112,11 +107,6 @@ class Atlas:
     def _known(self, m: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Metadata and its mask."""
         return (None, None) if m is None or not self.model.n_metadata else (m, m.isfinite())
-
-
-def metadata_tensor(values: NDArray, observed: NDArray) -> Tensor:
-    """Metadata (n, d_m) of `metadata.encode` as one tensor, NaN where an entry is not observed."""
-    return torch.from_numpy(np.where(observed, values, np.nan).astype(np.float32))
 
 
 def save_atlas(

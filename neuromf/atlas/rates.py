@@ -44,7 +44,11 @@ def metadata_of(atlas: Atlas, studies: Studies) -> Tensor | None:
     """Metadata (n, d_m) of studies for a model, NaN where an entry is missing; None for an unconditional model."""
     if atlas.schema is None:
         return None
-    values, observed = encode(studies, atlas.schema)
+    return metadata_tensor(*encode(studies, atlas.schema))
+
+
+def metadata_tensor(values: NDArray, observed: NDArray) -> Tensor:
+    """Metadata (n, d_m) of `metadata.encode` as one tensor, NaN where an entry is not observed."""
     return torch.from_numpy(np.where(observed, values, np.nan).astype(np.float32))
 
 

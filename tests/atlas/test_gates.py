@@ -24,7 +24,8 @@ RESULTS = {
     "counterfactual": [{"p": 0.01}, {"p": 0.4}],
     "leakage": [{"leaks": True}, {"leaks": False}],
     "external": {
-        "task": [{"features": f, "protocol": "cross", "balanced_accuracy": v} for f, v in (("model", 0.6), ("n_foci", 0.55))],
+        "task": [{"features": "model", "protocol": "cross", "balanced_accuracy": 0.6},
+                 {"features": "n_foci", "protocol": "cross", "balanced_accuracy": 0.55}],
         "button_press": {"model": {"motor_rank": 1}},
         "pain": {"summary": [{"model": "topic_decoded", "r": 0.3}, {"model": "mean_map", "r": 0.25}]},
     },

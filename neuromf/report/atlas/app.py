@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from neuromf.atlas.guards import statement
 from neuromf.atlas.inference import Atlas, load_atlas
-from neuromf.report.atlas.pages import UNKNOWN, YEARS, decoded, metadata_row, topic_names
+from neuromf.atlas.rates import decoded
+from neuromf.report.atlas.pages import UNKNOWN, YEARS, metadata_row, topic_names
 
 CHECKPOINT = "NEUROMF_ATLAS"  # environment variable with a run folder or checkpoint
 
@@ -38,7 +39,7 @@ def main() -> None:
         topic = column.selectbox(f"topic {name}", [UNKNOWN, *topics], index=min("AB".index(name), len(topics)))
         year = column.selectbox(f"year {name}", YEARS, format_func=lambda one: UNKNOWN if one is None else str(one))
         rows.append(metadata_row(atlas, None if topic == UNKNOWN else topics.index(topic), year))
-    a, b = decoded(atlas, torch.zeros(2, atlas.z_dim), torch.cat(rows))
+    a, b = decoded(atlas, atlas.grid, torch.zeros(2, atlas.z_dim), torch.cat(rows))
     st.metric("correlation of A and B", f"{np.corrcoef(a, b)[0, 1]:.3f}")
     for title, values in (("A", a), ("B", b), ("B minus A, absolute", b - a)):
         st.subheader(title)

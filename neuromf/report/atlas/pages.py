@@ -20,6 +20,7 @@ from torch import Tensor
 
 from neuromf.atlas.guards import statement
 from neuromf.atlas.inference import Atlas, load_atlas
+from neuromf.atlas.rates import decoded
 from neuromf.core.files import write_text
 from neuromf.data.brain_grid import BrainGrid, brain_grid
 from neuromf.report import templating
@@ -28,7 +29,6 @@ TEMPLATES = Path(__file__).with_name("templates")
 VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # of a latent dimension
 YEARS = (None, 1999, 2004, 2009, 2014)
 UNKNOWN = "unknown"
-AT_ONCE = 64
 LIMIT = 25e6  # bytes of a page
 
 
@@ -47,7 +47,7 @@ def write_latent_slider(*, checkpoint: Path, out: Path, code: str = "") -> None:
         "value": [f"{v:+g}" for v in VALUES],
     }
     latents = torch.stack([traversal(atlas.z_dim, k)[v] for k in dimensions for v in range(len(VALUES))])
-    maps = decoded(atlas, latents, None)
+    maps = decoded(atlas, atlas.grid, latents, None)
     _write(out, atlas, maps, "slider", "Latent Slider", options, code)
 
 
@@ -60,7 +60,7 @@ def write_counterfactual(*, checkpoint: Path, out: Path, code: str = "") -> None
     atlas = load_atlas(checkpoint)
     topics = topic_names(atlas)
     rows = [metadata_row(atlas, topic, year) for topic in (None, *range(len(topics))) for year in YEARS]
-    maps = decoded(atlas, torch.zeros(len(rows), atlas.z_dim), torch.cat(rows))
+    maps = decoded(atlas, atlas.grid, torch.zeros(len(rows), atlas.z_dim), torch.cat(rows))
     options = {"topic": [UNKNOWN, *topics], "year": [UNKNOWN if year is None else str(year) for year in YEARS]}
     _write(out, atlas, maps, "counterfactual", "Counterfactual Machine", options, code)
 
@@ -75,17 +75,9 @@ def traversal(z_dim: int, dimension: int) -> Tensor:
 def rank_dimensions(atlas: Atlas) -> tuple[list[int], NDArray[np.float64]]:
     """Dimensions by falling effect, and the effect of each: 1 - r of the maps at -3 and +3."""
     ends = torch.cat([traversal(atlas.z_dim, k)[[0, -1]] for k in range(atlas.z_dim)])
-    maps = decoded(atlas, ends, None)
+    maps = decoded(atlas, atlas.grid, ends, None)
     effect = np.array([1 - np.corrcoef(maps[2 * k], maps[2 * k + 1])[0, 1] for k in range(atlas.z_dim)])
     return np.argsort(-effect, kind="stable").tolist(), effect
-
-
-def decoded(atlas: Atlas, z: Tensor, m: Tensor | None) -> NDArray[np.float32]:
-    """Maps in the mask (n, V)."""
-    parts = [
-        atlas.decode(z[k : k + AT_ONCE], None if m is None else m[k : k + AT_ONCE]) for k in range(0, len(z), AT_ONCE)
-    ]
-    return atlas.grid.vector(torch.cat(parts).numpy())
 
 
 def topic_names(atlas: Atlas) -> list[str]:
@@ -107,7 +99,7 @@ def metadata_row(atlas: Atlas, topic: int | None, year: int | None) -> Tensor:
 def _write(
     out: Path,
     atlas: Atlas,
-    maps: NDArray[np.float32],
+    maps: NDArray[np.float64],
     kind: str,
     title: str,
     options: Mapping[str, Sequence[str]],
@@ -134,7 +126,7 @@ def _write(
     write_text(out, html)
 
 
-def _embedded(grid: BrainGrid, maps: NDArray[np.float32]) -> dict[str, Any]:
+def _embedded(grid: BrainGrid, maps: NDArray[np.float64]) -> dict[str, Any]:
     """Maps as bytes of a common scale, in base64, on the 6 mm grid, with the voxels of its mask."""
     coarse, maps = coarse_maps(grid, maps)
     return {**brain(coarse), "n": len(maps), **stored(maps)}
