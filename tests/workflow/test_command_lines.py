@@ -21,7 +21,7 @@ def commands(tmp_path_factory):
         " runs/meanflow/packaged.safetensors"
     )
     targets += " bench/store.csv bench/vae.csv bench/growth.csv atlas/release/manifest.json atlas/caches/maps.lmdb"
-    targets += " growth/ladder/latents/scores.csv"
+    targets += " growth/ladder/latents/scores.csv atlas/tables/leakage.csv"
     targets = [
         "all",
         "growth",
