@@ -167,7 +167,8 @@ def train_ensemble(
     provenance = json.dumps([config, base, sha256(studies / "studies.tsv"), code], sort_keys=True)
     weights, history, module = _fit_members(atlas, features, config, out, provenance)
     card = {"kind_of_ensemble": kind, "k": k, "base": base, "scale": everything.scale,
-            "kind": kind_of(everything.scale), "manifest": atlas.card["manifest"], "code": code, "seed": train["seed"]}  # fmt: skip
+            "kind": kind_of(everything.scale), "manifest": atlas.card["manifest"], "code": code,
+            "seed": train["seed"]}  # fmt: skip
     for number, (state, member) in enumerate(weights, start=1):
         member.load_state_dict(state)
         save_member(out / MEMBER.format(number=number), member, model, card | {"number": number})

@@ -3,9 +3,9 @@
     q(z1 | x), q(z2 | z1);   p(z2) = N(0, I), p(z1 | z2), p(x | z1, z2, m)
 
 A narrow skip leads from the first layer of the encoder to the decoder, behind `detach()`: the decoder learns to read
-it, and no gradient of the decoder reaches the encoder through it, so the encoder cannot learn to pass the map around the
-latents. Training hides the skip of a fraction of the rows; without it the decoder depends on z1, z2 and m alone, as in
-generation. With z2_dim = 0 the model is a flat VAE with the prior p(z1) = N(0, I).
+it, and no gradient of the decoder reaches the encoder through it, so the encoder cannot learn to pass the map around
+the latents. Training hides the skip of a fraction of the rows; without it the decoder depends on z1, z2 and m alone, as
+in generation. With z2_dim = 0 the model is a flat VAE with the prior p(z1) = N(0, I).
 
 Reference:
     Ladder variational autoencoders (Sønderby et al., 2016), arXiv:1602.02282

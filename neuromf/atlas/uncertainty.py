@@ -8,8 +8,9 @@ voxel, against its kernel map. Rows state how variances are scaled:
     coverage      s that minimises the regression ECE of validation maps
 
 About four fifths of the voxels of a map are exactly 0. Standard deviations of a maximum-likelihood Gaussian are then
-too wide for its central intervals although they are right in the mean square, and the temperature, which only corrects the
-mean square, changes nothing. `coverage` makes intervals right at the price of the likelihood; both are reported.
+too wide for its central intervals although they are right in the mean square, and the temperature, which only
+corrects the mean square, changes nothing. `coverage` makes intervals right at the price of the likelihood; both are
+reported.
 """
 
 import json

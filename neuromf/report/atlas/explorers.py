@@ -96,7 +96,8 @@ def write_hierarchy_page(*, gate: Path, tree: Path, out: Path, code: str = "") -
             "children": values["children"].tolist(), "heights": values["heights"].tolist(),
             "words": values["words"].tolist(), "verdict": verdict["verdict"]}  # fmt: skip
     rows = [{"criterion": row["what"], "measured": f"{row['measured']:.3g}",
-             "bound": f"{row['side']} {row['bound']:.3g}", "passed": "yes" if row["passed"] else "no"} for row in verdict["criteria"]]  # fmt: skip
+             "bound": f"{row['side']} {row['bound']:.3g}", "passed": "yes" if row["passed"] else "no"}
+            for row in verdict["criteria"]]  # fmt: skip
     lead = ("Topics joined by their mean position in the top latents of the hierarchical VAE. The map of a node is "
             "decoded from the mean position of its topics.")  # fmt: skip
     write_page(out, "hierarchy", "Hierarchy Explorer", data, verdict["scale"], lead=lead, rows=rows,
