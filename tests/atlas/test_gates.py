@@ -116,3 +116,24 @@ def test_criteria_of_the_stages_belong_to_features_of_the_table():
 def test_measured_values_name_their_files(files):
     rows = measure(1, {name: Path(path) for name, path in files.items()})
     assert {row["source"] for row in rows} == set(files.values())
+
+
+def test_A78_the_gate_of_the_third_stage_measures_uncertainty_and_hierarchy(tmp_path):
+    def row(split, region, scaling, ece):
+        return {"split": split, "region": region, "scaling": scaling, "ece": ece, "nll": -1.2, "nll_constant": -0.9}
+
+    eces = {"none": 0.3, "temperature": 0.31, "coverage": 0.05}
+    rows = [row(split, region, name, ece) for split in ("val", "test") for region in ("brain", "12 mm of foci")
+            for name, ece in eces.items()]  # fmt: skip
+    (tmp_path / "calibration.json").write_text(json.dumps({"digests": list("abcde"), "rows": rows}))
+    passed = [{"passed": True}] * 4 + [{"passed": False}]
+    (tmp_path / "hierarchy.json").write_text(json.dumps({"numbers": {"skip_gradient": 0.0}, "criteria": passed}))
+    files = {name: tmp_path / f"{name}.json" for name in ("calibration", "hierarchy")}
+    found = {one["id"]: one["value"] for one in measure(3, files)}
+    assert found == pytest.approx({"S3-A41": 5, "S3-A43": 0.3, "S3-A43b": 0.3, "S3-A43c": 0.05, "S3-A44": 0.05,
+                                   "S3-A44b": 0.05, "S3-A45": -0.3, "S3-A48": 0, "S3-A49": 0.8})  # fmt: skip
+    criteria = {name: one._asdict() for name, one in read_criteria({}, []).items() if name.startswith("S3-")}
+    gate = {"study": "test", "phase": 3, "files": {k: str(v) for k, v in files.items()}, "criteria": criteria}
+    atlas_gate.main(["--out", str(tmp_path / "stage_3.json"), "--config", json.dumps(gate)])
+    result = json.loads((tmp_path / "stage_3.json").read_text())
+    assert result["status"] == "BLOCKED" and result["blocked_by"] == ["S3-A43", "S3-A43b"]
