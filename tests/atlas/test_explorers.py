@@ -185,7 +185,11 @@ def test_A55_the_timeline_has_22_frames_in_a_browser(tab, timeline, width):
     assert [text[:4] for text in years] == [str(year) for year in range(1997, 2019)]
     assert years[0] == "1997: 5 studies." and years[-1] == "2018: no studies."
     page.locator("#play").click()
-    page.wait_for_function("document.getElementById('year').value !== '21'")
+    for _ in range(50):
+        page.wait_for_timeout(200)
+        if page.locator("#year").input_value() != "21":
+            break
+    assert page.locator("#year").input_value() != "21"
     assert page.locator("#play").inner_text() == "Pause"
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
