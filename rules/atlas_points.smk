@@ -26,7 +26,7 @@ rule atlas_points_train:
         runtime=120,
     params:
         files=inputs,
-        cfg=as_json(**read_point_preset(resolve("studies/atlas/points.yaml"))),
+        cfg=as_json(**read_point_preset(resolve("studies/atlas/points.yaml"), atlas_short("points"))),
         folder=subpath(output.after, parent=True),
         code=code_digest("workflow_scripts.atlas_points_train"),
     shell:

@@ -3,16 +3,6 @@
 from neuromf.config.atlas_uncertainty import read_ensemble_preset, read_hierarchy_preset
 
 ATLAS_ENSEMBLES = ["snapshot", "independent"]
-# Mock studies test the chain alone.
-ATLAS_SHORT = {
-    "ensemble": {"train": {"steps": 10, "batch": 16, "warmup": 0, "log_every": 1}},
-    "hvae": {"train": {"steps": 60, "warmup": 0}},
-}
-
-
-def atlas_short(name):
-    """Values on top of a preset for mock studies; none for others."""
-    return ATLAS_SHORT[name] if ATLAS_SCALE == "mock" else {}
 
 
 rule atlas_ensemble:
@@ -23,9 +13,9 @@ rule atlas_ensemble:
         checkpoint="results/atlas/runs/cvae/checkpoint",
     output:
         # The last file that a training writes.
-        after="results/atlas/runs/ensemble_{ensemble}/card.json",
-        members=expand("results/atlas/runs/ensemble_{{ensemble}}/member_{k}.pt", k=range(1, 6)),
-        history="results/atlas/runs/ensemble_{ensemble}/history.csv",
+        after="results/atlas/ensembles/{ensemble}/card.json",
+        members=expand("results/atlas/ensembles/{{ensemble}}/member_{k}.pt", k=range(1, 6)),
+        history="results/atlas/ensembles/{ensemble}/history.csv",
     log:
         "results/logs/atlas_ensemble/{ensemble}.log",
     benchmark:
@@ -105,7 +95,7 @@ rule atlas_ensembles:
 rule atlas_confidence:
     """Dual-View Confidence Explorer, and figure F4: reliability, epistemic and aleatoric maps."""
     input:
-        run="results/atlas/runs/ensemble_snapshot/card.json",
+        run="results/atlas/ensembles/snapshot/card.json",
         checkpoint="results/atlas/runs/cvae/checkpoint",
         points="results/atlas/runs/points/checkpoint",
         studies=rules.atlas_studies.output.folder,

@@ -249,6 +249,18 @@ def atlas_preset(name):
     return as_json(grid=ATLAS.grid, **values)
 
 
+ATLAS_SHORT = {  # steps of trainings by scale: mock tests the chain alone, the subset is for development
+    "mock": {"points": 20, "ensemble": 10, "hvae": 60},
+    "subset_1k": {"points": 100, "ensemble": 100, "hvae": 300},
+}
+
+
+def atlas_short(preset):
+    """Values on top of a preset for mock studies and the subset; none for all studies."""
+    steps = ATLAS_SHORT.get(ATLAS_SCALE)
+    return {"train": {"steps": steps[preset], "warmup": 0, "log_every": 5}} if steps else {}
+
+
 def atlas_criteria(stage):
     """Criteria of a stage of the atlas by id."""
     return {name: row._asdict() for name, row in CRITERIA.items() if name.startswith(f"S{stage}-")}
@@ -257,6 +269,7 @@ def atlas_criteria(stage):
 def atlas_dvc():
     """Stages of dvc.yaml for the rules of the atlas so far."""
     values = {"fwhm": [f"{fwhm:g}" for fwhm in ATLAS.kernels], "stage": list(ATLAS_MEASURED), "preset": ATLAS_PRESETS}
+    values["ensemble"] = ["snapshot"]
     rules = [rule for rule in workflow.rules if rule.name.startswith("atlas_") and rule.name != "atlas_dvc"]
     inside = [rule for rule in rules if all(str(path).startswith("results/") for path in rule.output)]
     return dvc_stages(inside, values)

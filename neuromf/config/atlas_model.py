@@ -99,7 +99,7 @@ def read_atlas_preset(path: str | Path, overrides: Mapping[str, Any] | None = No
     """
     from neuromf.config.study import explain
 
-    values = _merged(yaml.safe_load(Path(path).read_text(encoding="utf-8")), overrides or {})
+    values = merged(yaml.safe_load(Path(path).read_text(encoding="utf-8")), overrides or {})
     try:
         return AtlasPreset.model_validate(values).model_dump(mode="json")
     except ValidationError as error:
@@ -107,9 +107,9 @@ def read_atlas_preset(path: str | Path, overrides: Mapping[str, Any] | None = No
         raise SystemExit("\n".join([f"preset {path} refused, nothing was run:", *lines])) from None
 
 
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Nested values with changes."""
     out = dict(values)
     for name, change in changes.items():
-        out[name] = _merged(out.get(name) or {}, change) if isinstance(change, Mapping) else change
+        out[name] = merged(out.get(name) or {}, change) if isinstance(change, Mapping) else change
     return out

@@ -1,12 +1,13 @@
 """Preset of the atlas's point model (studies/atlas/points.yaml): model, loss and training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from neuromf.config.atlas_model import AtlasOptimiser
+from neuromf.config.atlas_model import AtlasOptimiser, merged
 from neuromf.config.types import Count, Fraction, NotNegative, Positive, Section, Seed, key
 
 
@@ -52,8 +53,11 @@ class PointPreset(Section):
     train: PointTrain = key("Optimisation.")
 
 
-def read_point_preset(path: str | Path) -> dict[str, Any]:
+def read_point_preset(path: str | Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Keyword arguments of `neuromf.atlas.point_training.train_points` from a preset file.
+
+    Arguments:
+        overrides: Nested values on top of the file.
 
     Raises:
         SystemExit: With one line for each wrong key: its name, what is allowed and what was found.
@@ -61,7 +65,7 @@ def read_point_preset(path: str | Path) -> dict[str, Any]:
     from neuromf.config.study import explain
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = merged(yaml.safe_load(Path(path).read_text(encoding="utf-8")), overrides or {})
         return PointPreset.model_validate(values).model_dump(mode="json")
     except ValidationError as error:
         lines = [explain(row, PointPreset) for row in error.errors()]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import ValidationError, field_validator
 
-from neuromf.config.atlas_model import AtlasOptimiser, _merged
+from neuromf.config.atlas_model import AtlasOptimiser, merged
 from neuromf.config.types import Count, Fraction, NotNegative, Section, Seed, key
 
 
@@ -105,7 +105,7 @@ def _read(preset: type[Section], path: str | Path, overrides: Mapping[str, Any] 
     from neuromf.config.study import explain
 
     try:
-        values = _merged(yaml.safe_load(Path(path).read_text(encoding="utf-8")), overrides or {})
+        values = merged(yaml.safe_load(Path(path).read_text(encoding="utf-8")), overrides or {})
         return preset.model_validate(values).model_dump(mode="json")
     except ValidationError as error:
         lines = [explain(row, preset) for row in error.errors()]

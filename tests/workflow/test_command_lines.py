@@ -28,6 +28,7 @@ def commands(tmp_path_factory):
         "growth_long",
         "atlas",
         "atlas_points",
+        "atlas_long",
         *(f"results/{name}" for name in targets.split()),
     ]
     folder = tmp_path_factory.mktemp("plan")
