@@ -3,6 +3,7 @@
 from neuromf.config.atlas_uncertainty import read_ensemble_preset, read_hierarchy_preset
 
 ATLAS_ENSEMBLES = ["snapshot", "independent"]
+ATLAS_MEMBERS = range(1, read_ensemble_preset(resolve("studies/atlas/ensemble.yaml"))["k"] + 1)
 
 
 rule atlas_ensemble:
@@ -14,7 +15,7 @@ rule atlas_ensemble:
     output:
         # The last file that a training writes.
         after="results/atlas/ensembles/{ensemble}/card.json",
-        members=expand("results/atlas/ensembles/{{ensemble}}/member_{k}.pt", k=range(1, 6)),
+        members=expand("results/atlas/ensembles/{{ensemble}}/member_{k}.pt", k=ATLAS_MEMBERS),
         history="results/atlas/ensembles/{ensemble}/history.csv",
     log:
         "results/logs/atlas_ensemble/{ensemble}.log",

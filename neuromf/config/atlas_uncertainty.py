@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError, model_validator
 
 from neuromf.config.atlas_model import AtlasOptimiser, merged
 from neuromf.config.types import Count, Fraction, NotNegative, Section, Seed, key
@@ -59,12 +59,12 @@ class HierarchyLoss(Section):
     keep_skip: Fraction = key("Fraction of rows whose skip is used.", 0.5)
     drop_metadata: Fraction = key("Fraction of rows that are trained without metadata.", 0.3)
 
-    @field_validator("ramp_1", "ramp_2")
-    @classmethod
-    def check_ramp(cls, ramp: tuple[float, float]) -> tuple[float, float]:
-        if ramp[0] > ramp[1]:
-            raise ValueError(f"a ramp must not end before it starts; got {list(ramp)}")
-        return ramp
+    @model_validator(mode="after")
+    def check_ramps(self) -> "HierarchyLoss":
+        for name, (start, end) in (("ramp_1", self.ramp_1), ("ramp_2", self.ramp_2)):
+            if start > end:
+                raise ValueError(f"{name} must not end before it starts; got {[start, end]}")
+        return self
 
 
 class HierarchyTrain(AtlasOptimiser):
