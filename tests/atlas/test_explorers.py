@@ -51,7 +51,8 @@ def tree(tmp_path_factory):
     random = np.random.default_rng(0)
     np.savez(folder / "tree.npz", children=[[0, 1], [2, 3], [4, 5]], heights=[1.0, 1.5, 3.0], words=np.array(WORDS),
              maps=random.random((7, 10_534)).astype(np.float32))  # fmt: skip
-    numbers = {"mse_hierarchical": 1.0, "mse_flat": 0.8, "kl_z2": 2.0, "modularity": 0.3, "skip_gradient": 0.0}
+    numbers = {"mse_hierarchical": 1.0, "mse_flat": 0.8, "kl_z2": 2.0, "modularity": 0.3, "skip_gradient": 0.0,
+               "modularity_null_95": 0.4}  # fmt: skip
     gate = hierarchy.stage_gate(numbers, {"r": 0.2, "null_95": 0.1})
     write_json(folder / "gate.json", gate | {"scale": "mock", "statement": "Mock data: a test", "manifest": "0" * 16})
     explorers.write_hierarchy_page(gate=folder / "gate.json", tree=folder / "tree.npz", out=folder / "hierarchy.html")
@@ -107,7 +108,7 @@ def test_A76_explorers_of_mock_studies_are_stamped_and_load_nothing(name, reques
 def test_A50_the_figure_of_the_tree_has_a_map_per_node(tree, tmp_path):
     atlas_hierarchy.render(gate=tree / "gate.json", tree=tree / "tree.npz", out=tmp_path / "fig_6")
     facts = json.loads((tmp_path / "fig_6.json").read_text())
-    assert facts["verdict"] == "no-go" and len(facts["criteria"]) == 5
+    assert facts["verdict"] == "no-go" and len(facts["criteria"]) == 6
     assert (tmp_path / "fig_6.png").stat().st_size > 20_000
 
 

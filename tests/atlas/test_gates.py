@@ -126,7 +126,8 @@ def test_A78_the_gate_of_the_third_stage_measures_uncertainty_and_hierarchy(tmp_
     rows = [row(split, region, name, ece) for split in ("val", "test") for region in ("brain", "12 mm of foci")
             for name, ece in eces.items()]  # fmt: skip
     (tmp_path / "calibration.json").write_text(json.dumps({"digests": list("abcde"), "rows": rows}))
-    passed = [{"passed": True}] * 4 + [{"passed": False}]
+    critical = [{"passed": True, "kind": "critical"}] * 4 + [{"passed": False, "kind": "critical"}]
+    passed = [*critical, {"passed": False, "kind": "informational"}]
     (tmp_path / "hierarchy.json").write_text(json.dumps({"numbers": {"skip_gradient": 0.0}, "criteria": passed}))
     files = {name: tmp_path / f"{name}.json" for name in ("calibration", "hierarchy")}
     found = {one["id"]: one["value"] for one in measure(3, files)}

@@ -95,7 +95,7 @@ def write_hierarchy_page(*, gate: Path, tree: Path, out: Path, code: str = "") -
     data = {**brain(grid), **stored(coarse_maps(_grid_of(values["maps"]), values["maps"])[1]),
             "children": values["children"].tolist(), "heights": values["heights"].tolist(),
             "words": values["words"].tolist(), "verdict": verdict["verdict"]}  # fmt: skip
-    rows = [{"criterion": row["what"], "measured": f"{row['measured']:.3g}",
+    rows = [{"criterion": row["what"], "kind": row["kind"], "measured": f"{row['measured']:.3g}",
              "bound": f"{row['side']} {row['bound']:.3g}", "passed": "yes" if row["passed"] else "no"}
             for row in verdict["criteria"]]  # fmt: skip
     lead = ("Topics joined by their mean position in the top latents of the hierarchical VAE. The map of a node is "
