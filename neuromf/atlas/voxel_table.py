@@ -93,12 +93,15 @@ def coactivation(
     where = (studies.study_of_focus[inside], voxels[inside])
     counts = sparse.csr_matrix((np.ones(inside.sum(), np.float32), where), reports.shape)
     found = np.full((grid.n_voxels, N_TOP), -1)
+    places, rate = grid.centres_mm.astype(np.float32), global_rate.astype(np.float32)
+    squares = (places**2).sum(1)
     for start in range(0, grid.n_voxels, AT_ONCE):
         some = slice(start, start + AT_ONCE)
         near = (reports[:, some].T @ counts).toarray()
-        expected = near.sum(1, keepdims=True) * global_rate
-        distance = np.linalg.norm(grid.centres_mm[some, None] - grid.centres_mm[None], axis=2)
-        z = np.where(distance > 2 * RADIUS_MM, (near - expected) / np.sqrt(expected + 1), -np.inf)
+        expected = near.sum(1, keepdims=True) * rate
+        z = (near - expected) / np.sqrt(expected + 1)
+        distant = squares[some, None] + squares - 2 * places[some] @ places.T > (2 * RADIUS_MM) ** 2
+        z[~distant] = -np.inf
         top = np.argpartition(-z, N_TOP, axis=1)[:, :N_TOP]
         top = np.take_along_axis(top, np.argsort(-np.take_along_axis(z, top, 1), axis=1), 1)
         found[some] = np.where(near.sum(1, keepdims=True) > 0, top, -1)

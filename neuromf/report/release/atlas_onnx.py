@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from neuromf.atlas import guards
 from neuromf.atlas.inference import Atlas, load_atlas
 from neuromf.atlas.point_vae import PointAtlas, load_points
+from neuromf.atlas.volume_vae import MetadataResidual
 from neuromf.core.files import atomic_write, sha256, write_json
 from neuromf.core.seeds import generator
 from neuromf.report.release.atlas_tables import read_source
@@ -52,6 +53,22 @@ class VolumeEncoder(nn.Module):
         return self.model.encoder(maps[:, None], condition_of(self.model, known))
 
 
+class InterpolatedResidual(nn.Module):
+    """`MetadataResidual` with its basis interpolated once: a product of matrices, which every runtime computes alike."""
+
+    fields: Tensor
+
+    def __init__(self, residual: MetadataResidual, mask: Tensor) -> None:
+        super().__init__()
+        self.coefficients = residual.coefficients
+        i, j, k = residual.shape
+        fine = nn.functional.interpolate(residual.basis.detach()[None], scale_factor=2, mode="trilinear")
+        self.register_buffer("fields", fine[0, :, :i, :j, :k][:, mask])
+
+    def forward(self, condition: Tensor, _: Tensor) -> Tensor:
+        return self.coefficients(condition) @ self.fields[:-1] + self.fields[-1]
+
+
 class VolumeDecoder(nn.Module):
     """Latents (B, d) to maps or intensities (B, I, J, K), zero outside the mask."""
 
@@ -60,6 +77,8 @@ class VolumeDecoder(nn.Module):
     def __init__(self, atlas: Atlas) -> None:
         super().__init__()
         self.model, self.shape = copy.deepcopy(atlas.model).eval(), atlas.grid.shape
+        if isinstance(residual := getattr(self.model, "residual", None), MetadataResidual):
+            self.model.residual = InterpolatedResidual(residual, self.model.mask)  # type: ignore[assignment]  # equal
         places = torch.from_numpy(atlas.grid.lookup).flatten()
         self.register_buffer("places", torch.where(places < 0, int(atlas.grid.n_voxels), places))
 

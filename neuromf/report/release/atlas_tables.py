@@ -153,7 +153,7 @@ def write_tables(tables: Mapping[str, pd.DataFrame], out: Path, source: Mapping[
     stated["statement"] = guards.statement(source["scale"])
     for name, table in tables.items():
         with atomic_write(out / f"{name}.csv") as part:
-            table.to_csv(part, index=False, float_format="%.9g", lineterminator="\n")
+            table.to_csv(part, index=False, lineterminator="\n")
         packed = pa.Table.from_pandas(table, preserve_index=False)
         packed = packed.replace_schema_metadata({**(packed.schema.metadata or {}), **stated})
         with atomic_write(out / f"{name}.parquet") as part:
@@ -187,7 +187,13 @@ def read_table(out: str | Path, name: str, kind: str) -> pd.DataFrame:
         return pd.read_parquet(out / f"{name}.parquet").astype(plain)
     text = [column for column, dtype in dtypes.items() if dtype == "string"]
     numbers = [column for column in dtypes if column not in text]
-    return pd.read_csv(out / f"{name}.csv", dtype=plain, keep_default_na=False, na_values=dict.fromkeys(numbers, [""]))
+    return pd.read_csv(
+        out / f"{name}.csv",
+        dtype=plain,
+        float_precision="round_trip",
+        keep_default_na=False,
+        na_values=dict.fromkeys(numbers, [""]),
+    )
 
 
 def check_round_trip(table: pd.DataFrame, out: Path, name: str) -> None:
