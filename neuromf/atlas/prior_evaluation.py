@@ -81,7 +81,8 @@ def active_dimensions(mu: Tensor) -> NDArray[np.int64]:
 
 
 def prior_bits(
-    atlas: Atlas, prior: LatentPrior, grid: BrainGrid, shared: NDArray, rated: Mapping[str, Studies], n_z: int, seed: int
+    atlas: Atlas, prior: LatentPrior, grid: BrainGrid, shared: NDArray, rated: Mapping[str, Studies], n_z: int,
+    seed: int,
 ) -> Json:  # fmt: skip
     """Bits per focus given metadata alone with latents of each prior, and their paired difference.
 

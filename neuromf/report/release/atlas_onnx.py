@@ -54,7 +54,7 @@ class VolumeEncoder(nn.Module):
 
 
 class InterpolatedResidual(nn.Module):
-    """`MetadataResidual` with its basis interpolated once: a product of matrices, which every runtime computes alike."""
+    """`MetadataResidual` with its basis interpolated once: a product of matrices, which all runtimes have."""
 
     fields: Tensor
 
