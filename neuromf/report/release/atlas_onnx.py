@@ -70,24 +70,37 @@ class InterpolatedResidual(nn.Module):
 
 
 class VolumeDecoder(nn.Module):
-    """Latents (B, d) to maps or intensities (B, I, J, K), zero outside the mask."""
+    """Latents (B, d) to maps or intensities (B, I, J, K), zero outside the mask.
 
+    Masks are applied as indices: exported boolean masks fix the batch size.
+
+    Raises:
+        ValueError: If the model decodes intensities without metadata.
+    """
+
+    inside: Tensor
     places: Tensor
 
     def __init__(self, atlas: Atlas) -> None:
         super().__init__()
         self.model, self.shape = copy.deepcopy(atlas.model).eval(), atlas.grid.shape
+        if self.model.recon == "poisson" and not self.model.n_metadata:
+            raise ValueError("the export of intensities needs a conditional model: train the preset cvae")
         if isinstance(residual := getattr(self.model, "residual", None), MetadataResidual):
             self.model.residual = InterpolatedResidual(residual, self.model.mask)  # type: ignore[assignment]  # equal
         places = torch.from_numpy(atlas.grid.lookup).flatten()
+        self.register_buffer("inside", (places >= 0).nonzero().flatten())
         self.register_buffer("places", torch.where(places < 0, int(atlas.grid.n_voxels), places))
 
     def forward(self, z: Tensor, *known: Tensor) -> Tensor:
-        model = self.model
+        model, condition = self.model, condition_of(self.model, known)
+        values = model.decoder(z, condition)[:, :1].flatten(1)[:, self.inside]
         if model.recon == "poisson":
-            values = model.log_intensity(z, known[0], known[1] > 0.5).exp()
+            log_density, log_count = model.classical(known[0], known[1] > 0.5, condition, None)
+            values = (log_density + values + model.residual(condition, model.mask)).log_softmax(1)
+            values = (values + log_count[:, None]).exp()
         else:
-            values = model.decoder(z, condition_of(model, known))[:, 0, model.mask] + model.mean_map
+            values = values + model.mean_map
         padded = torch.cat([values, torch.zeros_like(values[:, :1])], 1)  # the last entry is outside the mask
         return padded[:, self.places].reshape(-1, *self.shape)
 
