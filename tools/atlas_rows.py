@@ -99,8 +99,8 @@ def page(text: str, of: Mapping[str, Sequence[Test]], ran: Mapping[Test, Sequenc
     rows = {name: [joined(ran.get(test, ())) for test in of.get(name, ())] for name in features(text)}
     states = {name: state(results) for name, results in rows.items()}
     yield "# Features of the atlas and their tests\n"
-    yield "Written by `python -m tools.atlas_rows` from [atlas_criteria.md](atlas_criteria.md), names of tests and JUnit"
-    yield "files of pytest; do not edit. A feature passes if one of its tests passed and none failed or was not run.\n"
+    yield "Written by `python -m tools.atlas_rows` from [atlas_criteria.md](atlas_criteria.md), names of tests and"
+    yield "JUnit files of pytest; do not edit. A feature passes if one of its tests passed, none failed and all ran.\n"
     counts = {one: list(states.values()).count(one) for one in sorted(set(states.values()))}
     yield f"{len(states)} features: {', '.join(f'{count} {one}' for one, count in counts.items())}.\n"
     yield "| id | feature | state | test | outcome |"

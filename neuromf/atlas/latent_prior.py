@@ -70,6 +70,11 @@ class LatentPrior(nn.Module):
         parts = [flow.sample(self.u, as_field(part), flow.uniform_times(nfe)) for part in noise.split(AT_ONCE)]
         return torch.cat(parts).flatten(1)
 
+    def gaussian(self, noise: Tensor) -> Tensor:
+        """Latents (B, d) of the Gaussian start alone, in closed form: what the network adds to."""
+        t = noise.new_ones(len(noise))
+        return self.u.prior(as_field(noise), t, torch.zeros_like(t)).flatten(1)  # type: ignore[misc]  # not None
+
     def path(self, noise: Tensor, n_steps: int = 10) -> Tensor:
         """Points (n_steps + 1, B, d) of the sampling path from noise at t = 1 to latents at t = 0."""
         times = flow.uniform_times(n_steps)

@@ -31,7 +31,7 @@ from neuromf.metrics.distances.frechet import frechet_distance
 from neuromf.metrics.resampling import mean_interval
 from neuromf.vae.collapse import ACTIVE_VARIANCE
 
-NORMAL, ONE_STEP = "normal", "one_step"  # the two priors
+NORMAL, ONE_STEP, GAUSSIAN = "normal", "one_step", "gaussian"  # both priors, and the start of the second one
 NEIGHBOURS = {"precision": evaluation.K_RADIUS, "recall": evaluation.K_RADIUS,
               "density": evaluation.K_DENSITY, "coverage": evaluation.K_DENSITY}  # fmt: skip
 NFE = (1, 2, 4)
@@ -128,7 +128,8 @@ def latent_overlap(
     """Overlap of latents of each prior with posterior samples of test studies, in the active dimensions."""
     n = min(n, len(split["val"]), len(split["test"]))
     noise = torch.randn((n, prior.z_dim), generator=generator("prior overlap", seed))
-    sets = {NORMAL: noise, ONE_STEP: prior(noise), "real": samples(posterior["val"], seed)[:n]}
+    sets = {NORMAL: noise, ONE_STEP: prior(noise), GAUSSIAN: prior.gaussian(noise)}
+    sets["real"] = samples(posterior["val"], seed)[:n]
     reference = samples(posterior["test"], seed)[:n, active].double().numpy()
     return overlaps(reference, {name: z[:, active].double().numpy() for name, z in sets.items()}, seed)
 
@@ -147,10 +148,13 @@ def overlaps(reference: NDArray, sets: Mapping[str, NDArray], seed: int = 0) -> 
         sets: Features (n, F) by name, with "normal" and "one_step", whose row k belongs to test study k.
 
     Returns:
-        Measure by set: value, low, high; "difference" likewise; number of rows.
+        Measure by set: value, low, high; "difference" likewise, and "network", one-step prior minus its Gaussian
+        start, where `sets` has "gaussian"; number of rows n.
     """
     parts = {name: contributions(reference, values) for name, values in sets.items()}
     parts["difference"] = {name: parts[ONE_STEP][name] - parts[NORMAL][name] for name in NEIGHBOURS}
+    if GAUSSIAN in parts:
+        parts["network"] = {name: parts[ONE_STEP][name] - parts[GAUSSIAN][name] for name in NEIGHBOURS}
     return {
         name: {measure: interval(values, seed) for measure, values in rows.items()} for name, rows in parts.items()
     } | {"n": len(reference)}
@@ -172,13 +176,13 @@ def flow_table(prior: LatentPrior, posterior: Mapping[str, tuple[Tensor, Tensor]
     """Frechet distance to test latents by network evaluations, and monotonicity of the one-step map.
 
     Returns:
-        frechet: of N(0, I) ("normal"), of the prior with 1, 2 and 4 network evaluations ("nfe_1", ...), and of
+        frechet: of N(0, I) ("normal"), of the Gaussian start ("gaussian"), of the prior with 1, 2 and 4 network evaluations ("nfe_1", ...), and of
         validation studies ("real", the floor at this n). monotone_fraction: see `monotone_fraction`.
     """
     n = min(len(posterior["test"][0]), len(posterior["val"][0]))
     reference = samples(posterior["test"], seed)[:n]
     noise = torch.randn((n, prior.z_dim), generator=generator("prior flow", seed))
-    sets = {NORMAL: noise, "real": samples(posterior["val"], seed)[:n]}
+    sets = {NORMAL: noise, GAUSSIAN: prior.gaussian(noise), "real": samples(posterior["val"], seed)[:n]}
     sets |= {f"nfe_{nfe}": prior(noise, nfe) for nfe in NFE}
     real, *others = (z[:, active].double().numpy() for z in (reference, *sets.values()))
     distances = {name: frechet_distance(real, z) for name, z in zip(sets, others, strict=True)}

@@ -17,7 +17,7 @@ from neuromf.data.brain_grid import brain_grid
 from neuromf.figures import style
 
 SETS = {"real": ("validation studies", "0.55", "s"), "normal": ("N(0, I)", "C0", "o"),
-        "one_step": ("one-step prior", "C1", "D")}  # fmt: skip
+        "gaussian": ("Gaussian of latents", "C2", "^"), "one_step": ("one-step prior", "C1", "D")}  # fmt: skip
 MEASURES = ("precision", "recall", "density", "coverage")
 SMALL = 7
 
@@ -85,9 +85,10 @@ def draw_pictures(figure: Any, pictures: Mapping[str, Any]) -> None:  # noqa: AN
 
 def draw_overlap(axes: Axes, table: Mapping[str, Any], title: str) -> None:
     """Precision, recall, density and coverage of each set against test studies, with 95 % intervals."""
-    for k, (name, (label, colour, marker)) in enumerate(SETS.items()):
+    drawn = {name: look for name, look in SETS.items() if name in table}
+    for k, (name, (label, colour, marker)) in enumerate(drawn.items()):
         rows = [table[name][measure] for measure in MEASURES]
-        place = np.arange(len(MEASURES)) + 0.22 * (k - 1)
+        place = np.arange(len(MEASURES)) + 0.2 * (k - 1.5)
         values = np.array([row["value"] for row in rows])
         error = np.abs(np.array([[row["low"], row["high"]] for row in rows]).T - values)
         axes.errorbar(place, values, error, fmt=marker, color=colour, markersize=3.5, elinewidth=0.9, label=label)
@@ -110,9 +111,10 @@ def draw_bits(axes: Axes, bits: Mapping[str, Any]) -> None:
 
 def draw_frechet(axes: Axes, flow: Mapping[str, Any]) -> None:
     """Frechet distance to test latents of N(0, I) and of the prior by network evaluations; dashed: other studies."""
-    rows = {"N(0, I)": ("normal", "C0"), "1 step": ("nfe_1", "C1"), "2": ("nfe_2", "C1"), "4": ("nfe_4", "C1")}
+    rows = {"N(0, I)": ("normal", "C0"), "Gaussian": ("gaussian", "C2"), "1 step": ("nfe_1", "C1"),
+            "2 steps": ("nfe_2", "C1"), "4 steps": ("nfe_4", "C1")}  # fmt: skip
     values = [flow["frechet"][name] for name, _ in rows.values()]
     axes.bar(list(rows), values, color=[colour for _, colour in rows.values()], width=0.7)
     axes.axhline(flow["frechet"]["real"], color=style.LIMIT, linestyle="--", linewidth=0.8)
-    axes.tick_params(axis="x", labelsize=SMALL)
+    axes.set_xticks(range(len(rows)), list(rows), rotation=35, ha="right", fontsize=SMALL)
     axes.set_title("Frechet distance", fontsize=8)

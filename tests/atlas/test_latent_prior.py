@@ -37,6 +37,7 @@ def test_A71_the_prior_of_gaussian_latents_starts_at_the_closed_form():
     prior, noise = latent_prior.LatentPrior(u, {}, {}), torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
     for nfe in (1, 3):
         torch.testing.assert_close(prior(noise, nfe), exact(noise), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(prior.gaussian(noise), exact(noise), rtol=1e-3, atol=1e-3)
     assert (exact(noise) - noise).abs().max() > 0.5
 
 
@@ -143,6 +144,7 @@ def test_A71_overlap_and_bits_prefer_the_prior_of_the_latents(compared):
     assert latents["difference"]["precision"]["low"] > 0
     value = latents["one_step"]["precision"]["value"] - latents["normal"]["precision"]["value"]
     assert latents["difference"]["precision"]["value"] == pytest.approx(value)
+    assert latents["network"]["precision"]["value"] == 0  # this prior is the Gaussian itself
     bits = found["bits"]
     assert bits["normal"]["low"] <= bits["normal"]["value"] <= bits["normal"]["high"]
     weights = bits["one_step"]["value"] - bits["normal"]["value"]
