@@ -176,8 +176,9 @@ def flow_table(prior: LatentPrior, posterior: Mapping[str, tuple[Tensor, Tensor]
     """Frechet distance to test latents by network evaluations, and monotonicity of the one-step map.
 
     Returns:
-        frechet: of N(0, I) ("normal"), of the Gaussian start ("gaussian"), of the prior with 1, 2 and 4 network evaluations ("nfe_1", ...), and of
-        validation studies ("real", the floor at this n). monotone_fraction: see `monotone_fraction`.
+        frechet: of N(0, I) ("normal"), of the Gaussian start ("gaussian"), of the prior with 1, 2 and 4 network
+        evaluations ("nfe_1", ...), and of validation studies ("real", the floor at this n). monotone_fraction: see
+        `monotone_fraction`.
     """
     n = min(len(posterior["test"][0]), len(posterior["val"][0]))
     reference = samples(posterior["test"], seed)[:n]

@@ -74,7 +74,7 @@ class Timeline(Section):
 class PriorTraining(Section):
     """Section `atlas.prior.train`: keyword arguments of `neuromf.atlas.latent_prior.train_prior`."""
 
-    n_steps: Count = key("Optimiser steps.", 2000)
+    n_steps: Count = key("Optimiser steps.", 600)
     batch: Count = key("Latents per step.", 256)
     lr: Positive = key("Peak learning rate of Adam.", 2e-3)
     width: Count = key("Width of the network.", 128)
