@@ -11,6 +11,7 @@ measured parity; example.json holds one input for programs in other languages. R
 """
 
 import copy
+import functools
 import io
 import json
 import logging
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from neuromf.atlas import guards
 from neuromf.atlas.inference import Atlas, load_atlas
-from neuromf.atlas.point_vae import PointAtlas, load_points
+from neuromf.atlas.point_vae import INSIDE, PointAtlas, PointVAE, load_points
 from neuromf.atlas.volume_vae import MetadataResidual
 from neuromf.core.files import atomic_write, sha256, write_json
 from neuromf.core.seeds import generator
@@ -111,10 +112,17 @@ class PointEncoder(nn.Module):
     def __init__(self, atlas: PointAtlas) -> None:
         super().__init__()
         self.model = copy.deepcopy(atlas.model).eval()
+        self.model.to_raw = functools.partial(to_raw, self.model)  # type: ignore[method-assign]
 
     def forward(self, points: Tensor, mask: Tensor, *known: Tensor) -> tuple[Tensor, Tensor]:
         m, observed = (known[0], known[1] > 0.5) if known else (None, None)
         return self.model.encode(points, mask > 0.5, m, observed)
+
+
+def to_raw(model: PointVAE, points: Tensor) -> Tensor:
+    """`PointVAE.to_raw` by logarithms: the exporter has no inverse hyperbolic tangent."""
+    inside = ((2 * points - model.low - model.high) / (model.high - model.low)).clamp(-INSIDE, INSIDE)
+    return 0.5 * ((1 + inside).log() - (1 - inside).log())
 
 
 class PointDecoder(nn.Module):
