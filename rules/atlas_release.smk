@@ -104,36 +104,22 @@ rule atlas_export:
         "python -m workflow_scripts.atlas_export {params.files} --config {params.cfg:q} 2>&1 | tee {log:q}"
 
 
-# Figure F7: decoded maps of the years, and drift without bias.
-use rule fig_1 as atlas_fig_7 with:
-    input:
-        studies=rules.atlas_studies.output.folder,
-        checkpoint="results/atlas/runs/cvae/checkpoint",
-        result=rules.atlas_analyses.output.out,
-    output:
-        pdf="results/atlas/figures/fig_7.pdf",
-        png=in_report("results/atlas/figures/fig_7.png", "Atlas", figure="F7", shows="maps of the years, drift"),
-        facts="results/atlas/figures/fig_7.json",
-    log:
-        "results/logs/atlas_fig_7.log",
-    benchmark:
-        "results/benchmarks/atlas_fig_7.tsv"
-    params:
-        script="atlas_fig_7",
-        files=files,
-        cfg=as_json(study=cfg.study),
-        stem=subpath(output.pdf, strip_suffix=".pdf"),
-        code=code_digest("workflow_scripts.atlas_fig_7"),
-
-
 # Pages that the Discovery Platform links, and figures that it holds.
-ATLAS_PAGES = [*rules.atlas_pages.output, rules.atlas_points_viewer.output.out]
+ATLAS_PAGES = [
+    *rules.atlas_pages.output,
+    rules.atlas_points_viewer.output.out,
+    rules.atlas_confidence.output.page,
+    rules.atlas_hierarchy.output.page,
+    rules.atlas_timeline.output.page,
+]
 ATLAS_FIGURES = [
     rules.atlas_fig_1.output.png,
     rules.atlas_fig_2.output.png,
     rules.atlas_fig_3.output.png,
+    rules.atlas_confidence.output.png,
     rules.atlas_points_viewer.output.png,
-    rules.atlas_fig_7.output.png,
+    rules.atlas_hierarchy.output.png,
+    rules.atlas_timeline.output.png,
     rules.atlas_fig_8.output.png,
 ]
 
@@ -153,8 +139,10 @@ rule atlas_manuscript:
             rules.atlas_fig_1.output.pdf,
             rules.atlas_fig_2.output.pdf,
             rules.atlas_fig_3.output.pdf,
+            rules.atlas_confidence.output.pdf,
             rules.atlas_points_viewer.output.pdf,
-            rules.atlas_fig_7.output.pdf,
+            rules.atlas_hierarchy.output.pdf,
+            rules.atlas_timeline.output.pdf,
             rules.atlas_fig_8.output.pdf,
         ],
     output:
@@ -221,7 +209,8 @@ rule atlas_release:
             rules.atlas_platform.output.out,
             rules.atlas_evaluate.output.out,
             rules.atlas_prior_evaluate.output.out,
-            *rules.atlas_fig_7.output,
+            rules.atlas_timeline.output.pdf,
+            rules.atlas_timeline.output.png,
             *rules.atlas_fig_8.output,
             *rules.atlas_manuscript.output,
             "results/atlas/gates/stage_1.json",
@@ -250,7 +239,6 @@ rule atlas_release:
 rule atlas_synthesis:
     """Target: one-step prior, exports, Discovery Platform and manuscript."""
     input:
-        rules.atlas_fig_7.output,
         rules.atlas_fig_8.output,
         rules.atlas_manuscript.output,
         rules.atlas_export.output,

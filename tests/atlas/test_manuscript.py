@@ -3,13 +3,9 @@
 import json
 import re
 
-import numpy as np
 import pytest
-from atlas.evaluation_helpers import LinearAtlas
 
 from neuromf.core.files import write_json
-from neuromf.data.brain_grid import brain_grid
-from neuromf.figures import atlas_time
 from neuromf.report.atlas import manuscript
 
 ROW = {"value": 0.0612, "low": 0.0451, "high": 0.0799}
@@ -67,24 +63,3 @@ def test_A60_results_of_another_scale_are_refused(written):
     with pytest.raises(ValueError, match="scales must not be mixed"):
         manuscript.write_manuscript(inputs=[folder / "prior.json"], figures=[], studies=folder / "studies",
                                     out=folder / "m.tex", numbers=folder / "n.json")  # fmt: skip
-
-
-@pytest.mark.informational
-def test_the_figure_of_years_has_its_panels(tmp_path, mock_studies, monkeypatch):
-    class Small(LinearAtlas):
-        def latents(self, studies):
-            z = np.random.default_rng(0).standard_normal((len(studies), self.z_dim)).astype(np.float32)
-            return z, 0 * z
-
-    atlas = Small(mock_studies, brain_grid("6mm"))
-    monkeypatch.setattr(atlas_time, "load_atlas", lambda _: atlas)
-    monkeypatch.setattr(atlas_time, "read_studies", lambda _: mock_studies)
-    drift = [{"year": 2000 + k, "raw": 2.0, "floor": 1.5, "unbiased": 0.5 * k} for k in range(3)]
-    forecast = [{"forecaster": name, "difference": 0.1, "low": -0.1, "high": 0.3} for name in ("persistence", "gru")]
-    analyses = {"scale": "mock", "time": {"points": {}, "pca": {"drift": drift, "verdicts": forecast}}}
-    write_json(tmp_path / "analyses.json", analyses)
-    atlas_time.render(tmp_path, tmp_path, tmp_path / "analyses.json", tmp_path / "fig_7")
-    facts = json.loads((tmp_path / "fig_7.json").read_text())
-    assert facts["space"] == "pca" and facts["drift"] == drift and (tmp_path / "fig_7.png").stat().st_size > 50_000
-    years, maps = atlas_time.yearly_maps(atlas, mock_studies)
-    assert len(years) == len(maps) and abs(float(maps.mean(1)[0])) < 1e-6
