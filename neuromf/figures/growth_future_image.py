@@ -18,9 +18,9 @@ from neuromf.figures import growth_forecast, style
 COLUMNS = {  # arrays of images.npz: title, and mask that is drawn beside that of the truth
     "last": ("visit before", "last_mask"),
     "truth": ("truth", ""),
-    "line": ("decoded, line", "line"),
-    "ODE": ("decoded, ODE", "ODE"),
-    "last_image": ("decoded, visit before", "last_image"),
+    "line": ("line,\ndecoded", "line"),
+    "ODE": ("ODE,\ndecoded", "ODE"),
+    "last_image": ("visit before,\ndecoded", "last_image"),
 }
 KINDS = {
     "last mask": "last mask",
@@ -45,7 +45,7 @@ def render(*, table: Path, examples: Path, verdict: Path, out: Path, simulated: 
         config: Further values for the metadata of the files.
     """
     found = json.loads(verdict.read_text())
-    figure: Any = style.new(style.PAGE, 4.9)
+    figure: Any = style.new(style.PAGE, 4.3)
     left, right = figure.subfigures(1, 2, width_ratios=[3.1, 1])
     with np.load(examples) as arrays:
         images(left, arrays, N_PATIENTS)
@@ -66,8 +66,8 @@ def render_headline(
     """
     found = json.loads(verdict.read_text())
     scores, verdicts, forecasts, volumes = growth_forecast.read(folders)
-    figure: Any = style.new(style.PAGE, 9.2)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[5.6, 3.4])
+    figure: Any = style.new(style.PAGE, 8.6)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[5.6, 2.9])
     growth_forecast.panels(upper, forecasts, volumes, scores)
     left, right = lower.subfigures(1, 2, width_ratios=[3.1, 1])
     with np.load(examples) as arrays:
@@ -131,7 +131,7 @@ def dice(ax: Axes, table: pd.DataFrame) -> None:
         ax.plot([k - 0.3, k + 0.3], [wide[kind].mean()] * 2, color="0.1", lw=1.5)
     ax.set_xticks(range(len(kinds)), [KINDS[kind] for kind in kinds], fontsize=6, rotation=90)
     ax.set_ylim(-0.03, 1.03)
-    ax.set_title("Dice with the true mass", fontsize=8)
+    ax.set_ylabel("Dice with the true mass", fontsize=8)
     ax.tick_params(axis="y", labelsize=SMALL)
 
 
