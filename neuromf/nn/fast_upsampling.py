@@ -34,6 +34,7 @@ class ResizeStage(nn.Sequential):
 
     def forward(self, h: Tensor) -> Tensor:
         _, conv, norm, activation = self
+        assert isinstance(conv, nn.Conv3d)
         return activation(norm(resize_conv(h, conv.weight, conv.bias)))
 
 
