@@ -56,8 +56,8 @@ rule atlas_leakage:
     """Compare the leakage of method fields into the latents of the model without and with adversaries."""
     input:
         studies=rules.atlas_studies.output.folder,
-        before="results/atlas/runs/cvae/checkpoint",
-        after="results/atlas/runs/cvae_adversarial/checkpoint",
+        checkpoint="results/atlas/runs/cvae/checkpoint",
+        adversarial="results/atlas/runs/cvae_adversarial/checkpoint",
     output:
         out="results/atlas/tables/leakage.csv",
     log:

@@ -26,6 +26,7 @@ HELP = {
     "cards": "card.json of every fine-tuned run",
     "check": "JSON file for the comparison with torch",
     "checkpoint": "checkpoint of a training",
+    "adversarial": "checkpoint of the run with adversaries",
     "config": "JSON with the config sections that the script uses, or file of a preset",
     "counterfactual": "page of the Counterfactual Machine",
     "diagnostics": "diagnostics.csv of a training",

@@ -7,8 +7,8 @@ from workflow_scripts._cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = arguments(__doc__, argv, "studies", "before", "after", "config:json", "out")
-    compare_leakage(studies=args.studies, before=args.before, after=args.after, out=args.out, **args.config)
+    args = arguments(__doc__, argv, "studies", "checkpoint", "adversarial", "config:json", "out")
+    compare_leakage(studies=args.studies, before=args.checkpoint, after=args.adversarial, out=args.out, **args.config)
 
 
 if __name__ == "__main__":
