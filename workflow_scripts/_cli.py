@@ -19,6 +19,7 @@ TYPES: dict[str, Callable[[str], Any]] = {"path": Path, "paths": Path, "int": in
 TYPES |= {"strings": str, "optional": Path}
 HELP = {
     "adapter": "adapter.safetensors of a fine-tuned run",
+    "adversarial": "checkpoint of the run with adversaries",
     "arm": "name of the arm",
     "benchmarks": "folder of Snakemake's benchmarks",
     "bundle": "tarball of a release",
@@ -26,7 +27,6 @@ HELP = {
     "cards": "card.json of every fine-tuned run",
     "check": "JSON file for the comparison with torch",
     "checkpoint": "checkpoint of a training",
-    "adversarial": "checkpoint of the run with adversaries",
     "config": "JSON with the config sections that the script uses, or file of a preset",
     "counterfactual": "page of the Counterfactual Machine",
     "diagnostics": "diagnostics.csv of a training",
