@@ -39,11 +39,12 @@ def draw(tree: Tree, words: list[str], maps: NDArray, grid: BrainGrid, verdict: 
     axes = fig.subplot_mosaic([["t", k] for k in range(len(numbered))], width_ratios=[1.5, 1])
     _tree(axes["t"], tree, words, numbered)
     changes = [maps[node] - maps[-1] for node in numbered]
-    limit = max(float(np.abs(change).max()) for change in changes)
     for k, (node, change) in enumerate(zip(numbered, changes, strict=True)):
+        limit = max(float(np.abs(change).max()), 1e-12)
         atlas_projections.draw(axes[k], grid, change, limit)
         leaves = tree.leaves(node)
-        title = f"{k + 1}: {len(leaves)} topics, {', '.join(words[leaf].split()[0] for leaf in leaves[:3])}"
+        some = ", ".join(words[leaf].split()[0] for leaf in leaves[:3])
+        title = f"{k + 1}: {len(leaves)} topics, {some}; largest {limit:.3f}"
         axes[k].set_title(title, fontsize=7, loc="left", pad=2)
     fig.suptitle(
         f"Map of a node minus that of the root. Stage gate: {verdict['verdict']}", fontsize=8, x=0.99, ha="right"
@@ -54,10 +55,14 @@ def draw(tree: Tree, words: list[str], maps: NDArray, grid: BrainGrid, verdict: 
 
 
 def highest_nodes(tree: Tree) -> list[int]:
-    """Nodes below the root with the most topics."""
+    """Separate groups of two or more topics: the highest merge is split until there are N_MAPS of them."""
     n = len(tree.children) + 1
-    inner = [node for node in range(n, 2 * n - 2)]
-    return sorted(inner, key=lambda node: -len(tree.leaves(node)))[:N_MAPS] or [2 * n - 2]
+    halves = {n + k: [child for child in pair if child >= n] for k, pair in enumerate(tree.children.tolist())}
+    groups = [2 * n - 2]
+    while len(groups) < N_MAPS and (divisible := [node for node in groups if halves[node]]):
+        groups.remove(max(divisible))
+        groups += halves[max(divisible)]
+    return sorted(groups, key=lambda node: tree.leaves(2 * n - 2).index(tree.leaves(node)[0]))
 
 
 def positions(tree: Tree) -> dict[int, tuple[float, float]]:

@@ -7,7 +7,7 @@ const node = choice("node", order.map(named), "node");
 plate("map", "decoded map");
 plate("change", "change from the root");
 const holder = Object.assign(document.createElement("div"), { className: "tree", tabIndex: 0 });
-const ROW = 17, WIDE = 300, top_height = data.heights[n - 2] || 1;
+const ROW = 17, WIDE = 220, top_height = data.heights[n - 2] || 1;
 const drawing = svg("svg", { width: WIDE + 230, height: ROW * n + 10, role: "img", "aria-label": "tree of topics" }, holder);
 const rowOf = new Map(leaves(last).map((leaf, k) => [leaf, k]));
 const place = (k) => k < n ? [WIDE, ROW * (rowOf.get(k) + 0.7)]
@@ -31,6 +31,7 @@ function update() {
   dots.forEach((dot, at) => dot.setAttribute("class", at === k ? "chosen" : ""));
   show("map", values, Math.max(peak(values), peak(root)), `largest ${peak(values).toFixed(3)}`);
   show("change", change, peak(change), `r with the root ${correlation(values, root).toFixed(3)}`);
-  document.getElementById("facts").textContent = `Topics below this node: ${leaves(k).map((leaf) => data.words[leaf]).join("; ")}`;
+  const below = leaves(k).map((leaf) => data.words[leaf]), more = below.length > 12 ? `; and ${below.length - 12} more` : "";
+  document.getElementById("facts").textContent = `Topics below this node: ${below.slice(0, 12).join("; ")}${more}`;
 }
 update();
