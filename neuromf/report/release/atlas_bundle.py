@@ -66,6 +66,7 @@ def write_bundle(folder: str | Path, inputs: Sequence[str | Path], out: str | Pa
             add(tar, name, text.encode())
         for path in members:
             add(tar, path.relative_to(top).as_posix(), path.read_bytes())
+    verify_bundle(bundle)
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:

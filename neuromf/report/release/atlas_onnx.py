@@ -13,7 +13,6 @@ measured parity; example.json holds one input for programs in other languages. R
 import copy
 import functools
 import io
-import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -286,8 +285,3 @@ def write_example(volume: Atlas, path: Path, seed: int = 0) -> None:
     known = {} if m is None else {"m": m.nan_to_num()[0].tolist(), "observed": m.isfinite()[0].float().tolist()}
     shape = list(decoded.shape)
     write_json(path, {"z": z[0].tolist(), **known, "shape": shape, "map": decoded.ravel().tolist()}, indent=None)
-
-
-def read_models(folder: str | Path) -> dict[str, Any]:
-    """models.json of an export."""
-    return json.loads((Path(folder) / LIST).read_text(encoding="utf-8"))
