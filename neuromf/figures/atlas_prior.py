@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import PowerNorm
 
 from neuromf.data.brain_grid import brain_grid
 from neuromf.figures import style
@@ -39,6 +40,7 @@ def render(result: Path, out: Path, **facts: Any) -> None:
     panels = bottom.subplots(1, 4, width_ratios=[1.2, 1.2, 0.55, 1])
     draw_overlap(panels[0], found["latents"], "latents")
     draw_overlap(panels[1], found["maps"], "maps")
+    panels[0].legend(loc="lower left", fontsize=SMALL - 0.5, handletextpad=0.1, borderaxespad=0.1)
     draw_bits(panels[2], found["bits"])
     draw_frechet(panels[3], found["flow"])
     for panel, text, gap in zip(panels, "cdef", (34, 30, 34, 30), strict=True):
@@ -74,7 +76,7 @@ def draw_pictures(figure: Any, pictures: Mapping[str, Any]) -> None:  # noqa: AN
     for row, name in zip(panels, names, strict=True):
         for axes, values in zip(row, pictures[name], strict=True):
             image = np.where(outline, np.array(values), np.nan)
-            axes.imshow(image.T, origin="lower", cmap="magma", vmin=0, vmax=1)
+            axes.imshow(image.T, origin="lower", cmap="magma", norm=PowerNorm(0.6, 0, 1))
             axes.contour(outline.T, levels=[0.5], colors="0.4", linewidths=0.6)
             axes.set_axis_off()
         row[0].annotate(SETS[name][0], (-0.08, 0.5), xycoords="axes fraction", rotation=90, ha="right", va="center",
