@@ -175,7 +175,7 @@ rule atlas_platform:
         pages=ATLAS_PAGES,
         figures=ATLAS_FIGURES,
         downloads=rules.atlas_export.output,
-        gates="results/atlas/gates/stage_1.json",
+        gates=expand("results/atlas/gates/stage_{n}.json", n=[1, 2, 3]),
     output:
         out="results/atlas/pages/index.html",
     log:
@@ -213,8 +213,7 @@ rule atlas_release:
             rules.atlas_timeline.output.png,
             *rules.atlas_fig_8.output,
             *rules.atlas_manuscript.output,
-            "results/atlas/gates/stage_1.json",
-            "results/atlas/gates/stage_4.json",
+            *expand("results/atlas/gates/stage_{n}.json", n=[1, 2, 3, 4]),
         ],
     output:
         out="results/atlas/release/manifest.json",
