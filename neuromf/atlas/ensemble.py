@@ -45,7 +45,7 @@ class AleatoricDecoder(nn.Module):
     logvar_map: Tensor
 
     def __init__(
-        self, mask: Tensor, mean_map: Tensor, logvar_map: Tensor, z_dim: int, condition_dim: int | None, **settings: int
+        self, mask: Tensor, mean_map: Tensor, logvar_map: Tensor, z_dim: int, condition_dim: int | None, **settings: Any
     ) -> None:
         super().__init__()
         self.register_buffer("mask", mask.bool())
@@ -167,7 +167,7 @@ def load_ensemble(folder: str | Path, checkpoint: str | Path) -> Ensemble:
 
 def build_member(atlas: Atlas, mean_map: Tensor, logvar_map: Tensor, settings: Mapping[str, int]) -> AleatoricDecoder:
     """A decoder of the latent and the condition of a volume model, with random weights of torch's global generator."""
-    embed = atlas.model.embed
+    embed: Any = atlas.model.embed
     width = None if embed is None else embed[-1].out_features
     return AleatoricDecoder(
         atlas.model.mask, mean_map, logvar_map, atlas.z_dim, width, last_width=settings["decoder_width"],

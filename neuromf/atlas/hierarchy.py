@@ -216,8 +216,8 @@ def write_hierarchy(
     with np.load(run / FEATURES) as found:
         x, outside, n_voxels = found["scores"], found["outside"], found["components"].shape[1]
     rows = everything.rows("test")
-    metadata = [one[rows] for one in decoder_metadata(everything, fields)]
-    numbers = measure(model, flat, x[rows], outside[rows], *metadata, n_voxels)
+    m, observed = (one[rows] for one in decoder_metadata(everything, fields))
+    numbers = measure(model, flat, x[rows], outside[rows], m, observed, n_voxels)
     with torch.inference_mode():
         z2 = model.means(torch.from_numpy(x))[1].double().numpy()
     weights, threshold = association(z2[rows], everything.topics[rows], seed)

@@ -63,7 +63,7 @@ class LatentPrior(nn.Module):
     def __init__(self, u: MeanVelocityNet, settings: Mapping[str, int], card: Mapping[str, Any]) -> None:
         super().__init__()
         self.u, self.settings, self.card = u.requires_grad_(False).eval(), dict(settings), dict(card)
-        self.z_dim = u.net.mlp.outlet.out_features
+        self.z_dim: int = u.net.mlp.outlet.out_features  # type: ignore[union-attr, assignment]  # a `VectorNet`
 
     def forward(self, noise: Tensor, nfe: int = 1) -> Tensor:
         """Latents (B, d) of noise (B, d) with `nfe` network evaluations."""
@@ -170,7 +170,7 @@ def train_prior(
 
 
 def draw_batch(
-    mu: Tensor, logvar: Tensor, batch: int, seed: int, step: int, **fractions: float
+    mu: Tensor, logvar: Tensor, batch: int, seed: int, step: int, **fractions: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Latents x and noise eps (B, d, 1, 1, 1), times t and r (B,) of one step; determined by seed and step."""
     random = generator("latent prior", seed, step)

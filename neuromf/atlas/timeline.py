@@ -42,7 +42,7 @@ def write_timeline(
     z, maps = latents_and_maps(atlas, some)
     year = some.table["year"].to_numpy(int)
     train = some.table["split"].to_numpy() == "train"
-    values = frames(everything, year, maps)
+    values: dict[str, Any] = frames(everything, year, maps)
     values |= {"position": project(z, train, projection, seed), "position_year": year}
     values |= drift_of(z, year, seed)
     facts = {"scale": everything.scale, "statement": statement(everything.scale), "projection": projection,

@@ -21,7 +21,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, value: Any, *, indent: int = 1, sort_keys: bool = True) -> None:  # noqa: ANN401 - JSON
+def write_json(path: str | Path, value: Any, *, indent: int | None = 1, sort_keys: bool = True) -> None:  # noqa: ANN401 - JSON
     """Write JSON as UTF-8 with a final newline, atomically."""
     write_text(path, json.dumps(value, indent=indent, sort_keys=sort_keys) + "\n")
 

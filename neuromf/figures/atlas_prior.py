@@ -61,7 +61,9 @@ def draw_latents(axes: Axes, drawn: Mapping[str, Any]) -> None:
     paths = np.array(drawn["paths"]).transpose(1, 0, 2)
     for path in paths:
         pieces = np.stack([path[:-1], path[1:]], 1)
-        axes.add_collection(LineCollection(pieces, array=np.linspace(1, 0, len(pieces)), cmap="copper", linewidths=0.9))
+        axes.add_collection(
+            LineCollection(list(pieces), array=np.linspace(1, 0, len(pieces)), cmap="copper", linewidths=0.9)
+        )
         axes.annotate("", path[-1], path[-2], arrowprops={"arrowstyle": "->", "lw": 0.7, "color": "0.1"})
     axes.set(xlabel="latent axis 1", ylabel="latent axis 2")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, handletextpad=0.1, columnspacing=0.8)

@@ -16,7 +16,7 @@ def planes(grid: BrainGrid, values: NDArray) -> list[tuple[NDArray, NDArray]]:
     for axis in range(3):
         at = np.abs(volume).argmax(axis)
         plane = np.take_along_axis(volume, np.expand_dims(at, axis), axis).squeeze(axis)
-        found.append((plane.T[::-1], grid.mask.any(axis).T[::-1]))
+        found.append((plane.T[::-1], np.asarray(grid.mask.any(axis)).T[::-1]))
     return found
 
 

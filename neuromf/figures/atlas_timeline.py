@@ -28,7 +28,7 @@ def draw(values: dict[str, NDArray]) -> Figure:
     grid = next(one for one in map(brain_grid, ("6mm", "2mm")) if one.n_voxels == changes.shape[1])
     limit = max(float(np.quantile(np.abs(changes[values["n"] > 0]).max(1), 0.9)), 1e-12)
     fig = style.new(style.PAGE, 3.8)
-    names = [[str(year) for year in part] for part in np.array_split(values["years"], 2)]
+    names: list[Any] = [[str(year) for year in part] for part in np.array_split(values["years"], 2)]
     axes = fig.subplot_mosaic([*names, ["drift"] * COLUMNS], height_ratios=[1, 1, 1.6])
     for year, n, change in zip(values["years"], values["n"], changes, strict=True):
         atlas_projections.draw(axes[str(year)], grid, change, limit, axes=(2,))

@@ -126,13 +126,13 @@ def _write(
     write_text(out, html)
 
 
-def _embedded(grid: BrainGrid, maps: NDArray[np.float64]) -> dict[str, Any]:
+def _embedded(grid: BrainGrid, maps: NDArray) -> dict[str, Any]:
     """Maps as bytes of a common scale, in base64, on the 6 mm grid, with the voxels of its mask."""
     coarse, maps = coarse_maps(grid, maps)
     return {**brain(coarse), "n": len(maps), **stored(maps)}
 
 
-def coarse_maps(grid: BrainGrid, maps: NDArray[np.float32]) -> tuple[BrainGrid, NDArray[np.float32]]:
+def coarse_maps(grid: BrainGrid, maps: NDArray) -> tuple[BrainGrid, NDArray]:
     """The 6 mm grid, and maps (n, V) on it."""
     coarse = brain_grid("6mm")
     if grid.name != coarse.name:

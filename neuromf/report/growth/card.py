@@ -157,7 +157,7 @@ def _readable_volume(results: Results) -> Iterator[dict[str, Any]]:
         ("is ln V readable from the supervised latent, in unseen anatomies?", "R2", "r2_vol_probe", "no"),
         ("is it read better than by a count of bright t1c voxels?", "difference of R2", "volume_gain", "no, worse"),
     ):
-        value, *ends = (scores.get(f"{name}{end}") for end in names)
+        value, *ends = (float(scores[f"{name}{end}"]) for end in names)
         row = dict(zip(("low", "high", "p"), ends, strict=True))
         answer = "yes" if row["low"] > 0 else no if row["high"] < 0 else "not clearly"
         yield _verdict(question, quantity, value, row, answer, source)

@@ -78,6 +78,7 @@ class VolumeDecoder(nn.Module):
         ValueError: If the model decodes intensities without metadata.
     """
 
+    model: Any  # torch does not declare the types of submodules
     inside: Tensor
     places: Tensor
 
@@ -87,7 +88,7 @@ class VolumeDecoder(nn.Module):
         if self.model.recon == "poisson" and not self.model.n_metadata:
             raise ValueError("the export of intensities needs a conditional model: train the preset cvae")
         if isinstance(residual := getattr(self.model, "residual", None), MetadataResidual):
-            self.model.residual = InterpolatedResidual(residual, self.model.mask)  # type: ignore[assignment]  # equal
+            self.model.residual = InterpolatedResidual(residual, self.model.mask)  # equal
         places = torch.from_numpy(atlas.grid.lookup).flatten()
         self.register_buffer("inside", (places >= 0).nonzero().flatten())
         self.register_buffer("places", torch.where(places < 0, int(atlas.grid.n_voxels), places))
@@ -127,6 +128,8 @@ def to_raw(model: PointVAE, points: Tensor) -> Tensor:
 class PointDecoder(nn.Module):
     """Latents (B, d) to points (B, n_points, 3) in mm."""
 
+    model: Any
+
     def __init__(self, atlas: PointAtlas) -> None:
         super().__init__()
         self.model = copy.deepcopy(atlas.model).eval()
@@ -137,7 +140,7 @@ class PointDecoder(nn.Module):
         return self.model.from_raw(raw.reshape(-1, self.model.n_points, 3))
 
 
-def condition_of(model: nn.Module, known: Sequence[Tensor]) -> Tensor | None:
+def condition_of(model: Any, known: Sequence[Tensor]) -> Tensor | None:
     """Condition vector of m and observed entries; None for an unconditional model."""
     return model.condition(known[0], known[1] > 0.5) if known else None
 
@@ -218,8 +221,10 @@ def write_network(
     axes = {name: {0: "batch"} for name in (*names, *outputs)}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # constants of the trace that do not depend on the batch
-        torch.onnx.export(net, tuple(inputs.values()), buffer, dynamo=False, opset_version=OPSET, input_names=names,
-                          output_names=list(outputs), dynamic_axes=axes)  # fmt: skip
+        torch.onnx.export(
+            net, tuple(inputs.values()), buffer, dynamo=False, opset_version=OPSET, input_names=names,  # type: ignore[arg-type]  # takes files
+            output_names=list(outputs), dynamic_axes=axes,
+        )  # fmt: skip
     model = onnx.load_from_string(buffer.getvalue())
     onnx.helper.set_model_props(model, dict(sorted(about.items())))
     onnx.checker.check_model(model)
