@@ -140,7 +140,7 @@ class PointDecoder(nn.Module):
         return self.model.from_raw(raw.reshape(-1, self.model.n_points, 3))
 
 
-def condition_of(model: Any, known: Sequence[Tensor]) -> Tensor | None:
+def condition_of(model: Any, known: Sequence[Tensor]) -> Tensor | None:  # noqa: ANN401 - a module of any model
     """Condition vector of m and observed entries; None for an unconditional model."""
     return model.condition(known[0], known[1] > 0.5) if known else None
 
