@@ -244,7 +244,7 @@ def atlas_map(fwhm):
 
 def atlas_preset(name):
     """Values of a preset of the volume model with those of the study; mock studies train for three epochs."""
-    short = {"train": {"steps": 9}} if ATLAS_SCALE == "mock" else {}
+    short = {"train": {"steps": 9, "log_every": 1}} if ATLAS_SCALE == "mock" else {}
     values = read_atlas_preset(resolve(f"studies/atlas/{name}.yaml"), {**dump(ATLAS, "kernels", "combine"), **short})
     return as_json(grid=ATLAS.grid, **values)
 

@@ -20,7 +20,7 @@ class Net(Section):
         "Times that the network is conditioned on: t and h = t - r, t and r, or h alone.", "t-h"
     )
     position_maps: bool = key(
-        "A learned scale and shift at each position after every normalisation: brains are aligned.", False
+        "A learned scale and shift at each position after every normalisation: brains are aligned."
     )
 
     @model_validator(mode="after")

@@ -22,8 +22,8 @@ def resize_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     taps = torch.tensor(TAPS, dtype=weight.dtype, device=weight.device)
     kernel = torch.einsum("pax,qby,rcz,oixyz->opqriabc", taps, taps, taps, weight).flatten(0, 3)
     wide = F.conv3d(x, kernel, None if bias is None else bias.repeat_interleave(8), padding=1)
-    b, _, i, j, k = wide.shape
-    return wide.unflatten(1, (-1, 2, 2, 2)).permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, 2 * i, 2 * j, 2 * k)
+    pairs = wide.unflatten(1, (-1, 2, 2, 2)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return pairs.flatten(6, 7).flatten(4, 5).flatten(2, 3)  # no batch size in the graph of an exporter
 
 
 class ResizeStage(nn.Sequential):

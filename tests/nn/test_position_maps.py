@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from neuromf.meanflow import run, train
+from neuromf.meanflow import packaged, run, train
 from neuromf.meanflow.module import MeanFlowModule
 from neuromf.nn.position_maps import NAME, PositionalGroupNorm
 from neuromf.training.muon import split_hidden
@@ -75,3 +75,18 @@ def test_a_stored_run_keeps_its_maps(tmp_path):
     loaded = run.load_run(tmp_path / "model.pt").u
     z, t = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1)), torch.tensor([0.5])
     assert torch.equal(loaded(z, t, t), u(z, t, t))
+
+
+def test_packaged_maps_are_eight_bit_numbers(tmp_path):
+    u = network()
+    with torch.no_grad():
+        for name, weight in u.named_parameters():
+            if NAME in name:
+                weight.normal_(0, 0.02, generator=torch.Generator().manual_seed(0))
+    stats = {"shape": SHAPE, "mean": [0.0] * 4, "std": [1.0] * 4}
+    run.save_run(tmp_path / "model.pt", {"ema": u}, early=None, net={**NET, "position_maps": True}, stats=stats)
+    packaged.pack(model=tmp_path / "model.pt", out=tmp_path / "packed.safetensors", spacing_mm=2.5)
+    loaded = run.load_run(tmp_path / "packed.safetensors").u
+    for (name, stored), (_, weight) in zip(loaded.net.named_parameters(), u.net.named_parameters(), strict=True):
+        tolerance = {"rtol": 0.07, "atol": 0.001} if NAME in name else {"rtol": 1e-3, "atol": 1e-7}
+        torch.testing.assert_close(stored, weight.detach(), **tolerance)

@@ -152,15 +152,13 @@ def _readable_volume(results: Results) -> Iterator[dict[str, Any]]:
     scores = results.json(source)
     if "volume_gain" not in scores:
         return
-    names = ("", "_low", "_high", "_p")
     for question, quantity, name, no in (
         ("is ln V readable from the supervised latent, in unseen anatomies?", "R2", "r2_vol_probe", "no"),
         ("is it read better than by a count of bright t1c voxels?", "difference of R2", "volume_gain", "no, worse"),
     ):
-        value, *ends = (float(scores[f"{name}{end}"]) for end in names)
-        row = dict(zip(("low", "high", "p"), ends, strict=True))
+        row: dict[str, Any] = {end: scores.get(f"{name}_{end}") for end in ("low", "high", "p")}
         answer = "yes" if row["low"] > 0 else no if row["high"] < 0 else "not clearly"
-        yield _verdict(question, quantity, value, row, answer, source)
+        yield _verdict(question, quantity, scores[name], row, answer, source)
 
 
 def _verdict(
