@@ -347,7 +347,7 @@ def test_packaged_weights_are_made_from_participants_of_no_other_study():
     """Seed of the simulation and number name a participant: different seeds are different participants."""
     # Each of these goes on top of those before.
     autoencoder = [f"studies/{name}_vae.yaml" for name in ("compact", "equivariant", "sharp")]
-    made = [*autoencoder, "studies/generator.yaml"]
+    made = [*autoencoder, "studies/generator.yaml", "studies/generator_continued.yaml"]
     seeds = {}
     for path in STUDIES:
         merged = default()
@@ -358,4 +358,4 @@ def test_packaged_weights_are_made_from_participants_of_no_other_study():
     assert packaged[1] == packaged[2]  # the decoder is trained on the participants of the encoder
     others = {seed for path, seed in seeds.items() if path not in made} | {read_config(default()).cohort.embedded.seed}
     lesions = read_config(default()).lesions.simulated.seed
-    assert len(set(packaged)) == 3 and not set(packaged) & (others | {lesions})
+    assert len(set(packaged)) == 4 and not set(packaged) & (others | {lesions})
