@@ -1,4 +1,4 @@
-"""Store the averaged network, prior and statistics of a run in float16, as the package ships them."""
+"""Store the averaged network, prior and statistics of a run in half precision, as the package ships them."""
 
 from collections.abc import Sequence
 
